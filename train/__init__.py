@@ -1,0 +1,1 @@
+"""Fits the autoencoders and writes the model files that `monitor` runs."""
