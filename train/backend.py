@@ -1,0 +1,33 @@
+"""Brings TensorFlow in, without the remarks it makes on the way."""
+
+import os
+import sys
+import warnings
+
+from monitor.program import Failure
+
+
+def load(seed: int | None = None) -> None:
+    """Import TensorFlow and tf2onnx quietly, and seed Python's, NumPy's and TensorFlow's draws.
+
+    Raises `Failure` where TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow's native code writes to the file descriptor before its own log level counts.
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            import keras
+            import tensorflow  # noqa: F401
+            import tf2onnx  # noqa: F401
+    except ModuleNotFoundError as missing:
+        raise Failure(f"training needs {missing.name}: pip install 'ecg-monitor[train]'") from None
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(silence)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
