@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from monitor import beats
 from monitor.program import ConfigurationError, Failure
 
-FOLDERS = {
+FOLDERS: dict[str, tuple[str, dict[str, str | None]]] = {
     # The checksums that https://github.com/zalandoresearch/fashion-mnist publishes.
     "fashion-mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -115,9 +115,9 @@ def images(name: str, data: Path | None = None) -> Images:
     train, train_labels, test, test_labels = parts
     return Images(
         name=name,
-        train=(train.astype(np.float32) / 255)[..., np.newaxis],
+        train=(train.astype(np.float32) / np.float32(255))[..., np.newaxis],
         train_labels=train_labels,
-        test=(test.astype(np.float32) / 255)[..., np.newaxis],
+        test=(test.astype(np.float32) / np.float32(255))[..., np.newaxis],
         test_labels=test_labels,
         sha256=digest.hexdigest(),
     )
