@@ -1,6 +1,7 @@
 """The commands of `ecg-monitor`. Whatever is heavy is imported by the command that needs it."""
 
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,6 +24,18 @@ def version(
     if show:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.command()
+def model(
+    file: Annotated[Path | None, typer.Argument(help="A model file; else the shipped one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Print a model file's card: what it was trained on, its threshold, its figures."""
+    from monitor import card
+    from monitor.model import shipped
+
+    card.show(file or shipped("ecg"), as_json)
 
 
 def main() -> NoReturn:
