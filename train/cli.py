@@ -49,6 +49,14 @@ def ecg(
     ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
 
 
+@app.command()
+def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
+    """The simulator of beats that the demo runs on, judged by the shipped detector."""
+    from train import simulator
+
+    simulator.main(data, out, seed or 0)
+
+
 def main() -> NoReturn:
     """Run `ecg-train`."""
     program.run(app)
