@@ -95,14 +95,17 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
     code = _run(encoder, data.test)
     mean, log_variance = code["z_mean"], code["z_log_var"]
     noise = np.random.default_rng(SEED).standard_normal(mean.shape, np.float32)
-    found = _run(decoder, mean + np.exp(log_variance / 2) * noise)["image"]
+    z: Floats = mean + np.exp(log_variance / 2) * noise
+    found = _run(decoder, z)["image"]
     loss = float(_binary_crossentropy(data.test, found).sum(axis=(1, 2, 3)).mean())
     divergence = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance))
     kl = float(divergence.sum(axis=1, dtype=np.float64).mean())
 
     axis = np.linspace(-2, 2, 30)
     plane = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1)
-    decoded = _run(decoder, plane.reshape(-1, 2).astype(np.float32))["image"].reshape(30, 30, 28, 28, 1)
+    decoded = _run(decoder, plane.reshape(-1, 2).astype(np.float32))["image"].reshape(
+        30, 30, 28, 28, 1
+    )
     figures.manifold(out / "manifold.png", decoded, scale=2)
     figures.latent(out / "latent.png", mean, data.test_labels, ("z_mean[0]", "z_mean[1]"))
     figures.images(
@@ -129,7 +132,8 @@ def _run(graph: Run, batch: Floats) -> dict[str, Floats]:
 def _pca(train: Floats, test: Floats, components: int) -> Floats:
     mean, directions = principal(train.reshape(len(train), -1), components)
     centred = test.reshape(len(test), -1) - mean
-    return (centred @ directions.T @ directions + mean).reshape(test.shape)
+    projected: Floats = centred @ directions.T @ directions + mean
+    return projected.reshape(test.shape)
 
 
 def _mean_squared_error(truth: Floats, found: Floats) -> float:

@@ -1,6 +1,7 @@
 """The commands of `ecg-train`. TensorFlow is imported by the command that needs it."""
 
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -13,6 +14,87 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+Data = Annotated[
+    Path | None,
+    typer.Option(help="The folder of the data sets. Else ECG_DATA names it; else it is fetched."),
+]
+Out = Annotated[Path, typer.Option(help="The folder to write to.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Times through the data.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the random numbers.")]
+Recipe = Annotated[
+    Literal["tutorial", "tuned"],
+    typer.Option(help="The source's settings to the letter, or ours, which ship."),
+]
+
+
+@app.callback()
+def train() -> None:
+    """Fits the autoencoders and writes their model files."""
+
+
+@app.command()
+def basic(
+    data: Data = None,
+    out: Out = Path("out/basic"),
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The TensorFlow tutorial's first autoencoder: two dense layers, on Fashion-MNIST."""
+    _images("basic", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def denoise(
+    data: Data = None,
+    out: Out = Path("out/denoise"),
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The TensorFlow tutorial's denoising autoencoder: convolutions, on Fashion-MNIST."""
+    _images("denoise", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def undercomplete(
+    data: Data = None,
+    out: Out = Path("out/undercomplete"),
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The Keras blog's simplest autoencoder: a code of 32, on MNIST."""
+    _images("undercomplete", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def vae(
+    data: Data = None,
+    out: Out = Path("out/vae"),
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    recipe: Recipe = "tuned",
+) -> None:
+    """Keras' variational autoencoder: a latent plane, on MNIST."""
+    from train import backend
+
+    backend.load()
+    from train import vae
+
+    vae.main(data, out, epochs, seed or 0, recipe)
+
+
+def _images(
+    name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
+) -> None:
+    from train import backend
+
+    backend.load()
+    from train import images
+
+    images.main(name, data, out, epochs, seed, recipe)
 
 
 def main() -> NoReturn:
