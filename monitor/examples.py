@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor import figures
+from monitor import image_figures
 from monitor.datasets import Images
+from monitor.model import Floats
 
-Floats = NDArray[np.float32]
 Run = Callable[[Floats], Mapping[str, Floats]]
 """A graph: one float32 batch in, its outputs by name."""
 
@@ -82,7 +82,7 @@ def reconstruction(name: str, autoencoder: Run, data: Images, out: Path) -> dict
         projected = _pca(data.train, clean, components)
         measured["pca_mse"] = _mean_squared_error(clean, projected)
         rows[f"PCA, {components}"] = np.clip(projected, 0, 1)
-    figures.images(out / "reconstructions.png", {row: n[:SHOWN] for row, n in rows.items()})
+    image_figures.rows(out / "reconstructions.png", {row: n[:SHOWN] for row, n in rows.items()})
     return measured
 
 
@@ -95,20 +95,20 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
     code = _run(encoder, data.test)
     mean, log_variance = code["z_mean"], code["z_log_var"]
     noise = np.random.default_rng(SEED).standard_normal(mean.shape, np.float32)
-    z: Floats = mean + np.exp(log_variance / 2) * noise
-    found = _run(decoder, z)["image"]
+    z = mean + np.exp(log_variance / 2) * noise
+    found = _run(decoder, z.astype(np.float32))["image"]
     loss = float(_binary_crossentropy(data.test, found).sum(axis=(1, 2, 3)).mean())
     divergence = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance))
     kl = float(divergence.sum(axis=1, dtype=np.float64).mean())
 
     axis = np.linspace(-2, 2, 30)
-    plane = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1)
-    decoded = _run(decoder, plane.reshape(-1, 2).astype(np.float32))["image"].reshape(
-        30, 30, 28, 28, 1
+    plane = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1).reshape(-1, 2)
+    decoded = _run(decoder, plane.astype(np.float32))["image"].reshape(30, 30, 28, 28, 1)
+    image_figures.manifold(out / "manifold.png", decoded, scale=2)
+    image_figures.latent(
+        out / "latent.png", mean, data.test_labels, data.classes, ("z_mean[0]", "z_mean[1]")
     )
-    figures.manifold(out / "manifold.png", decoded, scale=2)
-    figures.latent(out / "latent.png", mean, data.test_labels, ("z_mean[0]", "z_mean[1]"))
-    figures.images(
+    image_figures.rows(
         out / "reconstructions.png",
         {"original": data.test[:SHOWN], "reconstruction": found[:SHOWN]},
     )
@@ -117,7 +117,7 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
 
 def principal(data: Floats, components: int) -> tuple[Floats, Floats]:
     """Give the mean [d] and the first principal directions [components, d] of data [n, d]."""
-    mean: Floats = data.mean(axis=0)
+    mean = data.mean(axis=0).astype(np.float32)
     centred = data - mean
     _, directions = np.linalg.eigh(centred.T @ centred)  # in rising order of the variance
     return mean, directions[:, : -components - 1 : -1].T
@@ -132,8 +132,8 @@ def _run(graph: Run, batch: Floats) -> dict[str, Floats]:
 def _pca(train: Floats, test: Floats, components: int) -> Floats:
     mean, directions = principal(train.reshape(len(train), -1), components)
     centred = test.reshape(len(test), -1) - mean
-    projected: Floats = centred @ directions.T @ directions + mean
-    return projected.reshape(test.shape)
+    projected = centred @ directions.T @ directions + mean
+    return projected.reshape(test.shape).astype(np.float32)
 
 
 def _mean_squared_error(truth: Floats, found: Floats) -> float:
@@ -149,5 +149,5 @@ def _psnr(truth: Floats, found: Floats) -> float:
 def _binary_crossentropy(truth: Floats, found: Floats) -> NDArray[np.float64]:
     """Of each pixel, in nats, with Keras' clipping to [1e-7, 1 - 1e-7]."""
     p = np.clip(found, np.float32(1e-7), np.float32(1 - 1e-7)).astype(np.float64)
-    loss: NDArray[np.float64] = -(truth * np.log(p) + (1 - truth) * np.log(1 - p))
-    return loss
+    q = truth.astype(np.float64)
+    return -(q * np.log(p) + (1 - q) * np.log(1 - p))

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from monitor import datasets, examples, figures
+from monitor import datasets, examples, image_figures
 from monitor.model import Card, Dataset
 from train import backend
 from train.export import export, provenance
@@ -98,13 +98,14 @@ def main(
         name, lambda batch: {"reconstruction": model.predict_on_batch(batch)}, images, out
     )
     measured |= {"loss": history["loss"][-1], "val_loss": history["val_loss"][-1]}
-    figures.losses(out / "losses.png", history)
+    image_figures.losses(out / "losses.png", history)
     codes = encoder.predict(images.test, verbose=0).reshape(len(images.test), -1)
     mean, directions = examples.principal(codes, 2)
-    figures.latent(
+    image_figures.latent(
         out / "latent.png",
         (codes - mean) @ directions.T,
         images.test_labels,
+        images.classes,
         ("first principal direction of the code", "second"),
     )
 

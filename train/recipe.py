@@ -19,7 +19,9 @@ class Recipe:
     learning_rate: float = 0.001
     """The highest, where there is a warm-up; the only one, where there is none."""
     warm_up: float = 0.0
-    """Share of the steps in which the rate rises from 0, to fall to 0 along a cosine in the rest."""
+    """Share of the steps in which the rate rises from 0; in the rest it falls to 0 as a cosine."""
+    dtype: str = "float32"
+    """Keras' policy while fitting; the weights, and so the model that is exported, are float32."""
     whole_epochs: bool = False
     """All steps of an epoch in one execution: Python is asked once an epoch, not once a step."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from monitor import datasets, examples, figures
+from monitor import datasets, examples, image_figures
 from monitor.model import Card, Dataset, Floats, Kind
 from train import backend
 from train.export import export, provenance
@@ -21,7 +21,7 @@ from train.report import Report
 
 RECIPES = {
     "tutorial": Recipe(epochs=30, batch=128),  # the source's settings
-    "tuned": Recipe(epochs=30, batch=128, learning_rate=0.002, warm_up=0.1),
+    "tuned": Recipe(epochs=30, batch=128, learning_rate=0.002, warm_up=0.1, dtype="mixed_bfloat16"),
 }
 
 
@@ -30,7 +30,7 @@ class Sampling(layers.Layer):  # type: ignore[misc]  # keras has no types
 
     def __init__(self) -> None:
         """Draw from a generator of its own, seeded by Keras' global seed."""
-        super().__init__()
+        super().__init__(dtype="float32")
         self.generator = keras.random.SeedGenerator()
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
@@ -47,8 +47,8 @@ def encoder() -> keras.Model:
     x = layers.Conv2D(64, 3, activation="relu", strides=2, padding="same")(x)
     x = layers.Flatten()(x)
     x = layers.Dense(16, activation="relu")(x)
-    mean = layers.Dense(2, name="z_mean")(x)
-    log_variance = layers.Dense(2, name="z_log_var")(x)
+    mean = layers.Dense(2, name="z_mean", dtype="float32")(x)
+    log_variance = layers.Dense(2, name="z_log_var", dtype="float32")(x)
     z = Sampling()([mean, log_variance])
     return keras.Model(image, [mean, log_variance, z], name="encoder")
 
@@ -60,7 +60,7 @@ def decoder() -> keras.Model:
     x = layers.Reshape((7, 7, 64))(x)
     x = layers.Conv2DTranspose(64, 3, activation="relu", strides=2, padding="same")(x)
     x = layers.Conv2DTranspose(32, 3, activation="relu", strides=2, padding="same")(x)
-    image = layers.Conv2DTranspose(1, 3, activation="sigmoid", padding="same")(x)
+    image = layers.Conv2DTranspose(1, 3, activation="sigmoid", padding="same", dtype="float32")(x)
     return keras.Model(z, image, name="decoder")
 
 
@@ -102,14 +102,19 @@ def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: st
     digits = np.concatenate([images.train, images.test])
 
     # Model
-    backend.load(seed)
-    model = VAE()
-
-    # Fit
     settings = RECIPES[recipe]
     if epochs:
         settings = replace(settings, epochs=epochs)
-    history, seconds = fit(model, settings, digits)
+    backend.load(seed)
+    keras.config.set_dtype_policy(settings.dtype)
+    fitted = VAE()
+
+    # Fit
+    history, seconds = fit(fitted, settings, digits)
+    keras.config.set_dtype_policy("float32")
+    model = VAE()
+    model.encoder.set_weights(fitted.encoder.get_weights())
+    model.decoder.set_weights(fitted.decoder.get_weights())
 
     # Measure and draw
     def encode(batch: Floats) -> dict[str, Floats]:
@@ -121,7 +126,7 @@ def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: st
 
     measured = examples.vae(encode, decode, images, out)
     measured |= {f"training_{name}": losses[-1] for name, losses in history.items()}
-    figures.losses(out / "losses.png", history)
+    image_figures.losses(out / "losses.png", history)
 
     # Export
     training = {"recipe": recipe, "seed": seed, **asdict(settings)}
