@@ -1,6 +1,7 @@
 """The commands of `ecg-monitor`. Whatever is heavy is imported by the command that needs it."""
 
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,6 +24,27 @@ def version(
     if show:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.command()
+def batch(
+    name: Annotated[str, typer.Argument(help="One of basic, denoise, undercomplete, vae and ecg.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the data sets; for ecg also a .csv or .parquet of beats."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model file instead of the one that is shipped.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to.", show_default="out/batch/NAME")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Reproduce an image example from its model file, or score a whole file of beats."""
+    from monitor import batch
+
+    batch.main(name, data, model, out or Path("out", "batch", name), as_json)
 
 
 def main() -> NoReturn:
