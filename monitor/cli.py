@@ -47,6 +47,18 @@ def batch(
     batch.main(name, data, model, out or Path("out", "batch", name), as_json)
 
 
+@app.command()
+def model(
+    file: Annotated[Path | None, typer.Argument(help="A model file; else the shipped one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Print a model file's card: what it was trained on, its threshold, its figures."""
+    from monitor import card
+    from monitor.model import shipped
+
+    card.show(file or shipped("ecg"), as_json)
+
+
 def main() -> NoReturn:
     """Run `ecg-monitor`."""
     program.run(app)

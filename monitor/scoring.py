@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from monitor import beats
+from monitor import beats, ecg_figures
 from monitor.model import Detector
 from monitor.program import Failure
 from monitor.tally import Tally

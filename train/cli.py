@@ -38,7 +38,7 @@ def basic(
     data: Data = None,
     out: Out = Path("out/basic"),
     epochs: Epochs = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
     """The TensorFlow tutorial's first autoencoder: two dense layers, on Fashion-MNIST."""
@@ -50,7 +50,7 @@ def denoise(
     data: Data = None,
     out: Out = Path("out/denoise"),
     epochs: Epochs = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
     """The TensorFlow tutorial's denoising autoencoder: convolutions, on Fashion-MNIST."""
@@ -62,7 +62,7 @@ def undercomplete(
     data: Data = None,
     out: Out = Path("out/undercomplete"),
     epochs: Epochs = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
     """The Keras blog's simplest autoencoder: a code of 32, on MNIST."""
@@ -74,7 +74,7 @@ def vae(
     data: Data = None,
     out: Out = Path("out/vae"),
     epochs: Epochs = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
     """Keras' variational autoencoder: a latent plane, on MNIST."""
@@ -95,6 +95,16 @@ def _images(
     from train import images
 
     images.main(name, data, out, epochs, seed, recipe)
+
+
+@app.command()
+def anomaly(
+    data: Data = None, out: Out = Path("out/anomaly"), epochs: Epochs = None, seed: Seed = None
+) -> None:
+    """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
+    from train import anomaly
+
+    anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
 
 
 def main() -> NoReturn:
