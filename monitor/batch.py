@@ -77,9 +77,12 @@ def _threads() -> int:
 
 
 def _show(outcome: Outcome) -> None:
-    table = Table(outcome.name, "found", "on the card", box=None)
+    table = Table(outcome.name, "found", "on the card, of its test part", box=None)
     for name, value in outcome.figures.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        if isinstance(value, dict):
+            shown = ", ".join(f"{count} {what}" for what, count in value.items())
+        else:
+            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
         reported = outcome.reported.get(name)
         table.add_row(name, shown, "" if reported is None else f"{reported:.6g}")
     Console().print(table)

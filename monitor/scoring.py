@@ -21,9 +21,10 @@ from monitor.tally import Tally
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures into `out`.
 
-    Gives the figures: `beats`, `anomalous`, `threshold`; and where the file has labels `accuracy`,
-    `precision` and `recall` of the anomalous beats, the same of the normal ones (as the TensorFlow
-    tutorial counts), `false_alarm_rate`, `auc` and the four counts of the `confusion`.
+    Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
+    `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
+    them, and `detection_rate`, `false_alarm_rate`, `roc_auc` and the four counts of the
+    `confusion` with anomalous as what is to be found.
     Raises Failure for a row that is no beat; what was scored before it stays in the file.
     """
     tally = Tally()
@@ -52,7 +53,7 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
         title = f"The first beat that is called {name}"
         ecg_figures.reconstruction(out / f"{name}.png", title, beat, reconstruction)
     scores, counts = tally.occupied()
-    named = {"normal": counts[1], "other": counts[0]} if labelled else {"beats": counts[1]}
+    named = {"normal": counts[1], "anomalous": counts[0]} if labelled else {"beats": counts[1]}
     ecg_figures.counted(out / "scores.png", "Scores", scores, named, detector.threshold)
     figures: dict[str, Any] = {
         "beats": int(called.sum()),
@@ -70,12 +71,11 @@ def _measure(called: NDArray[np.int64], auc: float | None) -> dict[str, Any]:
 
     return {
         "accuracy": share(found + quiet, int(called.sum())),
-        "precision": share(found, found + false_alarms),
-        "recall": share(found, found + missed),
-        "normal_precision": share(quiet, quiet + missed),
-        "normal_recall": share(quiet, quiet + false_alarms),
+        "precision": share(quiet, quiet + missed),
+        "recall": share(quiet, quiet + false_alarms),
+        "detection_rate": share(found, found + missed),
         "false_alarm_rate": share(false_alarms, quiet + false_alarms),
-        "auc": auc,
+        "roc_auc": auc,
         "confusion": {
             "found": found,
             "missed": missed,

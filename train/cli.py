@@ -86,6 +86,26 @@ def vae(
     vae.main(data, out, epochs, seed or 0, recipe)
 
 
+@app.command("all")
+def everything(
+    data: Data = None,
+    out: Out = Path("out"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """Every example of the sources, one after the other, and a page over all of them."""
+    anomaly(data, out / "anomaly", epochs, seed)
+    basic(data, out / "basic", epochs, seed, recipe)
+    denoise(data, out / "denoise", epochs, seed, recipe)
+    undercomplete(data, out / "undercomplete", epochs, seed, recipe)
+    vae(data, out / "vae", epochs, seed, recipe)
+    from train import report
+
+    page = report.write_page(out, ["anomaly", "basic", "denoise", "undercomplete", "vae"])
+    print(f"look at {page}")
+
+
 def _images(
     name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
 ) -> None:
