@@ -79,6 +79,7 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int | None = 
         scores = mean_absolute_error(reconstructed, test_scaled)
         figures = judge.figures(scores, test_is_normal, threshold)
         runs.append({"seed": number, "threshold": threshold, **figures})
+        print(f"seed {number}: threshold {threshold:.4f}, accuracy {figures['accuracy']:.4f}")
         if number != seeds[0]:
             continue
 

@@ -67,7 +67,7 @@ def shapes(beats: Floats, seed: int) -> dict[str, Floats]:
     """
     from sklearn.cluster import KMeans
 
-    clusters = KMeans(SHAPES, n_init=10, random_state=seed).fit_predict(beats)
+    clusters = KMeans(SHAPES, n_init=4, random_state=seed).fit_predict(beats)
     samples = beats.shape[1]
     means = np.empty((SHAPES, samples), np.float32)
     components = np.zeros((SHAPES, COMPONENTS, samples), np.float32)
