@@ -1,7 +1,7 @@
 """The commands of `ecg-monitor`. Whatever is heavy is imported by the command that needs it."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -56,6 +56,72 @@ def run(
 
     logs.set_up()
     daemon.run(chosen)
+
+
+@app.command()
+def model(
+    file: Annotated[Path | None, typer.Argument(help="A model file; else the shipped one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Print a model file's card: what it was trained on, its threshold, its figures."""
+    from monitor import card
+    from monitor.model import shipped
+
+    card.show(file or shipped("ecg"), as_json)
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A .csv or .parquet file of beats.")],
+    device: Annotated[str, typer.Option("--device", metavar="ID", help="The device to be.")],
+    rate: Annotated[
+        Literal["1", "10", "max"],
+        typer.Option(help="1: in real time; 10: ten times as fast; max: as fast as it goes."),
+    ] = "1",
+    beats_per_message: Annotated[int, typer.Option(min=1, max=10_000)] = 1,
+    payload: Annotated[Literal["json", "float32"], typer.Option()] = "json",
+    qos: Annotated[int, typer.Option(min=0, max=1)] = 1,
+    start: Annotated[float, typer.Option(min=0, metavar="S", help="Begin at this second.")] = 0,
+    stop: Annotated[
+        float | None, typer.Option(min=0, metavar="S", help="End at this second.")
+    ] = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Publish the beats of a file, as a device would."""
+    from monitor import replay, settings
+
+    chosen = settings.load(config, settings.flags(broker=broker))
+    pace = None if rate == "max" else float(rate)
+    beats = replay.from_file(source, start, stop)
+    replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+
+
+@app.command()
+def watch(
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Show the alerts as they come, with the beat drawn."""
+    from monitor import settings, watch
+
+    watch.watch(settings.load(config, settings.flags(broker=broker)), device, as_json)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None, typer.Option(min=1, metavar="N", help="End after so many; else at Ctrl-C.")
+    ] = None,
+) -> None:
+    """Show all of it on this machine alone: broker, simulated patients, daemon, alerts."""
+    from monitor import demo
+
+    demo.run(seconds)
 
 
 def main() -> NoReturn:

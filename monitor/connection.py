@@ -53,7 +53,7 @@ LONGEST_PAUSE = 30.0
 REFUSED_PAUSE = 5.0
 """Seconds after which a publish that the broker refused is tried again."""
 
-ANSWER_WITHIN = 10.0
+ANSWER_WITHIN = 5.0
 """Seconds that a broker may take for its CONNACK."""
 
 
@@ -342,11 +342,14 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         if client is self._client:  # it may come twice
-            if not self._ever and self._mqtt.protocol == "5":
-                # Some brokers hang up on a version that they do not know, without a word; and so
-                # does what stands in front of a broker that is not there yet: take turns.
-                self._fall_back()
-            self._lost(str(reason).lower())
+            self._no_answer(str(reason).lower())
+
+    def _no_answer(self, problem: str) -> None:
+        if not self._ever and self._mqtt.protocol == "5":
+            # Some brokers hang up on a version that they do not know, or fall silent; and so does
+            # what stands in front of a broker that is not there yet: take turns.
+            self._fall_back()
+        self._lost(problem)
 
     def _lost(self, problem: str) -> None:
         """Keep the messages in hand, forget that they could be acknowledged, and plan to return."""
@@ -371,7 +374,7 @@ class Connection:
         if "taken over" in problem:
             problem = f"another client took over mqtt.client_id {self._mqtt.client_id!r}"
         trouble = f"no connection to {self._mqtt.where}: {problem}"
-        if trouble != self.trouble and not self._fatal:
+        if trouble != self.trouble and not self._fatal and not self._closing:
             log.warning("disconnected", broker=self._mqtt.where, reason=problem, retrying=True)
         self.trouble = trouble
 
@@ -485,7 +488,7 @@ class Connection:
             return
         client.loop_misc()
         if self._client is client and not self._accepted and now - self.since > ANSWER_WITHIN:
-            self._lost("it does not answer")
+            self._no_answer("it does not answer")
 
 
 def _only_queue(_client: PahoClient, _userdata: object, _socket: object) -> None:

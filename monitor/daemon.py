@@ -143,6 +143,7 @@ class Daemon:
         scored = self._score(batch)
         verdicts = self._judge(intakes, batch, scored)
         keys = wire.fingerprints(batch).tolist()
+        unsaved: dict[str, Message] = {}
         wall = time.time()
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
@@ -156,9 +157,15 @@ class Daemon:
             )
             for decision in decisions:
                 at = decision.beat or 0
-                self._alert(decision, times[at], _evidence(batch, scored, start + at), message)
+                believed = verdicts[start + at] != POOR
+                evidence = _evidence(batch, scored, start + at, believed)
+                self._alert(decision, times[at], evidence, message)
             if device.unsaved:
-                self._save(name, wall, message)
+                unsaved.setdefault(name, message)
+        # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
+        # its alert. The first message that changed it waits, and so do all behind that one.
+        for name, message in unsaved.items():
+            self._save(name, wall, message)
         if self.settings.output.scores:
             self._publish_scores(intakes, verdicts, scored, wall)
 
@@ -330,12 +337,11 @@ class Daemon:
                     self._save(name, wall)
 
 
-def _evidence(batch: NDArray[np.float32], scored: Scored, at: int) -> Evidence:
-    score = float(scored.scores[at])
+def _evidence(batch: NDArray[np.float32], scored: Scored, at: int, believed: bool) -> Evidence:
     beat = batch[at].tolist()
-    if not np.isfinite(score):
+    if not believed:
         return Evidence(beat=beat)
-    return Evidence(score, beat, scored.reconstructions[at].tolist())
+    return Evidence(float(scored.scores[at]), beat, scored.reconstructions[at].tolist())
 
 
 def _threshold(settings: Settings, detector: Detector) -> float:

@@ -283,13 +283,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def subscription(topic: str, bare: bool = False) -> str:
-    """The filter to subscribe to; `bare`: without what makes it a shared one.
+def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
+    """The filter for a device, or for all; `bare`: without what makes it a shared one.
 
     >>> subscription("$share/ward/ecg/{device}/beats")
     '$share/ward/ecg/+/beats'
     """
-    topic = topic.replace(DEVICE, "+")
+    topic = topic.replace(DEVICE, device)
     return topic.split("/", 2)[2] if bare and topic.startswith("$share/") else topic
 
 

@@ -19,6 +19,9 @@ OPSET: Final = 17
 TOLERANCE: Final = 1e-5
 """How far Keras and onnxruntime may differ, absolutely or as a share of the value."""
 
+Graph = Callable[[Any], dict[str, Any]]
+"""Takes one float32 tensor [N, …] and gives the outputs of a card's kind by name."""
+
 
 class ExportError(Failure):
     """The file does not compute what Keras computes; nothing was written."""
@@ -36,17 +39,17 @@ def provenance() -> dict[str, Any]:
 
 def export(
     path: Path,
-    graph: Callable[[Any], dict[str, Any]],
+    graph: Graph,
     card: Card,
     inputs: Floats,
     expected: Mapping[str, Floats],
 ) -> None:
     """Write `graph` and `card` to the model file `path`, if it proves to be right.
 
-    `graph` takes one float32 tensor [N, …] and gives the outputs of the card's kind by name (see
-    `monitor.model.SIGNATURES`). `expected` are those outputs for `inputs`, float32 [N, …], as Keras
-    computes them outside the graph. The file appears in its place only after `monitor` has accepted
-    it and given the same to 1e-5. Raises `ExportError` or `ModelError` else.
+    `graph` gives the outputs that `monitor.model.SIGNATURES` names for the card's kind. `expected`
+    are those outputs for `inputs`, float32 [N, …], as Keras computes them outside the graph. The
+    file appears in its place only after `monitor` has accepted it and given the same to 1e-5.
+    Raises `ExportError` or `ModelError` else.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def export(
         partial.unlink(missing_ok=True)
 
 
-def _onnx(graph: Callable[[Any], dict[str, Any]], card: Card, shape: tuple[int, ...]) -> bytes:
+def _onnx(graph: Graph, card: Card, shape: tuple[int, ...]) -> bytes:
     backend.load()
     import tensorflow as tf
     import tf2onnx
