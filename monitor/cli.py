@@ -59,6 +59,27 @@ def run(
 
 
 @app.command()
+def batch(
+    name: Annotated[str, typer.Argument(help="One of basic, denoise, undercomplete, vae and ecg.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the data sets; for ecg also a .csv or .parquet of beats."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model file instead of the one that is shipped.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to.", show_default="out/batch/NAME")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Reproduce an image example from its model file, or score a whole file of beats."""
+    from monitor import batch
+
+    batch.main(name, data, model, out or Path("out", "batch", name), as_json)
+
+
+@app.command()
 def model(
     file: Annotated[Path | None, typer.Argument(help="A model file; else the shipped one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,

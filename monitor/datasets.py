@@ -45,6 +45,14 @@ FOLDERS: dict[str, tuple[str, dict[str, str | None]]] = {
     "": ("https://storage.googleapis.com/download.tensorflow.org/data/", {"ecg.csv": None}),
 }
 
+CLASSES = {
+    "fashion-mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "mnist": tuple("0123456789"),
+}
+
 
 @dataclass(frozen=True)
 class Beats:
@@ -63,6 +71,8 @@ class Images:
     """Fashion-MNIST or MNIST."""
 
     name: str
+    classes: tuple[str, ...]
+    """The names of the classes that the labels count from 0."""
     train: NDArray[np.float32]
     """[60000, 28, 28, 1] in [0, 1]."""
     train_labels: NDArray[np.uint8]
@@ -115,6 +125,7 @@ def images(name: str, data: Path | None = None) -> Images:
     train, train_labels, test, test_labels = parts
     return Images(
         name=name,
+        classes=CLASSES[name],
         train=(train.astype(np.float32) / np.float32(255))[..., np.newaxis],
         train_labels=train_labels,
         test=(test.astype(np.float32) / np.float32(255))[..., np.newaxis],

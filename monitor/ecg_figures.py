@@ -4,10 +4,13 @@ Source: https://www.tensorflow.org/tutorials/generative/autoencoder, third examp
 writes one PNG file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from monitor.model import Floats
 
@@ -42,6 +45,27 @@ def histogram(path: Path, title: str, scores: Floats, threshold: float) -> None:
     """Draw how many beats have which score, float32 [N], and where the threshold lies."""
     with _axes(path, title, "score", "beats") as axes:
         axes.hist(scores, bins=50)
+        axes.axvline(threshold, color="black", linestyle="--", label=f"Threshold {threshold:.4g}")
+        axes.legend()
+
+
+def counted(
+    path: Path,
+    title: str,
+    scores: NDArray[np.float64],
+    counts: Mapping[str, NDArray[np.int64]],
+    threshold: float,
+) -> None:
+    """Draw how many beats of each kind lie at which of `scores` [k], from their counts [k].
+
+    The highest half percent of the scores is left out where it would squeeze the rest.
+    """
+    total = sum(counts.values(), start=np.zeros(len(scores)))
+    highest = scores[np.searchsorted(np.cumsum(total), 0.995 * total.sum())]
+    edges = np.linspace(scores[0], max(highest, threshold), 80)
+    with _axes(path, title, "score", "beats") as axes:
+        for name, count in counts.items():
+            axes.hist(scores, edges, weights=count, alpha=0.6, label=name)
         axes.axvline(threshold, color="black", linestyle="--", label=f"Threshold {threshold:.4g}")
         axes.legend()
 

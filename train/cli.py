@@ -1,7 +1,7 @@
 """The commands of `ecg-train`. TensorFlow is imported by the command that needs it."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -22,11 +22,99 @@ Data = Annotated[
 Out = Annotated[Path, typer.Option(help="The folder to write to.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Times through the data.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of the random numbers.")]
+Recipe = Annotated[
+    Literal["tutorial", "tuned"],
+    typer.Option(help="The source's settings to the letter, or ours, which ship."),
+]
 
 
 @app.callback()
 def train() -> None:
     """Fits the autoencoders and writes their model files."""
+
+
+@app.command()
+def basic(
+    data: Data = None,
+    out: Out = Path("out/basic"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The TensorFlow tutorial's first autoencoder: two dense layers, on Fashion-MNIST."""
+    _images("basic", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def denoise(
+    data: Data = None,
+    out: Out = Path("out/denoise"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The TensorFlow tutorial's denoising autoencoder: convolutions, on Fashion-MNIST."""
+    _images("denoise", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def undercomplete(
+    data: Data = None,
+    out: Out = Path("out/undercomplete"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """The Keras blog's simplest autoencoder: a code of 32, on MNIST."""
+    _images("undercomplete", data, out, epochs, seed or 0, recipe)
+
+
+@app.command()
+def vae(
+    data: Data = None,
+    out: Out = Path("out/vae"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """Keras' variational autoencoder: a latent plane, on MNIST."""
+    from train import backend
+
+    backend.load()
+    from train import vae
+
+    vae.main(data, out, epochs, seed or 0, recipe)
+
+
+@app.command("all")
+def everything(
+    data: Data = None,
+    out: Out = Path("out"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
+) -> None:
+    """Every example of the sources, one after the other, and a page over all of them."""
+    anomaly(data, out / "anomaly", epochs, seed)
+    basic(data, out / "basic", epochs, seed, recipe)
+    denoise(data, out / "denoise", epochs, seed, recipe)
+    undercomplete(data, out / "undercomplete", epochs, seed, recipe)
+    vae(data, out / "vae", epochs, seed, recipe)
+    from train import report
+
+    page = report.write_page(out, ["anomaly", "basic", "denoise", "undercomplete", "vae"])
+    print(f"look at {page}")
+
+
+def _images(
+    name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
+) -> None:
+    from train import backend
+
+    backend.load()
+    from train import images
+
+    images.main(name, data, out, epochs, seed, recipe)
 
 
 @app.command()
@@ -47,6 +135,14 @@ def ecg(
     from train import ecg
 
     ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
+
+
+@app.command()
+def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
+    """The simulator of beats that the demo runs on, judged by the shipped detector."""
+    from train import simulator
+
+    simulator.main(data, out, seed or 0)
 
 
 def main() -> NoReturn:

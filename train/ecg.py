@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor import datasets
-from monitor.model import Dataset, DetectorCard, Threshold
+from monitor.model import Dataset, DetectorCard, Floats, Threshold
 from train import backend, judge
 from train.anomaly import autoencoder, graph, mean_absolute_error
 from train.export import export, provenance
@@ -25,9 +26,7 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int = 0) -> N
 
     # Data
     ecg = datasets.ecg(data)
-    train, test, train_is_normal, test_is_normal = train_test_split(
-        ecg.beats, ecg.labels, test_size=TEST_SHARE, random_state=SPLIT_STATE
-    )
+    train, test, train_is_normal, test_is_normal = split(ecg)
     fitted, held_out = train_test_split(
         train[train_is_normal], test_size=HELD_OUT_SHARE, random_state=SPLIT_STATE
     )
@@ -86,3 +85,18 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int = 0) -> N
         expected={"reconstruction": reconstructed * (highest - lowest) + lowest, "score": scores},
     )
     print(f"wrote {out / 'ecg.onnx'}")
+
+
+def split(
+    ecg: datasets.Beats,
+) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Part all beats into training and test, float32 [N, 140], and say which are normal, bool [N].
+
+    Whatever is fitted, the simulator too, is fitted on this training part alone.
+    """
+    from sklearn.model_selection import train_test_split
+
+    train, test, train_is_normal, test_is_normal = train_test_split(
+        ecg.beats, ecg.labels, test_size=TEST_SHARE, random_state=SPLIT_STATE
+    )
+    return train, test, train_is_normal, test_is_normal
