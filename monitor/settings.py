@@ -138,8 +138,8 @@ class Input(Table):
         min_length=1,
         description="filters, the device's level marked {device}; $share/GROUP/… works",
     )
-    qos: Literal[0, 1] = Field(
-        1, description="1: no beat is lost, also while we are away; 0: faster"
+    qos: int = Field(
+        1, ge=0, le=1, description="1: no beat is lost, also while we are away; 0: faster"
     )
     payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
 
