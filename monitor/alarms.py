@@ -203,6 +203,8 @@ class Alarms:
             anomaly = device.anomaly
             anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
             return []
+        if (redelivered or seq is not None) and keys[-1] in device.known:
+            return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
         for beat, verdict in enumerate(verdicts):
