@@ -247,7 +247,7 @@ class Alarms:
             decisions.append(_end(name, device, "silent", device.silent, beat))
             device.silent = None
         if verdict == POOR and device.quality is None:
-            device.quality = Condition()
+            device.quality = Condition("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
             poor = verdict == POOR
             self._decide(
