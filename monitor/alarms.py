@@ -312,15 +312,19 @@ class Alarms:
             now: in seconds, on the clock that `hear` was given.
             since: when we began to listen; nobody is silent for longer than that.
             wall: `now` in seconds since 1970.
-            most: how many decisions are welcome.
+            most: how many devices are looked at.
         """
         decisions: list[Decision] = []
         after = self.policy.silent_after
         if not after or since + after > now:
             return decisions
+        fallen: list[str] = []
         for name, device in self.devices.items():
-            if len(decisions) == most or device.heard + after > now:
+            if len(fallen) == most or device.heard + after > now:
                 break
+            fallen.append(name)
+            if device.silent is not None:
+                continue  # since then it has only repeated itself
             device.silent = Alarm(_id(name, "silent", "raised", device), "medium", wall)
             device.unsaved = True
             decisions.append(
@@ -328,8 +332,8 @@ class Alarms:
                     device.silent.id, name, "raised", "silent", None, 0, 0, "medium", wall, None
                 )
             )
-        for decision in decisions:
-            device = self.silent[decision.device] = self.devices.pop(decision.device)
+        for name in fallen:
+            device = self.silent[name] = self.devices.pop(name)
             device.heard = now  # from here on, the time until it is forgotten
         return decisions
 
