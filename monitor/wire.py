@@ -264,7 +264,7 @@ def from_rfc3339(text: str) -> float:
 
 
 _WEIGHTS = np.cumprod(np.full(SAMPLES // 2, 0x9E3779B97F4A7C15, np.uint64))
-_SPREAD = 0xD1342543DE82EF95
+_SPREAD, _SPREAD_TIMES = 0xD1342543DE82EF95, 0xDA942042E4DD58B5
 
 
 def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -277,9 +277,13 @@ def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def key(fingerprint: int, seq: int | None, time: float | None) -> int:
-    """What tells a beat from others: its samples, and its number and time where they were given."""
-    marks = hash((seq, None if time is None else round(time * 1000)))
-    return (fingerprint + marks * _SPREAD) % 2**64
+    """What tells a beat from others: its samples, and its number and time where they were given.
+
+    The same in every process, and so not from `hash`: that of None is an address.
+    """
+    number = 0 if seq is None else seq + 1
+    moment = 0 if time is None else round(time * 1000) + 1
+    return (fingerprint + number * _SPREAD + moment * _SPREAD_TIMES) % 2**64
 
 
 LONGEST_NAME = 256
