@@ -1,7 +1,7 @@
 """The commands of `ecg-monitor`. Whatever is heavy is imported by the command that needs it."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -24,6 +24,38 @@ def version(
     if show:
         typer.echo(__version__)
         raise typer.Exit
+
+
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
+]
+Broker = Annotated[
+    str | None, typer.Option("--broker", metavar="URL", help="mqtt[s]://HOST:PORT of the broker.")
+]
+
+
+@app.command()
+def run(
+    config: Config = None,
+    broker: Broker = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="The model file that scores.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings as a TOML file and exit.")
+    ] = False,
+) -> None:
+    """Run the daemon: score the beats that arrive, publish alerts, serve metrics."""
+    from monitor import settings
+
+    chosen = settings.load(config, settings.flags(broker=broker, model=model))
+    if print_config:
+        typer.echo(settings.to_toml(chosen), nl=False)
+        return
+    from monitor import daemon, logs
+
+    logs.set_up()
+    daemon.run(chosen)
 
 
 @app.command()
@@ -57,6 +89,60 @@ def model(
     from monitor.model import shipped
 
     card.show(file or shipped("ecg"), as_json)
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A .csv or .parquet file of beats.")],
+    device: Annotated[str, typer.Option("--device", metavar="ID", help="The device to be.")],
+    rate: Annotated[
+        Literal["1", "10", "max"],
+        typer.Option(help="1: in real time; 10: ten times as fast; max: as fast as it goes."),
+    ] = "1",
+    beats_per_message: Annotated[int, typer.Option(min=1, max=10_000)] = 1,
+    payload: Annotated[Literal["json", "float32"], typer.Option()] = "json",
+    qos: Annotated[int, typer.Option(min=0, max=1)] = 1,
+    start: Annotated[float, typer.Option(min=0, metavar="S", help="Begin at this second.")] = 0,
+    stop: Annotated[
+        float | None, typer.Option(min=0, metavar="S", help="End at this second.")
+    ] = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Publish the beats of a file, as a device would."""
+    from monitor import replay, settings
+
+    chosen = settings.load(config, settings.flags(broker=broker))
+    pace = None if rate == "max" else float(rate)
+    beats = replay.from_file(source, start, stop)
+    replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+
+
+@app.command()
+def watch(
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Show the alerts as they come, with the beat drawn."""
+    from monitor import settings, watch
+
+    watch.watch(settings.load(config, settings.flags(broker=broker)), device, as_json)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None, typer.Option(min=1, metavar="N", help="End after so many; else at Ctrl-C.")
+    ] = None,
+) -> None:
+    """Show all of it on this machine alone: broker, simulated patients, daemon, alerts."""
+    from monitor import demo
+
+    demo.run(seconds)
 
 
 def main() -> NoReturn:

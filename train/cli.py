@@ -127,6 +127,24 @@ def anomaly(
     anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
 
 
+@app.command()
+def ecg(
+    data: Data = None, out: Out = Path("out/ecg"), epochs: Epochs = None, seed: Seed = None
+) -> None:
+    """The detector that ships, with its threshold from normal beats that it has not seen."""
+    from train import ecg
+
+    ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
+
+
+@app.command()
+def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
+    """The simulator of beats that the demo runs on, judged by the shipped detector."""
+    from train import simulator
+
+    simulator.main(data, out, seed or 0)
+
+
 def main() -> NoReturn:
     """Run `ecg-train`."""
     program.run(app)

@@ -1,0 +1,157 @@
+"""paho clients set up as the settings say: login, TLS, protocol."""
+
+import ssl
+import threading
+import uuid
+from typing import TypeVar
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from monitor.program import ConfigurationError, Failure
+from monitor.settings import Mqtt, Protocol
+
+AnyClient = TypeVar("AnyClient", bound=Client)
+
+LOGIN_REFUSED = {
+    "Bad user name or password",
+    "Not authorized",
+    "Bad authentication method",
+    "Banned",
+}
+UNKNOWN_VERSION = "Unsupported protocol version"
+
+WITHIN = 5.0
+"""Seconds that a broker may take to answer."""
+
+
+def make(
+    kind: type[AnyClient], mqtt: Mqtt, client_id: str, protocol: Protocol, keep: bool
+) -> AnyClient:
+    """A client that has not connected yet.
+
+    Args:
+        kind: paho's class or one of its children.
+        mqtt: the broker, and how it is talked to.
+        client_id: under which the broker knows us.
+        protocol: the version of MQTT.
+        keep: whether the broker shall keep our session (with MQTT 5, `connect` says so too).
+
+    Raises:
+        ConfigurationError: a certificate or key cannot be used.
+    """
+    version = CallbackAPIVersion.VERSION2
+    if protocol == "5":
+        client = kind(version, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+    else:
+        client = kind(
+            version,
+            client_id,
+            clean_session=not keep,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+    client.connect_timeout = 2.0
+    if mqtt.username is not None:
+        client.username_pw_set(mqtt.username, mqtt.secret)
+    if mqtt.tls:
+        client.tls_set_context(_tls_context(mqtt))
+    return client
+
+
+def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=mqtt.ca_file)
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"mqtt.ca_file = '{mqtt.ca_file}': must hold certificates ({error.reason})"
+        ) from None
+    if mqtt.cert_file:
+        try:
+            context.load_cert_chain(mqtt.cert_file, mqtt.key_file)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"mqtt.cert_file = '{mqtt.cert_file}': must hold a certificate, and "
+                f"mqtt.key_file its key ({error.reason})"
+            ) from None
+    return context
+
+
+def other(protocol: Protocol) -> Protocol:
+    """The version to try when one is refused."""
+    return "3.1.1" if protocol == "5" else "5"
+
+
+def refused_login(mqtt: Mqtt, reason: str) -> ConfigurationError:
+    """What to say of a login that the broker does not know."""
+    return ConfigurationError(
+        f"mqtt.username = {mqtt.username!r}: {mqtt.where} refused the login ({reason.lower()}); "
+        "allowed is what the broker knows"
+    )
+
+
+def unverified(mqtt: Mqtt, error: ssl.SSLCertVerificationError) -> ConfigurationError:
+    """What to say of a broker whose certificate is not to be trusted."""
+    return ConfigurationError(
+        f"mqtt.ca_file = '{mqtt.ca_file or ''}': the certificate of {mqtt.where} cannot be "
+        f"verified ({error.verify_message}); allowed is a file with the CA that signed it"
+    )
+
+
+def join(mqtt: Mqtt, role: str) -> Client:
+    """A client of no lasting identity, connected and with its network thread running.
+
+    Args:
+        mqtt: the broker, and how it is talked to.
+        role: what the client is for, a part of its client id.
+
+    Raises:
+        ConfigurationError: the broker refuses the login, or its certificate is not to be trusted.
+        Failure: it cannot be reached.
+    """
+    outcome = _attempt(mqtt, role, mqtt.protocol)
+    if outcome in (UNKNOWN_VERSION, "") and mqtt.protocol == "5":
+        outcome = _attempt(mqtt, role, other(mqtt.protocol))
+    if isinstance(outcome, Client):
+        return outcome
+    if outcome in LOGIN_REFUSED:
+        raise refused_login(mqtt, outcome)
+    raise Failure(f"{mqtt.where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
+
+
+def _attempt(mqtt: Mqtt, role: str, protocol: Protocol) -> Client | str:
+    """A connected client, or the broker's reason against it; empty if it hung up without one."""
+    client = make(Client, mqtt, f"ecg-monitor-{role}-{uuid.uuid4().hex[:8]}", protocol, False)
+    answered = threading.Event()
+    answer = ""
+
+    def on_connect(
+        _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _: object
+    ) -> None:
+        nonlocal answer
+        answer = str(reason)
+        answered.set()
+
+    def on_disconnect(
+        _client: Client, _data: object, _flags: DisconnectFlags, _reason: ReasonCode, _: object
+    ) -> None:
+        answered.set()
+
+    client.on_connect, client.on_disconnect = on_connect, on_disconnect
+    try:
+        client.connect(*mqtt.address)
+    except ssl.SSLCertVerificationError as error:
+        raise unverified(mqtt, error) from None
+    except OSError as error:
+        raise Failure(f"cannot reach the broker at {mqtt.where}: {error}") from None
+    client.loop_start()
+    in_time = answered.wait(WITHIN)
+    if answer == "Success":
+        client.on_connect = client.on_disconnect = None
+        return client
+    client.disconnect()
+    client.loop_stop()
+    if not in_time:
+        raise Failure(f"the broker at {mqtt.where} does not answer")
+    return answer

@@ -1,0 +1,371 @@
+"""The daemon: collect, score, decide, publish, acknowledge.
+
+One thread does all of it, so that what was read together is scored, decided and acknowledged
+together. A message is acknowledged when every publish that it caused is.
+"""
+
+import gc
+import signal
+import time
+from types import FrameType
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from monitor import quality, wire
+from monitor.alarms import POOR, Alarms, Decision, as_it_stands
+from monitor.connection import Connection, Message
+from monitor.metrics import Metrics
+from monitor.model import Detector, ModelError, Scored, shipped
+from monitor.program import ConfigurationError
+from monitor.recovery import standing_alarms
+from monitor.settings import Settings, subscription, topic_of
+from monitor.web import serve
+
+log = structlog.get_logger()
+
+PATIENCE = 0.25
+"""Seconds to wait for messages before the flags are looked at again."""
+
+FAREWELL = 3.0
+"""Seconds that the last publishes may take when the daemon is asked to stop."""
+
+AT_ONCE = 200
+"""Devices that may fall silent, or be forgotten, between two looks at the network."""
+
+STALLED = 5.0
+"""Seconds without a turn of the loop after which it does not count as alive."""
+
+
+class Intake(NamedTuple):
+    """The beats of one message, whose they are, and where they stand in the batch."""
+
+    message: Message
+    device: str
+    beats: wire.Beats
+    start: int
+    stop: int
+
+
+class Evidence(NamedTuple):
+    """The beat that caused an alert, as far as it is known: its score and its reconstruction."""
+
+    score: float | None = None
+    beat: list[float] | None = None
+    reconstruction: list[float] | None = None
+
+
+class Daemon:
+    """Reads beats from the broker until it is told to stop."""
+
+    def __init__(self, settings: Settings, detector: Detector, metrics: Metrics) -> None:
+        self.settings = settings
+        self.detector = detector
+        self.metrics = metrics
+        self.threshold = _threshold(settings, detector)
+        self.alarms = Alarms(settings.alarm.policy)
+        self.topics = wire.Topics(settings.input.topic)
+        filters = [subscription(topic) for topic in settings.input.topic]
+        self.connection = Connection(settings.mqtt, filters, settings.input.qos, metrics)
+        self._stop = False
+        self._recovered = False
+        self._turned = time.monotonic()
+        self._next_look = 0.0
+        self._logged: dict[tuple[str, str], float] = {}
+
+    # -- its life
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigurationError: the broker will not have us.
+        """
+        self.startup()
+        while not self._stop:
+            self.turn()
+        self.shutdown()
+
+    def startup(self) -> None:
+        """Listen to the signals, warm up the detector, and show what runs."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self.detector.score(np.zeros((1, wire.SAMPLES), np.float32))
+        self.metrics.model.labels(self.detector.name, self.detector.sha256).set(1)
+        gc.collect()
+        gc.freeze()  # what stands now stays: nothing to look through again and again
+        log.info(
+            "started",
+            model=self.detector.name,
+            threshold=round(self.threshold, 6),
+            topics=self.settings.input.topic,
+        )
+
+    def turn(self) -> None:
+        """Do all there is to do, once."""
+        messages = self.connection.collect(PATIENCE)
+        if not self._recovered and self.connection.connected:
+            self._recover()
+        if messages:
+            self._work(messages)
+        if self.connection.new_session:
+            self._renew()
+        now = self._turned = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + 0.5
+            self._look_round(now)
+        self.connection.settle()
+
+    def shutdown(self) -> None:
+        """Publish and acknowledge what is in hand, say that we stop, and go."""
+        self.connection.close(FAREWELL)
+        log.info("stopped")
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
+
+    def health(self) -> str | None:
+        """What is wrong; None while all is well. Called from other threads."""
+        if time.monotonic() - self._turned > STALLED:
+            return "the loop does not turn"
+        return self.connection.trouble
+
+    # -- its work
+
+    def _work(self, messages: list[Message]) -> None:
+        intakes = self._decode(messages)
+        if not intakes:
+            return
+        batch = wire.samples(b"".join([intake.beats.data for intake in intakes]))
+        scored = self._score(batch)
+        verdicts = self._judge(intakes, batch, scored)
+        keys = wire.fingerprints(batch).tolist()
+        unsaved: dict[str, Message] = {}
+        wall = time.time()
+        self.metrics.last_beat.set(wall)
+        for message, name, beats, start, stop in intakes:
+            device = self.alarms.hear(name, message.arrived)
+            own = keys[start:stop]
+            times = beats.times(wall)
+            if beats.seq is not None or beats.time is not None:
+                own = [wire.key(own[i], *beats.marks(i)) for i in range(len(own))]
+            decisions = self.alarms.observe(
+                name, device, verdicts[start:stop], own, times, beats.seq, message.redelivered
+            )
+            for decision in decisions:
+                at = decision.beat or 0
+                believed = verdicts[start + at] != POOR
+                evidence = _evidence(batch, scored, start + at, believed)
+                self._alert(decision, times[at], evidence, message)
+            if device.unsaved:
+                unsaved.setdefault(name, message)
+        # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
+        # its alert. The first message that changed it waits, and so do all behind that one.
+        for name, message in unsaved.items():
+            self._save(name, wall, message)
+        if self.settings.output.scores:
+            self._publish_scores(intakes, verdicts, scored, wall)
+
+    def _decode(self, messages: list[Message]) -> list[Intake]:
+        intakes: list[Intake] = []
+        expected = self.settings.input.payload
+        at = 0
+        for message in messages:
+            try:
+                device = self.topics.device(message.topic)
+                beats = wire.decode(message.payload, message.content_type, expected)
+            except wire.Rejected as rejected:
+                self._reject(message.topic, rejected.reason, str(rejected))
+                continue
+            intakes.append(Intake(message, device, beats, at, at + len(beats)))
+            at += len(beats)
+        self.metrics.received.inc(at)
+        return intakes
+
+    def _score(self, batch: NDArray[np.float32]) -> Scored:
+        begun = time.perf_counter()
+        scored = self.detector.score(batch)
+        self.metrics.inference.observe(time.perf_counter() - begun)
+        self.metrics.batch.observe(len(batch))
+        return scored
+
+    def _judge(self, intakes: list[Intake], batch: NDArray[np.float32], scored: Scored) -> bytes:
+        """What each beat was, a byte for each: NORMAL, ANOMALOUS or POOR."""
+        faults = quality.assess(batch)
+        faults[~np.isfinite(scored.scores)] = quality.NOT_FINITE
+        anomalous = scored.scores > self.threshold
+        good = faults == quality.GOOD
+        verdicts = np.where(good, anomalous, POOR).astype(np.uint8)
+        number = int(np.count_nonzero(good))
+        self.metrics.scored.inc(number)
+        self.metrics.anomalous.inc(int(np.count_nonzero(verdicts == 1)))
+        ratios = scored.scores / np.float32(self.threshold)
+        if number < len(batch):
+            ratios = ratios[good]
+            for fault, name in enumerate(quality.FAULTS, start=1):
+                self.metrics.poor.labels(name).inc(int(np.count_nonzero(faults == fault)))
+            bad = faults == quality.NOT_FINITE
+            for intake in intakes:
+                if bad[intake.start : intake.stop].any():
+                    self._reject(
+                        intake.message.topic,
+                        "not_finite",
+                        "a sample is NaN, infinite, or beyond what can be scored",
+                    )
+        self.metrics.ratio.observe(ratios)
+        return verdicts.tobytes()
+
+    def _alert(
+        self,
+        decision: Decision,
+        moment: float,
+        evidence: Evidence,
+        cause: Message | None = None,
+    ) -> None:
+        """Publish a change of an alarm."""
+        alert = wire.Alert(
+            id=decision.id,
+            device=decision.device,
+            event=decision.event,
+            kind=decision.kind,
+            priority=decision.priority,
+            time=wire.rfc3339(moment),
+            since=wire.rfc3339(decision.since),
+            score=evidence.score,
+            threshold=self.threshold,
+            beats_anomalous=decision.anomalous,
+            beats_seen=decision.seen,
+            model=self.detector.name,
+            beat=evidence.beat,
+            reconstruction=evidence.reconstruction,
+        )
+        topic = topic_of(self.settings.output, decision.device, "alerts")
+        self.connection.publish(topic, wire.encode(alert), cause=cause, timed=True)
+        self._count(decision)
+        log.info(
+            decision.event,
+            device=decision.device,
+            kind=decision.kind,
+            priority=decision.priority,
+            beats=f"{decision.anomalous}/{decision.seen}",
+        )
+
+    def _count(self, decision: Decision) -> None:
+        kind, gauge = decision.kind, self.metrics.alarms
+        self.metrics.alerts.labels(kind, decision.event, decision.priority).inc()
+        if decision.before is not None:
+            gauge.labels(kind, decision.before).dec()
+        if decision.event != "cleared":
+            gauge.labels(kind, decision.priority).inc()
+
+    def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
+        """Make a device's alarm known as it stands; gone, if the device was forgotten."""
+        device = self.alarms.find(name)
+        payload = b""
+        if device is not None:
+            device.unsaved = False
+            payload = wire.encode(as_it_stands(name, device, wall))
+        topic = topic_of(self.settings.output, name, "alarm")
+        self.connection.publish(topic, payload, retain=True, cause=cause)
+
+    def _publish_scores(
+        self, intakes: list[Intake], verdicts: bytes, scored: Scored, wall: float
+    ) -> None:
+        for _, name, beats, start, stop in intakes:
+            times = beats.times(wall)
+            scores = [
+                wire.Score(
+                    None if beats.seq is None else beats.seq + i,
+                    wire.rfc3339(times[i]),
+                    float(scored.scores[start + i]),
+                    verdicts[start + i] == 1,
+                )
+                for i in range(stop - start)
+                if verdicts[start + i] != POOR
+            ]
+            if scores:
+                topic = topic_of(self.settings.output, name, "scores")
+                self.connection.publish_unassured(topic, wire.encode(wire.Scores(name, scores)))
+
+    def _reject(self, topic: bytes, reason: wire.Reason, detail: str) -> None:
+        """Count a message that cannot be understood, and say so, but not more than once a second
+        for each reason and topic."""
+        self.metrics.rejected.labels(reason).inc()
+        now = time.monotonic()
+        key = (reason, topic.decode(errors="backslashreplace")[:100])
+        if now - self._logged.get(key, 0.0) >= 1:
+            if len(self._logged) >= 1000:
+                self._logged.clear()
+            self._logged[key] = now
+            log.warning("rejected", topic=key[1], reason=reason, detail=detail[:200])
+
+    # -- what is not caused by a beat
+
+    def _look_round(self, now: float) -> None:
+        """Devices that fell silent, devices to be forgotten, and how far behind we are."""
+        self.connection.measure()
+        if self.connection.connected and self.connection.backlog < AT_ONCE:
+            wall = time.time()
+            since = self.connection.since
+            for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
+                self._alert(decision, wall, Evidence())
+                self._save(decision.device, wall)
+            for decision in self.alarms.forget(now, AT_ONCE):
+                self._alert(decision, wall, Evidence())
+                self._save(decision.device, wall)
+        self.metrics.devices.set(len(self.alarms.devices))
+
+    def _recover(self) -> None:
+        """Read back the alarms that an earlier process left with the broker."""
+        self._recovered = True
+        now = time.monotonic()
+        for saved in standing_alarms(self.settings):
+            self.alarms.restore(saved, now)
+            for alarm in saved.alarms:
+                self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+
+    def _renew(self) -> None:
+        """Make the open alarms known again to a broker that has lost its memory."""
+        self.connection.new_session = False
+        wall = time.time()
+        for devices in (self.alarms.devices, self.alarms.silent):
+            for name, device in list(devices.items()):
+                if not device.clean:
+                    self._save(name, wall)
+
+
+def _evidence(batch: NDArray[np.float32], scored: Scored, at: int, believed: bool) -> Evidence:
+    beat = batch[at].tolist()
+    if not believed:
+        return Evidence(beat=beat)
+    return Evidence(float(scored.scores[at]), beat, scored.reconstructions[at].tolist())
+
+
+def _threshold(settings: Settings, detector: Detector) -> float:
+    if settings.model.threshold is not None:
+        return settings.model.threshold
+    if settings.model.false_alarm_rate is not None:
+        return detector.threshold_at(settings.model.false_alarm_rate)
+    return detector.threshold
+
+
+def run(settings: Settings) -> None:
+    """Run the daemon with its metrics until it is told to stop.
+
+    Raises:
+        ConfigurationError: the model, the address of the metrics or the broker cannot be used.
+    """
+    model = settings.model.path or shipped("ecg")
+    try:
+        detector = Detector(model)
+    except ModelError as error:
+        raise ConfigurationError(f"model.path = {error}") from None
+    metrics = Metrics(CollectorRegistry())
+    daemon = Daemon(settings, detector, metrics)
+    web = settings.metrics
+    host, port = serve(web.host, web.port, metrics.registry, daemon.health)
+    log.info("serving", metrics=f"http://{host}:{port}/metrics")
+    daemon.run()

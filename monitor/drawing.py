@@ -1,0 +1,51 @@
+"""Draws a beat with the characters of a terminal."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+WIDTH, HEIGHT = 70, 7
+"""Characters of a drawing; each holds 2 × 4 dots, so 140 samples need 70."""
+
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character
+
+
+def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
+    """A beat as a curve, its reconstruction dotted; red where the two are far apart.
+
+    Far apart is more than half of the farthest, and more than a tenth of the beat's span.
+
+    Args:
+        beat: 140 samples in any unit.
+        reconstruction: as many in the same unit, if there is one.
+    """
+    curve = np.nan_to_num(np.array(beat, np.float64))
+    model = curve if reconstruction is None else np.nan_to_num(np.array(reconstruction, np.float64))
+    lowest, highest = min(curve.min(), model.min()), max(curve.max(), model.max())
+    span = float(highest - lowest) or 1.0
+    error = np.abs(curve - model)
+    far = error > max(0.5 * error.max(), 0.1 * span)
+    cells = np.zeros((HEIGHT, WIDTH), np.int64)
+    _plot(cells, (curve - lowest) / span, step=1)
+    if reconstruction is not None:
+        _plot(cells, (model - lowest) / span, step=4)
+    text = Text()
+    for row in cells:
+        for column, dots in enumerate(row):
+            style = "bold red" if far[2 * column : 2 * column + 2].any() else "green"
+            text.append(chr(0x2800 + dots), style)
+        text.append("\n")
+    return text
+
+
+def _plot(cells: NDArray[np.int64], heights: NDArray[np.float64], step: int) -> None:
+    """Set the dots of a curve with heights in 0 … 1, joined if every sample is drawn."""
+    rows = np.rint((1 - heights) * (4 * HEIGHT - 1)).astype(int)
+    for x in range(0, 2 * WIDTH, step):
+        before = rows[x - 1] if x and step == 1 else rows[x]
+        low, high = sorted((int(before), int(rows[x])))
+        # A steep part is drawn as a line, without the dot that the neighbour has already.
+        for y in range(low + (before < rows[x]), high + 1 - (before > rows[x])):
+            cells[y // 4, x // 2] |= int(_DOTS[y % 4, x % 2])

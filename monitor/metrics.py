@@ -1,0 +1,122 @@
+"""What Prometheus sees. Per-beat figures are counted by the batch, so that they cost nothing."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from monitor import __version__
+from monitor.alarms import PRIORITIES
+from monitor.quality import FAULTS
+from monitor.wire import REASONS
+
+RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes an array at a time."""
+
+    def __init__(
+        self, name: str, documentation: str, buckets: Iterable[float], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._documentation = name, documentation
+        self._bounds = np.array(tuple(buckets), np.float64)
+        self._counts = np.zeros(len(self._bounds) + 1, np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, values: NDArray[np.float32]) -> None:
+        """Count each of the values [N]."""
+        places = np.searchsorted(self._bounds, values, side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(values.sum(dtype=np.float64))
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """The histogram as it stands."""
+        totals = np.cumsum(self._counts).tolist()
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        family = HistogramMetricFamily(self._name, self._documentation)
+        family.add_metric([], buckets=list(zip(bounds, totals, strict=True)), sum_value=self._sum)
+        yield family
+
+
+class Metrics:
+    """All series of the daemon. Every label's values are known here, and stand at zero at first."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"ecg_monitor_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"ecg_monitor_{name}", text, labels, registry=registry)
+
+        self.received = counter("beats_received", "Beats read from messages.")
+        self.scored = counter("beats_scored", "Beats scored by the detector.")
+        self.anomalous = counter("beats_anomalous", "Beats with a score above the threshold.")
+        self.poor = counter("beats_poor", "Beats that cannot be believed, by fault.", ("fault",))
+        self.rejected = counter(
+            "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
+        )
+        self.alerts = counter(
+            "alerts", "Changes of an alarm, decided.", ("kind", "event", "priority")
+        )
+        self.refused = counter("publishes_refused", "Publishes that the broker refused.")
+        self.connects = counter("mqtt_connects", "Connections that the broker accepted.")
+        self.redelivered = counter(
+            "messages_redelivered", "Messages that the broker marked as delivered before."
+        )
+        self.connected = gauge("mqtt_connected", "1 while the broker is connected.")
+        self.devices = gauge("devices", "Devices that are heard.")
+        self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
+        self.unacknowledged = gauge(
+            "unacknowledged_messages", "Messages in hand that were not acknowledged yet."
+        )
+        self.oldest = gauge(
+            "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
+        )
+        self.last_beat = gauge(
+            "last_beat_timestamp_seconds", "When the last beat came; 0 before the first."
+        )
+        self.model = gauge("model_info", "The detector that scores.", ("name", "sha256"))
+        self.build = gauge("build_info", "The program that runs.", ("version",))
+        self.ratio = BatchHistogram(
+            "ecg_monitor_score_ratio", "Score over threshold.", RATIO_BUCKETS, registry
+        )
+        self.inference = Histogram(
+            "ecg_monitor_inference_duration_seconds",
+            "Time to score a batch.",
+            registry=registry,
+            buckets=SECONDS_BUCKETS,
+        )
+        self.batch = Histogram(
+            "ecg_monitor_batch_beats",
+            "Beats scored at once.",
+            registry=registry,
+            buckets=BATCH_BUCKETS,
+        )
+        self.beat_to_alert = Histogram(
+            "ecg_monitor_beat_to_alert_duration_seconds",
+            "From reading a beat to the broker's acknowledgement of its alert.",
+            registry=registry,
+            buckets=SECONDS_BUCKETS,
+        )
+
+        self.build.labels(__version__).set(1)
+        for fault in FAULTS:
+            self.poor.labels(fault)
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        for kind, priorities in PRIORITIES.items():
+            for priority in priorities:
+                self.alarms.labels(kind, priority)
+                for event in ("raised", "escalated", "cleared"):
+                    if event != "escalated" or priority != priorities[0]:
+                        self.alerts.labels(kind, event, priority)

@@ -1,0 +1,59 @@
+"""Reads back the retained alarms, so that a device in alarm stays in alarm across a restart."""
+
+import time
+from queue import Empty, Queue
+
+import msgspec
+import structlog
+
+from monitor import client
+from monitor.settings import Settings, topic_of
+from monitor.wire import DeviceAlarm, decode_alarm
+
+log = structlog.get_logger()
+
+WITHIN = 5.0
+"""Seconds that the broker may take for all of them."""
+
+QUIET = 0.05
+"""Seconds without another alarm after which there is none left."""
+
+
+def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
+    """The alarms that stand retained with the broker.
+
+    They are read at QoS 0 over a connection of their own: the daemon's own session may be full of
+    beats that wait for us. What cannot be read is left out, and said in the log.
+    """
+    arrivals: Queue[bytes | None] = Queue()
+    reader = client.join(settings.mqtt, "recovery")
+    reader.on_message = lambda _client, _data, message: arrivals.put(bytes(message.payload))
+    reader.on_subscribe = lambda *_: arrivals.put(None)
+    try:
+        reader.subscribe(topic_of(settings.output, "+", "alarm"), qos=0)
+        return _read(arrivals)
+    finally:
+        reader.disconnect()
+        reader.loop_stop()
+
+
+def _read(arrivals: Queue[bytes | None]) -> list[DeviceAlarm]:
+    alarms: list[DeviceAlarm] = []
+    subscribed = False
+    deadline = time.monotonic() + WITHIN
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            payload = arrivals.get(timeout=min(left, QUIET))
+        except Empty:
+            if subscribed:
+                return alarms
+            continue
+        if payload is None:
+            subscribed = True
+            continue
+        try:
+            alarms.append(decode_alarm(payload))
+        except msgspec.DecodeError as error:
+            log.warning("a retained alarm cannot be read", detail=str(error))
+    log.warning("not all retained alarms were read", read=len(alarms), seconds=WITHIN)
+    return alarms

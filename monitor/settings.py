@@ -1,0 +1,362 @@
+"""The settings: flags win over the environment, the environment over the TOML file."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from monitor.alarms import Policy
+from monitor.program import ConfigurationError
+from monitor.wire import Payload
+
+Protocol = Literal["5", "3.1.1"]
+
+DEVICE = "{device}"
+DEFAULT = Policy()
+
+
+class Table(BaseModel):
+    """A table of the TOML file; a key that it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _client_id() -> str:
+    return f"ecg-monitor-{socket.gethostname()}"
+
+
+class Mqtt(Table):
+    """The broker, and how it is talked to."""
+
+    broker: str = Field(
+        "mqtt://localhost:1883", description="mqtt://HOST:PORT or mqtts://HOST:PORT"
+    )
+    protocol: Protocol = Field("5", description="5 falls back to 3.1.1 where the broker refuses it")
+    client_id: str = Field(
+        default_factory=_client_id,
+        min_length=1,
+        pattern=r"^[^/+#\x00]+$",
+        description="stable, and no other client's: the broker keeps what comes meanwhile",
+    )
+    username: str | None = Field(None, description="login, where the broker wants one")
+    password: SecretStr | None = Field(None, description="better given as password_file")
+    password_file: Path | None = Field(None, description="file that holds the password")
+    ca_file: Path | None = Field(
+        None, description="CA certificates for mqtts; the system's if unset"
+    )
+    cert_file: Path | None = Field(None, description="client certificate for mqtts")
+    key_file: Path | None = Field(None, description="key of the client certificate")
+    receive_maximum: int = Field(
+        1000, ge=1, le=65535, description="messages in hand that are not acknowledged yet"
+    )
+    session_expiry: int = Field(
+        86400, ge=0, le=0xFFFFFFFF, description="seconds that the broker keeps our session"
+    )
+
+    @field_validator("broker")
+    @classmethod
+    def _check_broker(cls, broker: str) -> str:
+        try:
+            url = urlsplit(broker)
+            port = url.port
+        except ValueError:
+            url, port = urlsplit(""), 0
+        plain = url.hostname and port != 0 and not url.path.strip("/") and not url.username
+        if url.scheme not in ("mqtt", "mqtts") or not plain:
+            raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
+        return broker
+
+    @field_validator("password_file", "ca_file", "cert_file", "key_file")
+    @classmethod
+    def _check_file(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+        return path
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> "Mqtt":
+        if self.key_file and not self.cert_file:
+            raise ValueError("mqtt.key_file needs mqtt.cert_file")
+        if self.password and self.password_file:
+            raise ValueError("mqtt.password and mqtt.password_file exclude each other")
+        if (self.password or self.password_file) and not self.username:
+            raise ValueError("mqtt.password needs mqtt.username")
+        return self
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.broker.startswith("mqtts")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        url = urlsplit(self.broker)
+        return url.hostname or "", url.port or (8883 if self.tls else 1883)
+
+    @property
+    def where(self) -> str:
+        """The broker as it is named in messages."""
+        return "{}:{}".format(*self.address)
+
+    @property
+    def secret(self) -> str | None:
+        """The password, from wherever it was given."""
+        if self.password_file:
+            return self.password_file.read_text().rstrip("\r\n")
+        return self.password.get_secret_value() if self.password else None
+
+
+class Input(Table):
+    """Where beats come from."""
+
+    topic: Annotated[list[str], NoDecode] = Field(
+        ["ecg/{device}/beats"],
+        min_length=1,
+        description="filters, the device's level marked {device}; $share/GROUP/… works",
+    )
+    qos: Literal[0, 1] = Field(
+        1, description="1: no beat is lost, also while we are away; 0: faster"
+    )
+    payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
+
+    @field_validator("topic", mode="before")
+    @classmethod
+    def _one_is_several(cls, topic: Any) -> Any:
+        if not isinstance(topic, str):
+            return topic
+        return json.loads(topic) if topic.startswith("[") else [topic]
+
+    @field_validator("topic")
+    @classmethod
+    def _check_topic(cls, topics: list[str]) -> list[str]:
+        for topic in topics:
+            levels = topic.split("/")
+            if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
+                raise ValueError(f"{topic}: one level must be {DEVICE}, as in ecg/{DEVICE}/beats")
+            if levels[0] == "$share" and (len(levels) < 3 or not levels[1]):
+                raise ValueError(f"{topic}: a shared subscription is $share/GROUP/FILTER")
+            if "#" in levels[:-1] or any(len(x) > 1 and set("+#") & set(x) for x in levels):
+                raise ValueError(f"{topic}: + and # stand for whole levels, # for the last ones")
+        return topics
+
+
+class Model(Table):
+    """The detector."""
+
+    path: Path | None = Field(None, description="a model file; the one that comes along if unset")
+    false_alarm_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of normal beats above the threshold; sets the threshold",
+    )
+    threshold: float | None = Field(
+        None, description="a score above it is anomalous; the file's if unset"
+    )
+
+    @model_validator(mode="after")
+    def _check_one_threshold(self) -> "Model":
+        if self.false_alarm_rate is not None and self.threshold is not None:
+            raise ValueError("model.threshold and model.false_alarm_rate exclude each other")
+        return self
+
+
+class Alarm(Table):
+    """When an alarm is raised and cleared."""
+
+    window: int = Field(DEFAULT.window, ge=1, le=1000, description="last beats that are looked at")
+    raise_at: int = Field(
+        DEFAULT.raise_at, ge=1, description="raised when so many of them are anomalous"
+    )
+    clear_at: int = Field(DEFAULT.clear_at, ge=0, description="cleared when so many or fewer are")
+    silent_after: float = Field(
+        DEFAULT.silent_after, ge=0, description="seconds without a beat; 0: never said to be silent"
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Alarm":
+        if self.raise_at > self.window:
+            raise ValueError(
+                f"alarm.raise_at = {self.raise_at}: must be at most alarm.window = {self.window}"
+            )
+        if self.clear_at >= self.raise_at:
+            raise ValueError(
+                f"alarm.clear_at = {self.clear_at}: must be below alarm.raise_at = {self.raise_at}"
+            )
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The same for the decisions."""
+        return Policy(self.window, self.raise_at, self.clear_at, self.silent_after)
+
+
+class Output(Table):
+    """Where alerts go."""
+
+    topic: str = Field(
+        "ecg/{device}", description="alerts, alarm and scores are published one level below"
+    )
+    scores: bool = Field(False, description="publish every score, at QoS 0")
+
+    @field_validator("topic")
+    @classmethod
+    def _check_topic(cls, topic: str) -> str:
+        if topic.split("/").count(DEVICE) != 1 or set("+#") & set(topic) or topic.count("{") != 1:
+            raise ValueError(
+                f"one level must be {DEVICE}, as in ecg/{DEVICE}; + and # are not allowed"
+            )
+        return topic
+
+
+class Metrics(Table):
+    """Where metrics and health are served."""
+
+    host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 to be seen from outside")
+    port: int = Field(9464, ge=0, le=65535, description="/metrics and /healthz; 0: any free port")
+
+
+class Settings(BaseSettings):
+    """All settings of the daemon."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ECG_MONITOR_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    mqtt: Mqtt = Mqtt()
+    input: Input = Input()
+    model: Model = Model()
+    alarm: Alarm = Alarm()
+    output: Output = Output()
+    metrics: Metrics = Metrics()
+
+    @model_validator(mode="after")
+    def _check_no_loop(self) -> "Settings":
+        from paho.mqtt.client import topic_matches_sub
+
+        for topic in self.input.topic:
+            for end in ("alerts", "alarm", "scores"):
+                if topic_matches_sub(
+                    subscription(topic, bare=True), topic_of(self.output, "x", end)
+                ):
+                    raise ValueError(f"input.topic = {topic}: would take our own {end} for beats")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
+    """The filter for a device, or for all; `bare`: without what makes it a shared one.
+
+    >>> subscription("$share/ward/ecg/{device}/beats")
+    '$share/ward/ecg/+/beats'
+    """
+    topic = topic.replace(DEVICE, device)
+    return topic.split("/", 2)[2] if bare and topic.startswith("$share/") else topic
+
+
+def topic_of(output: Output, device: str, end: str) -> str:
+    """The topic for a device's alerts, alarm or scores."""
+    return f"{output.topic.replace(DEVICE, device)}/{end}"
+
+
+def flags(broker: str | None = None, model: Path | None = None) -> dict[str, Any]:
+    """What was given on the command line, as tables of settings."""
+    given: dict[str, Any] = {}
+    if broker is not None:
+        given["mqtt"] = {"broker": broker}
+    if model is not None:
+        given["model"] = {"path": model}
+    return given
+
+
+def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: a TOML file.
+        flags: tables of settings given on the command line.
+
+    Raises:
+        ConfigurationError: names the setting, the value and what is allowed.
+    """
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"--config {file}: there is no such file")
+
+    class FromFile(Settings, toml_file=file):
+        pass
+
+    try:
+        return FromFile(**(flags or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error.errors()[0])) from None
+    except ValueError as error:  # TOML that is none; JSON in an environment variable that is none
+        where = f"--config {file}: " if file else ""
+        raise ConfigurationError(f"{where}{error}") from None
+
+
+def _explain(error: ErrorDetails) -> str:
+    setting = ".".join(str(part) for part in error["loc"])
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{setting}: there is no such setting; --print-config lists those there are"
+    if not setting or setting.count(".") == 0:
+        return text  # it names its settings itself
+    value = "***" if "password" in setting and "file" not in setting else error["input"]
+    return f"{setting} = {value!r}: {text[0].lower()}{text[1:]}"
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as a TOML file, with a line on each; secrets are left out."""
+    return "\n".join(_lines(settings)) + "\n"
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    for table in type(settings).model_fields:
+        section: Table = getattr(settings, table)
+        yield f"\n# {(type(section).__doc__ or '').strip()}\n[{table}]"
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            yield f"# {field.description}"
+            if value is None or isinstance(value, SecretStr):
+                yield f"# {key} ="
+            else:
+                yield f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}"

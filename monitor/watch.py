@@ -1,0 +1,79 @@
+"""Shows alerts in the terminal as they come."""
+
+from queue import Queue
+
+import msgspec
+from paho.mqtt.reasoncodes import ReasonCode
+from rich.console import Console
+from rich.markup import escape
+
+from monitor import client
+from monitor.drawing import draw
+from monitor.program import Failure, UsageError
+from monitor.settings import Settings, topic_of
+from monitor.wire import Alert, decode_alert
+
+_COLOURS = {"high": "bold red", "medium": "yellow", "low": "cyan"}
+_MARKS = {"raised": "▲", "escalated": "⏫", "cleared": "✓"}
+
+
+def watch(settings: Settings, device: str | None, as_json: bool) -> None:
+    """Subscribe to the alerts of one device, or of all, and print them until interrupted.
+
+    Raises:
+        Failure: the broker cannot be reached, or refuses or loses us.
+    """
+    if device is not None and set("/+#") & set(device):
+        raise UsageError(f"--device {device!r}: a name has no /, + or #")
+    arrivals: Queue[bytes | Failure] = Queue()
+    where = settings.mqtt.where
+    watcher = client.join(settings.mqtt, "watch")
+    watcher.on_message = lambda _client, _data, message: arrivals.put(bytes(message.payload))
+    watcher.on_disconnect = lambda *_: arrivals.put(Failure(f"lost the broker at {where}"))
+
+    def on_subscribe(
+        _client: object, _data: object, _mid: int, reasons: list[ReasonCode], _: object
+    ) -> None:
+        if reasons[0].is_failure:
+            arrivals.put(Failure(f"{where} refused the subscription ({reasons[0]})"))
+
+    watcher.on_subscribe = on_subscribe
+    watcher.subscribe(topic_of(settings.output, device or "+", "alerts"), qos=1)
+    console = Console(highlight=False)
+    try:
+        while True:
+            arrival = arrivals.get()
+            if isinstance(arrival, Failure):
+                raise arrival
+            if as_json:
+                print(arrival.decode(errors="replace"), flush=True)
+            else:
+                show(console, arrival)
+    finally:
+        watcher.on_disconnect = None
+        watcher.disconnect()
+        watcher.loop_stop()
+
+
+def show(console: Console, payload: bytes) -> None:
+    """Print one alert: a line, and the beat that caused it where there is one."""
+    try:
+        alert = decode_alert(payload)
+    except msgspec.DecodeError as error:
+        console.print(f"not an alert: {error}", style="dim", markup=False)
+        return
+    console.print(headline(alert), soft_wrap=True)
+    if alert.beat and alert.event != "cleared":
+        console.print(draw(alert.beat, alert.reconstruction), end="")
+
+
+def headline(alert: Alert) -> str:
+    """An alert in a line of rich's markup."""
+    colour = "green" if alert.event == "cleared" else _COLOURS[alert.priority]
+    said = f"{alert.time[11:23]} {_MARKS[alert.event]} {alert.event:9} {alert.kind:14}"
+    line = f"[{colour}]{said} {alert.priority:6}[/] {escape(alert.device)}"
+    if alert.beats_seen:
+        line += f"  {alert.beats_anomalous} of {alert.beats_seen} beats"
+    if alert.score is not None:
+        line += f"  score {alert.score:.3g} (threshold {alert.threshold:.3g})"
+    return line

@@ -1,0 +1,88 @@
+"""Fits the simulator of beats that the demo runs on, and judges it by the shipped detector."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from monitor import datasets
+from monitor.model import Detector, Floats, shipped
+from monitor.simulator import Simulator
+from train.ecg import split
+
+SHAPES = (
+    16  # clusters of a class: with 8 fewer ectopics are found than of the real, 24 gain nothing
+)
+COMPONENTS = 20  # of a shape: with fewer the beats come out too smooth, and score too low
+JUDGED = 20_000  # simulated beats of each class
+
+
+def main(data: Path | None, out: Path, seed: int = 0) -> None:
+    """Fit to the training part, write `simulator.npz`, and print its rates beside the real ones."""
+    ecg = datasets.ecg(data)
+    train, test, train_is_normal, test_is_normal = split(ecg)
+
+    fitted = {
+        f"{kind}_{part}": values
+        for kind, beats in {
+            "normal": train[train_is_normal],
+            "ectopic": train[~train_is_normal],
+        }.items()
+        for part, values in shapes(beats, seed).items()
+    }
+    path = out / "simulator.npz"
+    out.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **fitted)
+
+    detector = Detector(shipped("ecg"))
+    simulator = Simulator(seed, path)
+    table = Table("under the shipped detector, % above", "threshold", box=None)
+    for name in ("real normal", "simulated normal", "real ectopic", "simulated ectopic"):
+        table.add_column(name, justify="right")
+    columns = [
+        detector.score(beats).scores
+        for beats in (
+            test[test_is_normal],
+            simulator.normal(JUDGED),
+            test[~test_is_normal],
+            simulator.ectopic(JUDGED),
+        )
+    ]
+    thresholds = {"default threshold": detector.threshold}
+    for rate in (0.05, 0.02, 0.01):
+        thresholds[f"threshold for {rate:.0%} false alarms"] = detector.threshold_at(rate)
+    for name, threshold in thresholds.items():
+        table.add_row(name, f"{threshold:.4g}", *(_share(c, threshold) for c in columns))
+    Console(width=None if Console().is_terminal else 140).print(table)
+    print(f"wrote {path}; the real beats are the {len(test):,} of the test part")
+
+
+def shapes(beats: Floats, seed: int) -> dict[str, Floats]:
+    """Part `beats`, float32 [N, 140], into clusters and give each one's principal components.
+
+    Gives `shares` float32 [SHAPES], `means` float32 [SHAPES, 140] and `components` float32
+    [SHAPES, COMPONENTS, 140], each as long as the deviation along it.
+    """
+    from sklearn.cluster import KMeans
+
+    clusters = KMeans(SHAPES, n_init=10, random_state=seed).fit_predict(beats)
+    samples = beats.shape[1]
+    means = np.empty((SHAPES, samples), np.float32)
+    components = np.zeros((SHAPES, COMPONENTS, samples), np.float32)
+    for number in range(SHAPES):
+        cluster = beats[clusters == number].astype(np.float64)
+        means[number] = cluster.mean(axis=0)
+        _, lengths, directions = np.linalg.svd(cluster - cluster.mean(axis=0), full_matrices=False)
+        deviations = lengths / max(len(cluster) - 1, 1) ** 0.5
+        found = (deviations[:, None] * directions)[:COMPONENTS]
+        components[number, : len(found)] = found  # a cluster of a few beats has no more
+    shares = (np.bincount(clusters) / len(beats)).astype(np.float32)
+    return {"shares": shares, "means": means, "components": components}
+
+
+def _share(scores: Floats, threshold: float) -> str:
+    """Write the share of scores above the threshold, and its standard error, in per cent."""
+    share = float(np.mean(scores > threshold))
+    return f"{100 * share:.1f} ± {100 * (share * (1 - share) / len(scores)) ** 0.5:.1f}"
