@@ -34,6 +34,34 @@ def train() -> None:
 
 
 @app.command()
+def anomaly(
+    data: Data = None, out: Out = Path("out/anomaly"), epochs: Epochs = None, seed: Seed = None
+) -> None:
+    """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
+    from train import anomaly
+
+    anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
+
+
+@app.command()
+def ecg(
+    data: Data = None, out: Out = Path("out/ecg"), epochs: Epochs = None, seed: Seed = None
+) -> None:
+    """The detector that ships, with its threshold from normal beats that it has not seen."""
+    from train import ecg
+
+    ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
+
+
+@app.command()
+def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
+    """The simulator of beats that the demo runs on, judged by the shipped detector."""
+    from train import simulator
+
+    simulator.main(data, out, seed or 0)
+
+
+@app.command()
 def basic(
     data: Data = None,
     out: Out = Path("out/basic"),
@@ -96,13 +124,15 @@ def everything(
 ) -> None:
     """Every example of the sources, one after the other, and a page over all of them."""
     anomaly(data, out / "anomaly", epochs, seed)
+    ecg(data, out / "ecg", epochs, seed)
     basic(data, out / "basic", epochs, seed, recipe)
     denoise(data, out / "denoise", epochs, seed, recipe)
     undercomplete(data, out / "undercomplete", epochs, seed, recipe)
     vae(data, out / "vae", epochs, seed, recipe)
     from train import report
 
-    page = report.write_page(out, ["anomaly", "basic", "denoise", "undercomplete", "vae"])
+    names = ["anomaly", "ecg", "basic", "denoise", "undercomplete", "vae"]
+    page = report.write_page(out, names)
     print(f"look at {page}")
 
 
@@ -115,34 +145,6 @@ def _images(
     from train import images
 
     images.main(name, data, out, epochs, seed, recipe)
-
-
-@app.command()
-def anomaly(
-    data: Data = None, out: Out = Path("out/anomaly"), epochs: Epochs = None, seed: Seed = None
-) -> None:
-    """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
-    from train import anomaly
-
-    anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
-
-
-@app.command()
-def ecg(
-    data: Data = None, out: Out = Path("out/ecg"), epochs: Epochs = None, seed: Seed = None
-) -> None:
-    """The detector that ships, with its threshold from normal beats that it has not seen."""
-    from train import ecg
-
-    ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
-
-
-@app.command()
-def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
-    """The simulator of beats that the demo runs on, judged by the shipped detector."""
-    from train import simulator
-
-    simulator.main(data, out, seed or 0)
 
 
 def main() -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import keras
 import msgspec
 
-from monitor.model import Dataset
+from monitor.model import Dataset, Model
 
 PICTURES: Final = {
     "reconstructions.png": "Test images and what the network makes of them",
@@ -70,7 +70,12 @@ def write_page(out: Path, names: list[str]) -> Path:
 
 
 def _section(out: Path, name: str) -> str:
-    report = json.loads((out / name / "report.json").read_text())
+    path = out / name / "report.json"
+    if path.exists():
+        report = json.loads(path.read_text())
+    else:  # what a detector's training has to say is on its card
+        report = msgspec.to_builtins(Model(out / name / f"{name}.onnx").card)
+        report.pop("quantiles", None)  # for machines
     summaries = report.pop("summaries", [])
     report.pop("history", None)  # is drawn
     known = [picture for picture in PICTURES if (out / name / picture).exists()]
