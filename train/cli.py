@@ -35,9 +35,15 @@ def train() -> None:
 
 @app.command()
 def anomaly(
-    data: Data = None, out: Out = Path("out/anomaly"), epochs: Epochs = None, seed: Seed = None
+    data: Data = None,
+    out: Out = Path("out/anomaly"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tutorial",
 ) -> None:
     """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
+    if recipe != "tutorial":
+        raise program.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
     from train import anomaly
 
     anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
@@ -45,9 +51,15 @@ def anomaly(
 
 @app.command()
 def ecg(
-    data: Data = None, out: Out = Path("out/ecg"), epochs: Epochs = None, seed: Seed = None
+    data: Data = None,
+    out: Out = Path("out/ecg"),
+    epochs: Epochs = None,
+    seed: Seed = None,
+    recipe: Recipe = "tuned",
 ) -> None:
     """The detector that ships, with its threshold from normal beats that it has not seen."""
+    if recipe != "tuned":
+        raise program.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
     from train import ecg
 
     ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
@@ -122,7 +134,7 @@ def everything(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """Every example of the sources, one after the other, and a page over all of them."""
+    """Every example of the sources and our detector, one after the other, and a page over them."""
     anomaly(data, out / "anomaly", epochs, seed)
     ecg(data, out / "ecg", epochs, seed)
     basic(data, out / "basic", epochs, seed, recipe)
