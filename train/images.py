@@ -106,7 +106,7 @@ def main(
         (codes - mean) @ directions.T,
         images.test_labels,
         images.classes,
-        ("first principal direction of the code", "second"),
+        ("first principal direction of the code", "second principal direction"),
     )
 
     # Export

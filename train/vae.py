@@ -25,6 +25,12 @@ RECIPES = {
 }
 
 
+def multiplies_bfloat16() -> bool:
+    """Tell whether the processor has matrix units for bfloat16; without them it is the slower."""
+    described = Path("/proc/cpuinfo")
+    return described.exists() and "amx_bf16" in described.read_text()
+
+
 class Sampling(layers.Layer):  # type: ignore[misc]  # keras has no types
     """Draws z [N, 2] from the normal distribution of `z_mean` and `z_log_var`, each [N, 2]."""
 
@@ -105,6 +111,8 @@ def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: st
     settings = RECIPES[recipe]
     if epochs:
         settings = replace(settings, epochs=epochs)
+    if not multiplies_bfloat16():
+        settings = replace(settings, dtype="float32")
     backend.load(seed)
     keras.config.set_dtype_policy(settings.dtype)
     fitted = VAE()
