@@ -38,7 +38,9 @@ DEFAULT = Policy()
 class Table(BaseModel):
     """A table of the TOML file; a key that it does not know is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 def _client_id() -> str:
