@@ -1,6 +1,7 @@
 """The settings: flags win over the environment, the environment over the TOML file."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -340,10 +341,18 @@ def _explain(error: ErrorDetails) -> str:
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{setting}: there is no such setting; --print-config lists those there are"
-    if not setting or setting.count(".") == 0:
+    if error["type"] == "value_error" and setting.count(".") == 0:
         return text  # it names its settings itself
-    value = "***" if "password" in setting and "file" not in setting else error["input"]
-    return f"{setting} = {value!r}: {text[0].lower()}{text[1:]}"
+    said = f"{text[0].lower()}{text[1:]}"
+    if setting.count(".") == 0:
+        return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
+    secret = "password" in setting and "file" not in setting
+    value = "'***'" if secret else _LOGIN.sub("//***@", repr(error["input"]))
+    return f"{setting} = {value}: {said}"
+
+
+_LOGIN = re.compile("//[^/]*@")
+"""A login within an address."""
 
 
 def to_toml(settings: Settings) -> str:
