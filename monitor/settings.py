@@ -331,7 +331,8 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         return FromFile(**(flags or {}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error.errors()[0])) from None
-    except ValueError as error:  # TOML that is none; JSON in an environment variable that is none
+    # TOML that is none; JSON in an environment variable that is none; a file that cannot be read.
+    except (ValueError, OSError, RecursionError) as error:
         where = f"--config {file}: " if file else ""
         raise ConfigurationError(f"{where}{error}") from None
 
