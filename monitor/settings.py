@@ -371,4 +371,9 @@ def _lines(settings: Settings) -> Iterator[str]:
             if value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
-                yield f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
+                yield f"{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: JSON, but for the half characters and the DEL that TOML does not take."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
