@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from monitor.datasets import Beats
 from monitor.model import Detector, shipped
@@ -47,7 +49,9 @@ class Ward:
         if listen:  # in `on_connect`, so that it is said again to a broker that has forgotten us
             self._client.on_connect = self._on_connect
         self._client.reconnect_delay_set(1, 1)
-        self._client.connect("127.0.0.1", port)
+        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = 3600  # an alert that comes while we are away is kept
+        self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
         self._client.loop_start()
         if listen:
             assert subscribed.wait(WITHIN)
@@ -66,6 +70,11 @@ class Ward:
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         row = (time.monotonic(), message.topic, bytes(message.payload), message.retain)
         self.seen.append(row)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return bool(self._client.is_connected())
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
         """Publish one message, once there is room."""
