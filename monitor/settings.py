@@ -352,7 +352,7 @@ def _explain(error: ErrorDetails) -> str:
     return f"{setting} = {value}: {said}"
 
 
-_LOGIN = re.compile("//[^/]*@")
+_LOGIN = re.compile("//.*@")
 """A login within an address."""
 
 

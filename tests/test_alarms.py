@@ -279,7 +279,7 @@ class Ward(RuleBasedStateMachine):
 
 
 TestWard = Ward.TestCase
-TestWard.settings = settings(max_examples=150, stateful_step_count=30)
+TestWard.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 # -- what is promised, one by one

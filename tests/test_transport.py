@@ -78,7 +78,7 @@ def test_any_publish_is_taken_apart_as_paho_does_it(packet: tuple[tuple[int, byt
     assert parse_publish(header, body, mqtt5) == by_paho(header, body, mqtt5)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.booleans().flatmap(lambda v: st.tuples(publishes(v), st.just(v))), st.data())
 def test_a_malformed_publish_raises_value_error_and_nothing_else(
     packet: tuple[tuple[int, bytes], bool], data: st.DataObject

@@ -240,7 +240,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=1200) | JSON.map(lambda value: json.dumps(value).encode()),
     st.sampled_from([b"", b"[", b"{", b" ["]),
