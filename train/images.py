@@ -27,7 +27,7 @@ TUTORIAL = {
 
 # --- ours ----------------------------------------------------------------------------------------
 TUNED = {
-    "basic": Recipe(epochs=10, batch=128, learning_rate=0.006, warm_up=0.1, whole_epochs=True),
+    "basic": Recipe(epochs=10, batch=64, learning_rate=0.004, warm_up=0.1, whole_epochs=True),
     "denoise": Recipe(epochs=10, batch=64, learning_rate=0.008, warm_up=0.1, whole_epochs=True),
     "undercomplete": Recipe(
         epochs=50, batch=256, learning_rate=0.004, warm_up=0.1, whole_epochs=True
