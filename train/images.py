@@ -69,6 +69,8 @@ def main(
     name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
 ) -> None:
     """Train one example and write its pictures, `report.json` and `NAME.onnx` to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data: the noise that is trained on has another seed than the one that is measured with
     images = datasets.images(examples.EXAMPLES[name].dataset, data)
     given, validation = images.train, images.test
