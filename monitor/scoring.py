@@ -19,7 +19,7 @@ from monitor.tally import Tally
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
-    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures into the folder `out`.
+    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
 
     Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
     `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
