@@ -203,6 +203,8 @@ class Alarms:
             anomaly = device.anomaly
             anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
             return []
+        if (redelivered or seq is not None) and keys[-1] in device.known:
+            return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
         for beat, verdict in enumerate(verdicts):
@@ -245,7 +247,7 @@ class Alarms:
             decisions.append(_end(name, device, "silent", device.silent, beat))
             device.silent = None
         if verdict == POOR and device.quality is None:
-            device.quality = Condition()
+            device.quality = Condition("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
             poor = verdict == POOR
             self._decide(
@@ -310,15 +312,19 @@ class Alarms:
             now: in seconds, on the clock that `hear` was given.
             since: when we began to listen; nobody is silent for longer than that.
             wall: `now` in seconds since 1970.
-            most: how many decisions are welcome.
+            most: how many devices are looked at.
         """
         decisions: list[Decision] = []
         after = self.policy.silent_after
         if not after or since + after > now:
             return decisions
+        fallen: list[str] = []
         for name, device in self.devices.items():
-            if len(decisions) == most or device.heard + after > now:
+            if len(fallen) == most or device.heard + after > now:
                 break
+            fallen.append(name)
+            if device.silent is not None:
+                continue  # since then it has only repeated itself
             device.silent = Alarm(_id(name, "silent", "raised", device), "medium", wall)
             device.unsaved = True
             decisions.append(
@@ -326,8 +332,8 @@ class Alarms:
                     device.silent.id, name, "raised", "silent", None, 0, 0, "medium", wall, None
                 )
             )
-        for decision in decisions:
-            device = self.silent[decision.device] = self.devices.pop(decision.device)
+        for name in fallen:
+            device = self.silent[name] = self.devices.pop(name)
             device.heard = now  # from here on, the time until it is forgotten
         return decisions
 
