@@ -19,7 +19,7 @@ from monitor.tally import Tally
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
-    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures into `out`.
+    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
 
     Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
     `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
@@ -33,7 +33,6 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     labelled = True
     console = Console(stderr=True)
-    out.mkdir(parents=True, exist_ok=True)
     with _writer(out / f"scored{path.suffix.lower()}") as file:
         for block in track(blocks, "scoring", console=console, disable=not console.is_terminal):
             scored = detector.score(block.beats)

@@ -56,9 +56,9 @@ def test_parquet_in_gives_parquet_out(data: Path, tmp_path: Path, detector: Dete
     columns = {str(i): beats[:, i] for i in range(140)}
     devices = ["a", "b"] * 250
     pq.write_table(pa.table({"device": devices} | columns), tmp_path / "ward.parquet")
-    figures = scoring.score(detector, tmp_path / "ward.parquet", tmp_path / "out")
+    figures = scoring.score(detector, tmp_path / "ward.parquet", tmp_path)
     assert set(figures) == {"beats", "anomalous", "threshold"}  # it has no labels
-    table = pq.read_table(tmp_path / "out" / "scored.parquet")
+    table = pq.read_table(tmp_path / "scored.parquet")
     assert table.schema.types == [pa.string(), pa.int64(), pa.float32(), pa.bool_()]
     assert table["device"].to_pylist() == devices
     assert np.allclose(table["score"].to_numpy(), detector.score(beats).scores, rtol=1e-5)
@@ -70,7 +70,7 @@ def test_a_file_of_normal_beats_alone_has_no_area(
     ecg = datasets.ecg(data)
     normal = np.column_stack([ecg.beats[ecg.labels][:50], np.ones(50)])
     np.savetxt(tmp_path / "rest.csv", normal, delimiter=",")
-    figures = scoring.score(detector, tmp_path / "rest.csv", tmp_path / "out")
+    figures = scoring.score(detector, tmp_path / "rest.csv", tmp_path)
     assert figures["roc_auc"] is None
     assert figures["detection_rate"] is None
     assert figures["confusion"]["quiet"] + figures["confusion"]["false_alarms"] == 50

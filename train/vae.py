@@ -103,6 +103,8 @@ class VAE(keras.Model):  # type: ignore[misc]  # keras has no types
 
 def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str) -> None:
     """Train the VAE; write pictures, `report.json` and the two graphs' model files to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data: training and test digits together, as in the source
     images = datasets.images("mnist", data)
     digits = np.concatenate([images.train, images.test])
