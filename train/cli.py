@@ -165,7 +165,8 @@ def everything(
     vae(data, out / "vae", epochs, seed, recipe)
     from train import report
 
-    page = report.write_page(out, ["anomaly", "basic", "denoise", "undercomplete", "vae"])
+    names = ["anomaly", "ecg", "basic", "denoise", "undercomplete", "vae"]
+    page = report.write_page(out, names)
     print(f"look at {page}")
 
 

@@ -1,0 +1,242 @@
+"""The description of topics and payloads is true of what the program takes and sends."""
+
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.client import topic_matches_sub as fits
+
+from monitor import client, wire
+from monitor.settings import Settings, load, subscription, topic_of
+from monitor.simulator import Simulator
+from tests.brokers import Mosquitto
+from tests.daemons import RunningDaemon
+
+DOCUMENT: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).parent.parent / "asyncapi.yaml").read_text()
+)
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+BEAT = [0.0, 1.0] * 70
+TIME = "2026-11-21T12:00:00.000Z"
+
+
+def validator(schema: str) -> Draft7Validator:
+    return Draft7Validator(DOCUMENT | {"$ref": f"#/components/schemas/{schema}"})
+
+
+def look_up(reference: str) -> Any:
+    found: Any = DOCUMENT
+    for key in reference.removeprefix("#/").split("/"):
+        found = found[key]
+    return found
+
+
+def references(part: Any) -> list[str]:
+    if isinstance(part, dict):
+        own = [part["$ref"]] if "$ref" in part else []
+        return own + [r for value in part.values() for r in references(value)]
+    return [r for value in part for r in references(value)] if isinstance(part, list) else []
+
+
+def allowed_values(schema: dict[str, Any]) -> set[object]:
+    """The values of an enumeration, wherever the schema keeps it."""
+    if "$ref" in schema:
+        return allowed_values(look_up(schema["$ref"]))
+    found = set(schema.get("enum", []))
+    return found.union(*(allowed_values(part) for part in schema.get("anyOf", [])))
+
+
+def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
+    used = set(references(DOCUMENT))
+    for reference in used:
+        assert look_up(reference)
+    for kind in ("messages", "schemas", "parameters", "serverBindings", "securitySchemes"):
+        assert {f"#/components/{kind}/{name}" for name in DOCUMENT["components"][kind]} <= used
+    for schema in SCHEMAS:
+        Draft7Validator.check_schema(SCHEMAS[schema])
+
+
+@pytest.mark.parametrize(
+    "struct", [wire.Alert, wire.DeviceAlarm, wire.StandingAlarm, wire.Score, wire.Scores]
+)
+def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
+    struct: type[msgspec.Struct],
+) -> None:
+    schema = SCHEMAS[struct.__name__]
+    fields = msgspec.structs.fields(struct)
+    assert set(schema["properties"]) == set(schema["required"]) == {f.name for f in fields}
+    for field in fields:
+        described = schema["properties"][field.name]
+        may_be_null = type(None) in get_args(field.type)
+        assert Draft7Validator(DOCUMENT | described).is_valid(None) == may_be_null, field.name
+        choices = [c for part in (field.type, *get_args(field.type)) for c in get_args(part)]
+        literals = {choice for choice in choices if isinstance(choice, str)}
+        assert allowed_values(described) == literals, field.name
+
+
+def test_encoded_messages_fit_their_schemas() -> None:
+    alert = wire.Alert(
+        id="0" * 32,
+        device="bed-7",
+        event="raised",
+        kind="anomaly",
+        priority="medium",
+        time=TIME,
+        since=TIME,
+        score=2.0,
+        threshold=1.0,
+        beats_anomalous=3,
+        beats_seen=10,
+        model="ecg",
+        beat=BEAT,
+        reconstruction=BEAT,
+    )
+    without = {"score": None, "beat": None, "reconstruction": None}
+    standing = wire.StandingAlarm("0" * 32, "silent", "medium", TIME)
+    for state in (
+        alert,
+        msgspec.structs.replace(alert, **without),
+        wire.DeviceAlarm(
+            device="bed-7",
+            state="alarm",
+            priority="medium",
+            time=TIME,
+            alarms=[standing],
+            anomalous="..x",
+            poor="",
+            seq=None,
+            counted=["0" * 16],
+            changes=1,
+        ),
+        wire.Scores("bed-7", [wire.Score(None, TIME, 0.5, False), wire.Score(7, TIME, 2.0, True)]),
+    ):
+        validator(type(state).__name__).validate(msgspec.json.decode(wire.encode(state)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BEAT,
+        [BEAT, BEAT],
+        {"beats": [BEAT]},
+        {"beats": [BEAT], "seq": 0, "time": TIME, "rr_ms": [812]},
+        {"beats": [BEAT], "seq": None, "time": 1e12, "rr_ms": None, "lead": "II"},
+        [],
+        [[]],
+        BEAT[:139],
+        [BEAT, [0.0]],
+        [*BEAT[:139], None],
+        [*BEAT[:139], "1.5"],
+        {},
+        {"beats": []},
+        {"beats": BEAT},
+        {"beats": [BEAT], "seq": -1},
+        {"beats": [BEAT], "seq": 2**53},
+        {"beats": [BEAT], "seq": 1.5},
+        {"beats": [BEAT], "time": [1]},
+        {"beats": [BEAT], "rr_ms": ["812"]},
+        "beats",
+        7,
+        None,
+    ],
+    ids=lambda message: str(message)[:20] + "…" + str(message)[-20:],
+)
+def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) -> None:
+    try:
+        wire.decode(msgspec.json.encode(message), wire.JSON_TYPE)
+        taken = True
+    except wire.Rejected:
+        taken = False
+    assert validator("Beats").is_valid(message) == taken
+
+
+def test_every_topic_of_the_program_is_described() -> None:
+    settings = load()
+    described = {channel["address"] for channel in DOCUMENT["channels"].values()}
+    assert set(settings.input.topic) <= described
+    for end in ("alerts", "alarm", "scores"):
+        assert topic_of(settings.output, "{device}", end) in described
+
+
+def channel_of(topic: str) -> dict[str, Any]:
+    for channel in DOCUMENT["channels"].values():
+        if fits(channel["address"].replace("{device}", "+").replace("{instance}", "+"), topic):
+            assert isinstance(channel, dict)
+            return channel
+    raise AssertionError(f"{topic} is not described")
+
+
+def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
+    """Each alarm of each kind, raised and cleared, over a real broker."""
+    seen: list[tuple[str, bytes, int, bool]] = []
+
+    def on_message(_client: object, _data: object, message: MQTTMessage) -> None:
+        seen.append((message.topic, bytes(message.payload), message.qos, message.retain))
+
+    simulator = Simulator(7)
+    with Mosquitto(tmp_path) as broker:
+        settings: Settings = load(None, {"mqtt": {"broker": broker.url}})
+        with RunningDaemon(
+            tmp_path, broker.url, OUTPUT__SCORES="true", ALARM__SILENT_AFTER="2"
+        ) as daemon:
+            subscriber = client.join(settings.mqtt, "test")
+            subscriber.on_message = on_message
+            subscriber.subscribe("#", qos=1)
+            bed = subscription(settings.input.topic[0], device="bed-7")
+            for beats in (
+                simulator.normal(10),
+                simulator.ectopic(12),
+                np.zeros((12, wire.SAMPLES), np.float32),
+                simulator.normal(40),
+            ):
+                subscriber.publish(bed, beats.astype("<f4").tobytes(), qos=1)
+            raised = 'ecg_monitor_alerts_total{event="raised",kind="silent",priority="medium"}'
+            daemon.wait_until(raised, 1)
+            again = subscription(settings.input.topic[0], device="bed-8")
+            message = {"beats": simulator.normal(2).tolist(), "seq": 4, "rr_ms": [800, 810]}
+            subscriber.publish(again, msgspec.json.encode(message), qos=1)
+            daemon.wait_until("ecg_monitor_beats_received_total", 76)
+            daemon.stop()
+        deadline = time.monotonic() + 5
+        while seen[-1][1] != b"stopped" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        late = client.join(settings.mqtt, "late")
+        late.on_message = on_message
+        late.subscribe("#", qos=1)
+        while not any(retained and b"stopped" in text for _, text, _, retained in seen):
+            time.sleep(0.05)
+        for each in (subscriber, late):
+            each.disconnect()
+            each.loop_stop()
+
+    kept = {topic for topic, _, _, retained in seen if retained}
+    happened: set[tuple[str, str]] = set()
+    for topic, payload, qos, _ in seen:
+        channel = channel_of(topic)
+        message_of = look_up(next(iter(channel["messages"].values()))["$ref"])
+        if channel is not DOCUMENT["channels"]["beats"]:
+            operation = next(
+                o["bindings"]["mqtt"]
+                for o in DOCUMENT["operations"].values()
+                if look_up(o["channel"]["$ref"]) is channel
+            )
+            assert (qos, topic in kept) == (operation["qos"], operation["retain"]), topic
+        elif len(payload) % wire.BYTES == 0:
+            continue  # float32
+        text = message_of["contentType"] == "text/plain"
+        content: Any = payload.decode() if text else msgspec.json.decode(payload)
+        Draft7Validator(DOCUMENT | message_of["payload"]).validate(content)
+        if topic.endswith("/alerts"):
+            happened.add((content["kind"], content["event"]))
+    kinds = get_args(wire.Kind)
+    assert happened >= {(kind, "raised") for kind in kinds}
+    assert {("anomaly", "cleared"), ("signal-quality", "cleared")} < happened
+    assert {topic.rpartition("/")[2] for topic, *_ in seen} == {
+        channel["address"].rpartition("/")[2] for channel in DOCUMENT["channels"].values()
+    }
