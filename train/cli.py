@@ -80,8 +80,19 @@ def ecg(
 
 
 @app.command()
-def evaluate(data: Data = None, out: Out = Path("out/evaluate")) -> None:
+def evaluate(
+    data: Data = None,
+    out: Out = Path("out/evaluate"),
+    mitdb: Annotated[
+        Path | None, typer.Option(help="A folder of WFDB records: judge patients' own detectors.")
+    ] = None,
+) -> None:
     """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
+    if mitdb is not None:
+        from train import mitdb as records
+
+        records.main(mitdb, out)
+        return
     from train import evaluate
 
     evaluate.main(data, out)
