@@ -122,6 +122,22 @@ def replay(
 
 
 @app.command()
+def segment(
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="HZ", help="Of chunks that do not tell theirs, as float32."),
+    ] = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Cut raw samples, ecg/<device>/samples, into beats and publish those."""
+    from monitor import logs, segment, settings
+
+    logs.set_up()
+    segment.run(settings.load(config, settings.flags(broker=broker)), rate)
+
+
+@app.command()
 def watch(
     device: Annotated[
         str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
