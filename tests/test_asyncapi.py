@@ -230,7 +230,7 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             assert len(payload) % wire.BYTES == 0
             continue
         text = message_of["contentType"] == "text/plain"
-        content = payload.decode() if text else msgspec.json.decode(payload)
+        content: Any = payload.decode() if text else msgspec.json.decode(payload)
         Draft7Validator(DOCUMENT | message_of["payload"]).validate(content)
         if topic.endswith("/alerts"):
             happened.add((content["kind"], content["event"]))
