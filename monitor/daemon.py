@@ -36,6 +36,9 @@ FAREWELL = 3.0
 AT_ONCE = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
 
+RECURRENT = 60.0
+"""Seconds after an alarm has cleared within which it counts as come again."""
+
 STALLED = 5.0
 """Seconds without a turn of the loop after which it does not count as alive."""
 
@@ -75,6 +78,7 @@ class Daemon:
         self._turned = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
+        self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
     # -- its life
 
@@ -260,6 +264,17 @@ class Daemon:
             gauge.labels(kind, decision.before).dec()
         if decision.event != "cleared":
             gauge.labels(kind, decision.priority).inc()
+        self._count_recurrence(decision, time.monotonic())
+
+    def _count_recurrence(self, decision: Decision, now: float) -> None:
+        """Count an alarm that is raised again soon after it has cleared."""
+        while self._cleared and next(iter(self._cleared.values())) + RECURRENT <= now:
+            del self._cleared[next(iter(self._cleared))]
+        cleared = self._cleared.pop((decision.device, decision.kind), None)
+        if decision.event == "cleared":
+            self._cleared[decision.device, decision.kind] = now
+        elif cleared is not None:
+            self.metrics.recurring.labels(decision.kind).inc()
 
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""
