@@ -66,7 +66,9 @@ def test_a_dashboard_has_variables_for_data_source_job_and_instance(name: str) -
     assert links <= {other["uid"] for other in DASHBOARDS.values()} - {dashboard["uid"]}
 
 
-@pytest.mark.parametrize(("name", "panel"), [*panels()], ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "panel"), [*panels()], ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_a_panel_says_what_it_shows_in_which_unit_and_from_where(
     name: str, panel: dict[str, Any]
 ) -> None:
