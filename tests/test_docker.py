@@ -87,6 +87,21 @@ def test_an_image_copies_what_exists_and_runs_as_nobody_special(name: str) -> No
             assert f"!{source}" in ignored or f"!docker/*{Path(source).suffix}" in ignored
 
 
+def test_the_daemon_writes_nothing_in_the_environment_of_the_image(tmp_path: Path) -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    (given,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", text, re.M)
+    environment = dict(pair.split("=", 1) for pair in given.replace("\\\n", " ").split())
+    home = tmp_path / "home"
+    home.mkdir()
+    del environment["PATH"], environment["ECG_MONITOR_METRICS__HOST"]
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, {**environment, "HOME": str(home)}) as daemon,
+    ):
+        daemon.wait_until("ecg_monitor_mqtt_connected", 1)
+    assert not list(home.rglob("*"))
+
+
 def test_the_health_check_of_the_image_sees_how_the_daemon_is(tmp_path: Path) -> None:
     text = (DOCKER / "Dockerfile").read_text()
     (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])\n", text, re.S)
