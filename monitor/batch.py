@@ -35,6 +35,7 @@ def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: b
     """
     if name not in NAMES:
         raise UsageError(f"no example is called {name!r}: take one of {', '.join(NAMES)}")
+    out.mkdir(parents=True, exist_ok=True)
     run = {"ecg": _ecg, "vae": _vae}.get(name) or _image
     outcome = run(name, data, model, out)
     content = msgspec.json.encode(outcome)

@@ -39,27 +39,34 @@ class Block:
 
 
 def read(path: Path, rows: int = ROWS) -> Iterator[Block]:
-    """Yield the beats of a `.csv` or `.parquet` file in blocks of at most `rows`.
+    """Give the beats of a `.csv` or `.parquet` file in blocks of at most `rows`.
 
-    Raises Failure, naming the row and the column counted from 1, at the first row that has another
-    length or holds something that is no finite number, and for a file without a beat in it.
+    Raises Failure at once for a file that is not there or has another ending; and, naming the row
+    and the column counted from 1, at the first row that has another length or holds something that
+    is no finite number, and at the end of a file without a beat in it.
     """
     readers = {".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in readers:
         raise Failure(f"{path}: a file of beats ends in .csv or .parquet")
+    if not path.is_file():
+        raise Failure(f"{path}: no such file")
+    return _blocks(path, readers[path.suffix.lower()](path, rows))
+
+
+_Rows = tuple[NDArray[np.float32], Sequence[str] | None, NDArray[np.int64] | None]
+"""The numbers [n, 140 or 141], and the devices and sequence numbers where the file has them."""
+
+
+def _blocks(path: Path, tables: Iterator[_Rows]) -> Iterator[Block]:
     start = 0
     try:
-        for table, devices, seq in readers[path.suffix.lower()](path, rows):
+        for table, devices, seq in tables:
             yield _block(path, start, table, devices, seq)
             start += len(table)
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
     if start == 0:
         raise Failure(f"{path}: holds no beats; expected rows of {SAMPLES} numbers")
-
-
-_Rows = tuple[NDArray[np.float32], Sequence[str] | None, NDArray[np.int64] | None]
-"""The numbers [n, 140 or 141], and the devices and sequence numbers where the file has them."""
 
 
 def _block(

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from monitor.model import DetectorCard, Model
 
@@ -25,8 +26,10 @@ def show(path: Path, as_json: bool) -> None:
             print(f"{name}: {value}")
         return
     table = Table(title=str(path), show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a SHA-256 is of no use when it is cut short
     for name, value in _lines(model):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
 
 

@@ -62,7 +62,7 @@ def losses(path: Path, history: Mapping[str, Sequence[float]]) -> None:
     with _figure(path, 7, 4) as figure:
         axis = figure.subplots()
         for name, values in history.items():
-            axis.plot(range(1, len(values) + 1), values, label=name)
+            axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
         axis.set(xlabel="epoch", ylabel="loss")
         axis.grid(alpha=0.3)
         axis.legend()

@@ -3,18 +3,29 @@
 import logging
 import sys
 
+import msgspec
 import structlog
+
+
+def _to_json(event: structlog.types.EventDict, **_: object) -> bytes:
+    return msgspec.json.encode(event, enc_hook=str)
 
 
 def set_up() -> None:
     """Log to standard error from here on."""
-    terminal = sys.stderr.isatty()
+    steps: list[structlog.types.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    if sys.stderr.isatty():
+        steps.append(structlog.dev.ConsoleRenderer())
+        factory: structlog.types.WrappedLogger = structlog.PrintLoggerFactory(sys.stderr)
+    else:  # an alarm flood must not wait for its log
+        steps.append(structlog.processors.JSONRenderer(_to_json))
+        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-        ],
+        processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
     )

@@ -47,4 +47,9 @@ def run(app: typer.Typer) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.filename is None:  # not a file that the user named: a bug, to be seen whole
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        code = Failure.code
     raise SystemExit(code or 0)

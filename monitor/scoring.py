@@ -19,7 +19,7 @@ from monitor.tally import Tally
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
-    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures into `out`.
+    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
 
     Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
     `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
@@ -27,16 +27,14 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     `confusion` with anomalous as what is to be found.
     Raises Failure for a row that is no beat; what was scored before it stays in the file.
     """
+    blocks = beats.read(path)
     tally = Tally()
     called = np.zeros((2, 2), np.int64)  # [labelled normal, called anomalous]
     shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     labelled = True
     console = Console(stderr=True)
-    out.mkdir(parents=True, exist_ok=True)
     with _writer(out / f"scored{path.suffix.lower()}") as file:
-        for block in track(
-            beats.read(path), "scoring", console=console, disable=not console.is_terminal
-        ):
+        for block in track(blocks, "scoring", console=console, disable=not console.is_terminal):
             scored = detector.score(block.beats)
             anomalous = scored.scores > detector.threshold
             file.write_batch(_batch(block, scored.scores, anomalous))

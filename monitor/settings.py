@@ -1,6 +1,7 @@
 """The settings: flags win over the environment, the environment over the TOML file."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,9 @@ DEFAULT = Policy()
 class Table(BaseModel):
     """A table of the TOML file; a key that it does not know is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 def _client_id() -> str:
@@ -138,8 +141,8 @@ class Input(Table):
         min_length=1,
         description="filters, the device's level marked {device}; $share/GROUP/… works",
     )
-    qos: Literal[0, 1] = Field(
-        1, description="1: no beat is lost, also while we are away; 0: faster"
+    qos: int = Field(
+        1, ge=0, le=1, description="1: no beat is lost, also while we are away; 0: faster"
     )
     payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
 
@@ -328,7 +331,8 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         return FromFile(**(flags or {}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error.errors()[0])) from None
-    except ValueError as error:  # TOML that is none; JSON in an environment variable that is none
+    # TOML that is none; JSON in an environment variable that is none; a file that cannot be read.
+    except (ValueError, OSError, RecursionError) as error:
         where = f"--config {file}: " if file else ""
         raise ConfigurationError(f"{where}{error}") from None
 
@@ -338,10 +342,18 @@ def _explain(error: ErrorDetails) -> str:
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{setting}: there is no such setting; --print-config lists those there are"
-    if not setting or setting.count(".") == 0:
+    if error["type"] == "value_error" and setting.count(".") == 0:
         return text  # it names its settings itself
-    value = "***" if "password" in setting and "file" not in setting else error["input"]
-    return f"{setting} = {value!r}: {text[0].lower()}{text[1:]}"
+    said = f"{text[0].lower()}{text[1:]}"
+    if setting.count(".") == 0:
+        return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
+    secret = "password" in setting and "file" not in setting
+    value = "'***'" if secret else _LOGIN.sub("//***@", repr(error["input"]))
+    return f"{setting} = {value}: {said}"
+
+
+_LOGIN = re.compile("//.*@")
+"""A login within an address."""
 
 
 def to_toml(settings: Settings) -> str:
@@ -359,4 +371,9 @@ def _lines(settings: Settings) -> Iterator[str]:
             if value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
-                yield f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
+                yield f"{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: JSON, but for the half characters and the DEL that TOML does not take."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

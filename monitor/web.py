@@ -32,7 +32,7 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
 
     try:
         server = _Server((host, port), Handler)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # TypeError: a name that is none
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"metrics.host = {host!r}, metrics.port = {port}: cannot be bound ({reason}); "

@@ -4,12 +4,14 @@ A beat is 140 samples. On the wire it is JSON or little-endian float32; in here 
 little-endian float32, 560 bytes a beat, so that the beats of many messages join without a loop.
 """
 
+import contextlib
 from array import array
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 SAMPLES = 140
@@ -63,10 +65,19 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
                 times[i] = times[i - 1] + interval / 1000
         return times
 
-    def marks(self, i: int) -> tuple[int | None, float | None]:
-        """Number and time of a beat as they were given."""
-        seq = None if self.seq is None else self.seq + i
-        return seq, None if self.time is None else self.times(0.0)[i]
+    def keys(self, fingerprints: list[int], times: list[float]) -> list[int]:
+        """What tells each beat from others: its fingerprint, and number and time where given."""
+        if self.seq is None and self.time is None:
+            return fingerprints
+        first = self.seq
+        return [
+            key(
+                fingerprint,
+                None if first is None else first + i,
+                None if self.time is None else times[i],
+            )
+            for i, fingerprint in enumerate(fingerprints)
+        ]
 
 
 class _Message(msgspec.Struct):
@@ -115,12 +126,21 @@ class StandingAlarm(msgspec.Struct, frozen=True):
     priority: Priority
     since: str
 
+    def __post_init__(self) -> None:
+        """Refuse a time that is none."""
+        from_rfc3339(self.since)
+
+
+Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
+Key = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
 
 class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
 
     It holds all that is needed to go on after a restart: which of the last beats were anomalous
-    or of poor quality (`x`, oldest first, `.` for the others), and which beats were counted.
+    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, and how
+    often an alarm of this device has changed.
     """
 
     device: str
@@ -128,10 +148,11 @@ class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None
     time: str
     alarms: list[StandingAlarm]
-    anomalous: str
-    poor: str
-    seq: int | None
-    counted: list[str]
+    anomalous: Window
+    poor: Window
+    seq: Annotated[int, Meta(ge=0, lt=2**53)] | None
+    counted: Annotated[list[Key], Meta(max_length=1000)]
+    changes: int
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -158,9 +179,15 @@ _decode_beat = msgspec.json.Decoder(list[float]).decode
 _decode_beats = msgspec.json.Decoder(list[list[float]]).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
 
+LONGEST_INTERVAL = 60_000
+"""Milliseconds of the longest RR interval that is taken."""
+
+EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
+"""The times that are taken, in seconds since 1970: those that can be written as RFC 3339."""
+
 JSON_TYPE = "application/json"
 FLOAT32_TYPE = "application/octet-stream"
-_OPENING, _CLOSING, _SPACE = b"[{", b"]}", b" \t\r\n"
+_SPACE = b" \t\r\n"
 
 
 def decode(payload: bytes, content_type: str | None = None, expected: Payload = "auto") -> Beats:
@@ -180,25 +207,26 @@ def decode(payload: bytes, content_type: str | None = None, expected: Payload = 
     if expected == "json" or (expected == "auto" and content_type == JSON_TYPE):
         return _from_json(payload)
     whole = len(payload) % BYTES == 0
-    if expected == "auto" and content_type != FLOAT32_TYPE and _looks_like_json(payload):
-        # One float32 beat in 65,000 opens and closes like JSON: only if it is not, it is a beat.
+    if expected == "auto" and content_type != FLOAT32_TYPE and _opens_like_json(payload):
+        # One float32 beat in a hundred opens like JSON; it is one if it cannot be read as JSON.
         try:
             return _from_json(payload)
         except Rejected:
-            if not whole:
+            if not whole or _is_text(payload):
                 raise
     if not whole:
         raise Rejected("length", f"{len(payload)} bytes are no multiple of {BYTES}")
     return Beats(payload)
 
 
-def _looks_like_json(payload: bytes) -> bool:
-    if payload[0] in _OPENING and payload[-1] in _CLOSING:
-        return True
-    if payload[0] not in b"[{ \t\r\n" or payload[-1] not in b"]} \t\r\n":
-        return False
-    text = payload.strip(_SPACE)
-    return bool(text) and text[0] in _OPENING and text[-1] in _CLOSING
+def _opens_like_json(payload: bytes) -> bool:
+    opening = payload[:1] if payload[0] not in _SPACE else payload.lstrip(_SPACE)[:1]
+    return opening in (b"[", b"{")
+
+
+def _is_text(payload: bytes) -> bool:
+    """Whether it is text that happens to be as long as some beats: no NUL and nothing above 127."""
+    return payload.isascii() and b"\0" not in payload
 
 
 def _from_json(payload: bytes) -> Beats:
@@ -222,6 +250,9 @@ def _from_json(payload: bytes) -> Beats:
             raise Rejected("shape", f"beat {i} has {len(beat)} samples, not {SAMPLES}")
     if message.rr_ms is not None and len(message.rr_ms) != len(beats):
         raise Rejected("shape", f"{len(message.rr_ms)} RR intervals for {len(beats)} beats")
+    for interval in message.rr_ms or ():
+        if not 0 <= interval <= LONGEST_INTERVAL:
+            raise Rejected("time", f"an RR interval of {interval} ms is not in 0 … 60,000")
     if message.seq is not None and not 0 <= message.seq < 2**53:
         raise Rejected("shape", f"seq {message.seq} is not in 0 … 2^53")
     return Beats(_float32(beats), message.seq, _seconds(message.time), message.rr_ms)
@@ -236,16 +267,18 @@ def _float32(beats: list[list[float]]) -> bytes:
 def _seconds(time: str | float | None) -> float | None:
     if time is None:
         return None
-    try:
-        if isinstance(time, str):
-            moment = datetime.fromisoformat(time)
-            if moment.tzinfo is None:
-                raise ValueError("no time zone")
-            return moment.timestamp()
-        datetime.fromtimestamp(time / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise Rejected("time", f"{time!r} is neither RFC 3339 nor epoch milliseconds") from None
-    return time / 1000
+    with contextlib.suppress(ValueError, OverflowError):
+        seconds = _moment(time) if isinstance(time, str) else time / 1000
+        if EARLIEST <= seconds <= LATEST:
+            return seconds
+    raise Rejected("time", f"{str(time)[:40]!r} is neither RFC 3339 nor epoch milliseconds")
+
+
+def _moment(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return moment.timestamp()
 
 
 def rfc3339(seconds: float) -> str:
@@ -264,7 +297,7 @@ def from_rfc3339(text: str) -> float:
 
 
 _WEIGHTS = np.cumprod(np.full(SAMPLES // 2, 0x9E3779B97F4A7C15, np.uint64))
-_SPREAD = 0xD1342543DE82EF95
+_SPREAD, _SPREAD_TIMES = 0xD1342543DE82EF95, 0xDA942042E4DD58B5
 
 
 def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -277,9 +310,13 @@ def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def key(fingerprint: int, seq: int | None, time: float | None) -> int:
-    """What tells a beat from others: its samples, and its number and time where they were given."""
-    marks = hash((seq, None if time is None else round(time * 1000)))
-    return (fingerprint + marks * _SPREAD) % 2**64
+    """What tells a beat from others: its samples, and its number and time where they were given.
+
+    The same in every process, and so not from `hash`: that of None is an address.
+    """
+    number = 0 if seq is None else seq + 1
+    moment = 0 if time is None else round(time * 1000) + 1
+    return (fingerprint + number * _SPREAD + moment * _SPREAD_TIMES) % 2**64
 
 
 LONGEST_NAME = 256
@@ -318,7 +355,7 @@ class Topics:
         try:
             text = name.decode()
         except UnicodeDecodeError:
-            text = ""
+            text = "\0"  # which is not printable
         if not text.isprintable() or not 0 < len(name) <= LONGEST_NAME:
             raise Rejected("topic", f"no device can be named {name[:40]!r}")
         return text

@@ -44,6 +44,8 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int | None = 
     backend.load()
     from sklearn.model_selection import train_test_split
 
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data: scaled to [0, 1] with what the training part shows, and normal beats alone to learn from
     ecg = datasets.ecg(data)
     train, test, train_is_normal, test_is_normal = train_test_split(
@@ -79,6 +81,7 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int | None = 
         scores = mean_absolute_error(reconstructed, test_scaled)
         figures = judge.figures(scores, test_is_normal, threshold)
         runs.append({"seed": number, "threshold": threshold, **figures})
+        print(f"seed {number}: threshold {threshold:.4f}, accuracy {figures['accuracy']:.4f}")
         if number != seeds[0]:
             continue
 

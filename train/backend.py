@@ -21,7 +21,7 @@ def load(seed: int | None = None) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
             import keras
-            import tensorflow  # noqa: F401
+            import tensorflow
             import tf2onnx  # noqa: F401
     except ModuleNotFoundError as missing:
         raise Failure(f"training needs {missing.name}: pip install 'ecg-monitor[train]'") from None
@@ -29,5 +29,7 @@ def load(seed: int | None = None) -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(silence)
+    # Several networks in one process make it warn of being traced for each.
+    tensorflow.get_logger().setLevel("ERROR")
     if seed is not None:
         keras.utils.set_random_seed(seed)

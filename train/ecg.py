@@ -24,6 +24,8 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int = 0) -> N
     backend.load(seed)
     from sklearn.model_selection import train_test_split
 
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data
     ecg = datasets.ecg(data)
     train, test, train_is_normal, test_is_normal = split(ecg)

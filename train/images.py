@@ -27,7 +27,7 @@ TUTORIAL = {
 
 # --- ours ----------------------------------------------------------------------------------------
 TUNED = {
-    "basic": Recipe(epochs=10, batch=128, learning_rate=0.006, warm_up=0.1, whole_epochs=True),
+    "basic": Recipe(epochs=10, batch=64, learning_rate=0.004, warm_up=0.1, whole_epochs=True),
     "denoise": Recipe(epochs=10, batch=64, learning_rate=0.008, warm_up=0.1, whole_epochs=True),
     "undercomplete": Recipe(
         epochs=50, batch=256, learning_rate=0.004, warm_up=0.1, whole_epochs=True
@@ -69,6 +69,8 @@ def main(
     name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
 ) -> None:
     """Train one example and write its pictures, `report.json` and `NAME.onnx` to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data: the noise that is trained on has another seed than the one that is measured with
     images = datasets.images(examples.EXAMPLES[name].dataset, data)
     given, validation = images.train, images.test
@@ -106,7 +108,7 @@ def main(
         (codes - mean) @ directions.T,
         images.test_labels,
         images.classes,
-        ("first principal direction of the code", "second"),
+        ("first principal direction of the code", "second principal direction"),
     )
 
     # Export

@@ -20,6 +20,7 @@ JUDGED = 20_000  # simulated beats of each class
 
 def main(data: Path | None, out: Path, seed: int = 0) -> None:
     """Fit to the training part, write `simulator.npz`, and print its rates beside the real ones."""
+    out.mkdir(parents=True, exist_ok=True)
     ecg = datasets.ecg(data)
     train, test, train_is_normal, test_is_normal = split(ecg)
 
@@ -32,7 +33,6 @@ def main(data: Path | None, out: Path, seed: int = 0) -> None:
         for part, values in shapes(beats, seed).items()
     }
     path = out / "simulator.npz"
-    out.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **fitted)
 
@@ -67,7 +67,7 @@ def shapes(beats: Floats, seed: int) -> dict[str, Floats]:
     """
     from sklearn.cluster import KMeans
 
-    clusters = KMeans(SHAPES, n_init=10, random_state=seed).fit_predict(beats)
+    clusters = KMeans(SHAPES, n_init=4, random_state=seed).fit_predict(beats)
     samples = beats.shape[1]
     means = np.empty((SHAPES, samples), np.float32)
     components = np.zeros((SHAPES, COMPONENTS, samples), np.float32)

@@ -25,6 +25,12 @@ RECIPES = {
 }
 
 
+def multiplies_bfloat16() -> bool:
+    """Tell whether the processor has matrix units for bfloat16; without them it is the slower."""
+    described = Path("/proc/cpuinfo")
+    return described.exists() and "amx_bf16" in described.read_text()
+
+
 class Sampling(layers.Layer):  # type: ignore[misc]  # keras has no types
     """Draws z [N, 2] from the normal distribution of `z_mean` and `z_log_var`, each [N, 2]."""
 
@@ -97,6 +103,8 @@ class VAE(keras.Model):  # type: ignore[misc]  # keras has no types
 
 def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str) -> None:
     """Train the VAE; write pictures, `report.json` and the two graphs' model files to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+
     # Data: training and test digits together, as in the source
     images = datasets.images("mnist", data)
     digits = np.concatenate([images.train, images.test])
@@ -105,6 +113,8 @@ def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: st
     settings = RECIPES[recipe]
     if epochs:
         settings = replace(settings, epochs=epochs)
+    if not multiplies_bfloat16():
+        settings = replace(settings, dtype="float32")
     backend.load(seed)
     keras.config.set_dtype_policy(settings.dtype)
     fitted = VAE()
