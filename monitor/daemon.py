@@ -284,7 +284,7 @@ class Daemon:
         if decision.event == "cleared":
             self._cleared[decision.device, decision.kind] = now
         elif cleared is not None:
-            self.metrics.recurring.labels(decision.kind).inc()
+            self.metrics.recurring.inc()
 
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""

@@ -77,7 +77,7 @@ class Metrics:
             "alerts", "Changes of an alarm, decided.", ("kind", "event", "priority")
         )
         self.recurring = counter(
-            "alarms_recurring", "Alarms raised within a minute of their clearing.", ("kind",)
+            "alarms_recurring", "Alarms raised within a minute of their clearing."
         )
         self.refused = counter("publishes_refused", "Publishes that the broker refused.")
         self.connects = counter("mqtt_connects", "Connections that the broker accepted.")
@@ -126,7 +126,6 @@ class Metrics:
         for reason in REASONS:
             self.rejected.labels(reason)
         for kind, priorities in PRIORITIES.items():
-            self.recurring.labels(kind)
             for priority in priorities:
                 self.alarms.labels(kind, priority)
                 for event in ("raised", "escalated", "cleared"):
