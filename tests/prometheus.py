@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -51,7 +52,20 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._port, self._process, self._log)
+        deadline = time.monotonic() + WITHIN
+        while not self._ready():
+            if time.monotonic() > deadline:
+                pytest.fail(f"Prometheus does not get ready:\n{self._log.read_text()}")
+            time.sleep(0.05)
         return self
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=5):
+                return True
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return False
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()

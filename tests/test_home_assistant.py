@@ -39,6 +39,7 @@ def alarm(*kinds: Kind) -> str:
             poor="",
             seq=None,
             counted=[],
+            changes=1,
         )
     ).decode()
 
