@@ -36,6 +36,9 @@ FAREWELL = 3.0
 AT_ONCE = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
 
+RECURRENT = 60.0
+"""Seconds after an alarm has cleared within which it counts as come again."""
+
 QUIET = 16
 """Messages in a batch up to which normal beats, too, are saved of a device with others in sight.
 
@@ -81,6 +84,7 @@ class Daemon:
         self._turned = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
+        self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
     # -- its life
 
@@ -270,6 +274,17 @@ class Daemon:
             gauge.labels(kind, decision.before).dec()
         if decision.event != "cleared":
             gauge.labels(kind, decision.priority).inc()
+        self._count_recurrence(decision, time.monotonic())
+
+    def _count_recurrence(self, decision: Decision, now: float) -> None:
+        """Count an alarm that is raised again soon after it has cleared."""
+        while self._cleared and next(iter(self._cleared.values())) + RECURRENT <= now:
+            del self._cleared[next(iter(self._cleared))]
+        cleared = self._cleared.pop((decision.device, decision.kind), None)
+        if decision.event == "cleared":
+            self._cleared[decision.device, decision.kind] = now
+        elif cleared is not None:
+            self.metrics.recurring.inc()
 
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""

@@ -76,6 +76,9 @@ class Metrics:
         self.alerts = counter(
             "alerts", "Changes of an alarm, decided.", ("kind", "event", "priority")
         )
+        self.recurring = counter(
+            "alarms_recurring", "Alarms raised within a minute of their clearing."
+        )
         self.refused = counter("publishes_refused", "Publishes that the broker refused.")
         self.connects = counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = counter(

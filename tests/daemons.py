@@ -18,7 +18,9 @@ WITHIN = 20.0
 
 
 class RunningDaemon:
-    """`ecg-monitor run`, started with `with`; settings are given as in the environment.
+    """`ecg-monitor run`, started with `with`.
+
+    Settings are given as in the environment, without ECG_MONITOR_; other variables by themselves.
 
     Attributes:
         address: host and port of its metrics.
@@ -28,15 +30,22 @@ class RunningDaemon:
 
     process: subprocess.Popen[bytes]
 
-    def __init__(self, folder: Path, broker: str, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        broker: str,
+        variables: dict[str, str] | None = None,
+        /,
+        **settings: str,
+    ) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.log = folder / "daemon.log"
         own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
-        self._environment = own | {
-            f"ECG_MONITOR_{name}": value for name, value in (given | settings).items()
-        }
+        self._environment = own | (variables or {})
+        for name, value in (given | settings).items():
+            self._environment[f"ECG_MONITOR_{name}"] = value
 
     def start(self) -> Self:
         """Start it; whether it is well is another question."""

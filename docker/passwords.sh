@@ -1,0 +1,49 @@
+#!/bin/sh
+# Makes logins for the broker and Grafana, once; run again, it keeps those there are.
+#
+#   passwords.sh FOLDER [DEVICE…]
+#
+# FOLDER gets broker/passwords (hashed) and a file with the password for each user, readable by the
+# one that needs it. Needs mosquitto_passwd, which is in the image of mosquitto.
+set -eu
+umask 077
+folder=$1
+shift
+
+for device in "$@"; do
+    case $device in
+    monitor | viewer) echo "passwords.sh: $device is no device" >&2 && exit 64 ;;
+    *[!A-Za-z0-9._-]* | '') echo "passwords.sh: '$device': use letters, digits, . _ -" >&2 && exit 64 ;;
+    esac
+done
+
+random() { head -c 24 /dev/urandom | base64 | tr '+/' '-_'; }
+
+owned_by() { # by number, for the users are those of other images; who is not root keeps the files
+    [ "$(id -u)" != 0 ] || chown -R "$@"
+}
+
+login() { # folder and name of the file, user
+    [ ! -e "$1/$2" ] || return 0
+    random >"$1/$2.new"
+    # The password is hashed in a file of its own: as an argument all processes would see it.
+    printf '%s:%s\n' "$3" "$(cat "$1/$2.new")" >"$folder/broker/new"
+    mosquitto_passwd -U "$folder/broker/new"
+    cat "$folder/broker/new" >>"$folder/broker/passwords"
+    rm "$folder/broker/new"
+    mv "$1/$2.new" "$1/$2"
+    echo "made a login for $3"
+}
+
+mkdir -p "$folder/broker" "$folder/monitor" "$folder/devices" "$folder/viewer" "$folder/grafana"
+chmod 755 "$folder"
+login "$folder/monitor" password monitor
+login "$folder/viewer" password viewer
+for device in "$@"; do
+    login "$folder/devices" "$device" "$device"
+done
+[ -e "$folder/grafana/password" ] || random >"$folder/grafana/password"
+
+owned_by 1883:1883 "$folder/broker"
+owned_by 10001:10001 "$folder/monitor" "$folder/devices"
+owned_by 472:0 "$folder/grafana"

@@ -1,0 +1,56 @@
+"""systemd hears what it is told, and nobody minds where there is no systemd."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monitor import notify
+
+
+@pytest.fixture
+def manager() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(2)
+        yield listening
+
+
+def test_states_arrive_one_by_one(
+    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    manager.bind(path)
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    for state in (notify.READY, notify.ALIVE, notify.ALIVE, notify.STOPPING):
+        notify.tell(state)
+        assert manager.recv(100).decode() == state
+
+
+def test_a_socket_without_a_file_is_found_too(
+    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.bind(f"\0{tmp_path}")
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{tmp_path}")
+    notify.tell(notify.READY)
+    assert manager.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "vsock:2:1", "/there/is/no/such/socket", "@nobody"])
+def test_where_nobody_listens_nothing_happens(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify.tell(notify.READY)
+
+
+def test_a_manager_that_does_not_read_never_holds_us_up(
+    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    manager.bind(path)
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    for _ in range(5000):
+        notify.tell(notify.ALIVE)
