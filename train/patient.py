@@ -21,7 +21,7 @@ FEWEST = 100  # beats to fit and to calibrate on
 
 # Chosen on DS1 of the MIT-BIH Arrhythmia Database: see docs/detector.md
 SMOOTH = 5
-ALLOWED = 0.15  # of a beat's variance may stay unexplained: over hours, normal beats change so much
+ALLOWED = 0.2  # of a beat's variance may stay unexplained: over hours, normal beats change so much
 UNLIKE = 1.5  # robust deviations from the patient's usual distance between beats
 FLOOR = 0.001
 
@@ -114,7 +114,7 @@ def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS) -> Patient:
     how = detector.Scoring(
         SMOOTH, np.ones(BEAT, np.float32), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
     )
-    fitted, _ = ecg.fit_both(own, seed, how, epochs)
+    _, fitted = ecg.fit_both(own, seed, how, epochs)
     calibrated = float(np.quantile(fitted.held_out, 1 - ecg.FALSE_ALARM_RATE))
     allowed = float(np.log(ALLOWED + FLOOR))
     chosen = (
