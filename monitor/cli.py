@@ -122,6 +122,22 @@ def replay(
 
 
 @app.command()
+def what_if(
+    source: Annotated[Path, typer.Argument(help="A WFDB record, or a file of beats.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="Else the shipped one.")
+    ] = None,
+    start: Annotated[float, typer.Option(min=0, metavar="S", help="Begin at this second.")] = 0,
+    out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("out/what-if"),
+) -> None:
+    """Show how many alarms other settings would have raised on a recording."""
+    from monitor import what_if
+    from monitor.model import shipped
+
+    what_if.main(source, model or shipped("ecg"), out, start)
+
+
+@app.command()
 def segment(
     rate: Annotated[
         float | None,

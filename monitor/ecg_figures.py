@@ -70,6 +70,16 @@ def counted(
         axes.legend()
 
 
+def trade(
+    path: Path, title: str, alarms: Mapping[str, Sequence[float]], rates: Sequence[str]
+) -> None:
+    """Draw the alarms an hour at each of `rates` [k], a line of [k] for each choice of settings."""
+    with _axes(path, title, "false-alarm rate of a beat", "alarms an hour") as axes:
+        for name, line in alarms.items():
+            axes.plot(rates, line, marker="o", label=name)
+        axes.legend(fontsize="small", ncols=2)
+
+
 @contextmanager
 def _axes(path: Path, title: str, across: str, up: str) -> Iterator[Any]:
     # A figure of its own, without pyplot: no display is looked for and nothing stays in memory.
