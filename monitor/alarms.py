@@ -101,9 +101,20 @@ class Device:
         known: the keys of its last beats, the newest last.
         restored: True from a restart to the first beat that the broker had not sent before.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
+        changes: how often an alarm of it has changed.
     """
 
-    __slots__ = ("anomaly", "heard", "known", "quality", "restored", "seq", "silent", "unsaved")
+    __slots__ = (
+        "anomaly",
+        "changes",
+        "heard",
+        "known",
+        "quality",
+        "restored",
+        "seq",
+        "silent",
+        "unsaved",
+    )
 
     def __init__(self, heard: float) -> None:
         self.heard = heard
@@ -114,6 +125,7 @@ class Device:
         self.known = array("Q")
         self.restored = False
         self.unsaved = False
+        self.changes = 0
 
     @property
     def clean(self) -> bool:
@@ -280,8 +292,7 @@ class Alarms:
                 return
             event = "raised"
             priority = whole if number == policy.window else first
-            identity = _id(name, kind, event, device)
-            alarm = condition.alarm = Alarm(identity, priority, time)
+            alarm = condition.alarm = Alarm("", priority, time)
         elif number == policy.window and alarm.priority != whole:
             event = "escalated"
             alarm.priority = whole
@@ -290,9 +301,11 @@ class Alarms:
             condition.alarm = None
         else:
             return
+        identity = _change(name, kind, event, device)
+        alarm.id = alarm.id or identity
         decisions.append(
             Decision(
-                _id(name, kind, event, device),
+                identity,
                 name,
                 event,
                 kind,
@@ -325,7 +338,7 @@ class Alarms:
             fallen.append(name)
             if device.silent is not None:
                 continue  # since then it has only repeated itself
-            device.silent = Alarm(_id(name, "silent", "raised", device), "medium", wall)
+            device.silent = Alarm(_change(name, "silent", "raised", device), "medium", wall)
             device.unsaved = True
             decisions.append(
                 Decision(
@@ -337,8 +350,11 @@ class Alarms:
             device.heard = now  # from here on, the time until it is forgotten
         return decisions
 
-    def forget(self, now: float, most: int) -> list[Decision]:
-        """Forget devices that were silent for `FORGET_AFTER`; what was open of them is cleared."""
+    def forget(self, now: float, most: int) -> tuple[list[str], list[Decision]]:
+        """Forget at most `most` devices that were silent for `FORGET_AFTER`.
+
+        Gives their names, and for what was open of them the decisions that clear it.
+        """
         decisions: list[Decision] = []
         gone: list[str] = []
         for name, device in self.silent.items():
@@ -348,14 +364,17 @@ class Alarms:
             decisions += [_end(name, device, kind, alarm, None) for kind, alarm in device.alarms()]
         for name in gone:
             del self.silent[name]
-        return decisions
+        return gone, decisions
 
     def find(self, name: str) -> Device | None:
         """The device of that name, heard or silent; None if it was forgotten."""
         return self.devices.get(name) or self.silent.get(name)
 
     def restore(self, saved: DeviceAlarm, now: float) -> None:
-        """Go on where an earlier process stood, unless there is nothing to go on with."""
+        """Go on where an earlier process stood.
+
+        A device with nothing open counts as silent without an alarm: nobody knows since when.
+        """
         alarms = {
             alarm.kind: Alarm(alarm.id, alarm.priority, from_rfc3339(alarm.since))
             for alarm in saved.alarms
@@ -366,12 +385,12 @@ class Alarms:
         if "x" in saved.poor or "signal-quality" in alarms:
             device.quality = Condition(saved.poor[-window:], alarms.get("signal-quality"))
         device.silent = alarms.get("silent")
-        if device.clean:
-            return
+        device.changes = saved.changes
         device.seq = -1 if saved.seq is None else saved.seq
         device.known.extend(int(key, 16) for key in saved.counted)
         device.restored = True
-        (self.devices if device.silent is None else self.silent)[saved.device] = device
+        expected = device.silent is None and not device.clean
+        (self.devices if expected else self.silent)[saved.device] = device
 
 
 def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
@@ -391,6 +410,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
         poor=device.quality.window() if device.quality else "",
         seq=None if device.seq < 0 else device.seq,
         counted=[f"{key:016x}" for key in device.known],
+        changes=device.changes,
     )
 
 
@@ -401,15 +421,23 @@ def _remember(device: Device, keys: Sequence[int]) -> None:
         del known[:-REMEMBERED]
 
 
-def _id(name: str, kind: Kind, event: Event, device: Device) -> str:
-    """Derived from the last beat alone, so that the same beats give it again."""
+def _change(name: str, kind: Kind, event: Event, device: Device) -> str:
+    """The id of a change: derived from the beat that causes it, so that the beat gives it again.
+
+    Beats without a number may be the same again and again, such as those of a lead that is off;
+    there the number of the change tells one from the next.
+    """
     last = device.known[-1] if device.known else 0
-    return hashlib.blake2b(f"{name}\0{kind}\0{event}\0{last}".encode(), digest_size=16).hexdigest()
+    number = device.changes if device.seq < 0 else 0
+    device.changes += 1
+    return hashlib.blake2b(
+        f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16
+    ).hexdigest()
 
 
 def _end(name: str, device: Device, kind: Kind, alarm: Alarm, beat: int | None) -> Decision:
     return Decision(
-        _id(name, kind, "cleared", device),
+        _change(name, kind, "cleared", device),
         name,
         "cleared",
         kind,

@@ -50,6 +50,9 @@ PAUSES = (0.1, 1.0)
 LONGEST_PAUSE = 30.0
 """Seconds between attempts where connections are lost as soon as they stand."""
 
+STEADY = 2.0
+"""Seconds after which a connection that is lost did stand."""
+
 REFUSED_PAUSE = 5.0
 """Seconds after which a publish that the broker refused is tried again."""
 
@@ -123,6 +126,7 @@ class Connection:
 
     def __init__(self, mqtt: Mqtt, filters: list[str], qos: int, metrics: Metrics) -> None:
         self.trouble: str | None = "not connected yet"
+        self._said: str | None = None  # the trouble that the log knows of
         self.since = time.monotonic()  # of the connection, or of its loss
         self.new_session = False
         self._mqtt, self._filters, self._qos, self._metrics = mqtt, filters, qos, metrics
@@ -292,7 +296,8 @@ class Connection:
         if not flags.session_present:
             self._carried.clear()
             self.new_session = True
-        log.info("connected", broker=self._mqtt.where, protocol=self._protocol)
+        if self._flaps < 2:
+            log.info("connected", broker=self._mqtt.where, protocol=self._protocol)
         if self._protocol == "5":
             options = SubscribeOptions(qos=self._qos, retainHandling=2)
             client.subscribe([(topic, options) for topic in self._filters])
@@ -355,7 +360,10 @@ class Connection:
         """Keep the messages in hand, forget that they could be acknowledged, and plan to return."""
         now = time.monotonic()
         if self._accepted:
-            self._flaps = self._flaps + 1 if now - self.since < 2 else 0
+            if now - self.since < STEADY:
+                self._flaps += 1
+            else:
+                self._flaps, self._said = 0, None
             self._failures = 0
         self._carried = {m.mid: m for m in self._ledger if m.epoch == self._epoch}
         self._epoch += 1
@@ -371,12 +379,12 @@ class Connection:
             pause = min(max(pause, 2.0 ** (self._flaps - 1)), LONGEST_PAUSE)
         self._failures = min(self._failures + 1, 16)
         self._retry_at = now + pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
-        if "taken over" in problem:
-            problem = f"another client took over mqtt.client_id {self._mqtt.client_id!r}"
-        trouble = f"no connection to {self._mqtt.where}: {problem}"
-        if trouble != self.trouble and not self._fatal and not self._closing:
+        if "taken over" in problem or self._flaps > 1:
+            problem += f"; perhaps another client uses mqtt.client_id {self._mqtt.client_id!r}"
+        self.trouble = f"no connection to {self._mqtt.where}: {problem}"
+        if self.trouble != self._said and not self._fatal and not self._closing:
             log.warning("disconnected", broker=self._mqtt.where, reason=problem, retrying=True)
-        self.trouble = trouble
+            self._said = self.trouble
 
     # -- reading
 

@@ -36,6 +36,12 @@ FAREWELL = 3.0
 AT_ONCE = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
 
+QUIET = 16
+"""Messages in a batch up to which normal beats, too, are saved of a device with others in sight.
+
+Under load they are not: after a crash such a window would look older than it is.
+"""
+
 STALLED = 5.0
 """Seconds without a turn of the loop after which it does not count as alive."""
 
@@ -144,23 +150,27 @@ class Daemon:
         verdicts = self._judge(intakes, batch, scored)
         keys = wire.fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
+        quiet = len(intakes) <= QUIET
         wall = time.time()
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
             device = self.alarms.hear(name, message.arrived)
-            own = keys[start:stop]
             times = beats.times(wall)
-            if beats.seq is not None or beats.time is not None:
-                own = [wire.key(own[i], *beats.marks(i)) for i in range(len(own))]
             decisions = self.alarms.observe(
-                name, device, verdicts[start:stop], own, times, beats.seq, message.redelivered
+                name,
+                device,
+                verdicts[start:stop],
+                beats.keys(keys[start:stop], times),
+                times,
+                beats.seq,
+                message.redelivered,
             )
             for decision in decisions:
                 at = decision.beat or 0
                 believed = verdicts[start + at] != POOR
                 evidence = _evidence(batch, scored, start + at, believed)
                 self._alert(decision, times[at], evidence, message)
-            if device.unsaved:
+            if device.unsaved or (quiet and not device.clean):
                 unsaved.setdefault(name, message)
         # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
         # its alert. The first message that changed it waits, and so do all behind that one.
@@ -313,9 +323,11 @@ class Daemon:
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self._alert(decision, wall, Evidence())
                 self._save(decision.device, wall)
-            for decision in self.alarms.forget(now, AT_ONCE):
+            gone, cleared = self.alarms.forget(now, AT_ONCE)
+            for decision in cleared:
                 self._alert(decision, wall, Evidence())
-                self._save(decision.device, wall)
+            for name in gone:
+                self._save(name, wall)
         self.metrics.devices.set(len(self.alarms.devices))
 
     def _recover(self) -> None:

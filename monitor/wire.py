@@ -7,10 +7,11 @@ little-endian float32, 560 bytes a beat, so that the beats of many messages join
 import contextlib
 from array import array
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 SAMPLES = 140
@@ -64,10 +65,19 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
                 times[i] = times[i - 1] + interval / 1000
         return times
 
-    def marks(self, i: int) -> tuple[int | None, float | None]:
-        """Number and time of a beat as they were given."""
-        seq = None if self.seq is None else self.seq + i
-        return seq, None if self.time is None else self.times(0.0)[i]
+    def keys(self, fingerprints: list[int], times: list[float]) -> list[int]:
+        """What tells each beat from others: its fingerprint, and number and time where given."""
+        if self.seq is None and self.time is None:
+            return fingerprints
+        first = self.seq
+        return [
+            key(
+                fingerprint,
+                None if first is None else first + i,
+                None if self.time is None else times[i],
+            )
+            for i, fingerprint in enumerate(fingerprints)
+        ]
 
 
 class _Message(msgspec.Struct):
@@ -116,12 +126,21 @@ class StandingAlarm(msgspec.Struct, frozen=True):
     priority: Priority
     since: str
 
+    def __post_init__(self) -> None:
+        """Refuse a time that is none."""
+        from_rfc3339(self.since)
+
+
+Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
+Key = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
 
 class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
 
     It holds all that is needed to go on after a restart: which of the last beats were anomalous
-    or of poor quality (`x`, oldest first, `.` for the others), and which beats were counted.
+    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, and how
+    often an alarm of this device has changed.
     """
 
     device: str
@@ -129,10 +148,11 @@ class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None
     time: str
     alarms: list[StandingAlarm]
-    anomalous: str
-    poor: str
-    seq: int | None
-    counted: list[str]
+    anomalous: Window
+    poor: Window
+    seq: Annotated[int, Meta(ge=0, lt=2**53)] | None
+    counted: Annotated[list[Key], Meta(max_length=1000)]
+    changes: int
 
 
 class Score(msgspec.Struct, frozen=True):

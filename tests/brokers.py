@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -90,6 +91,15 @@ class Mosquitto:
             self._process.terminate()
             self._process.wait(WITHIN)
             self._process = None
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
+    def forget(self) -> None:
+        """Stop it for good: without a store in its configuration, all that it held is gone."""
+        self.stop()
 
     def kill(self) -> None:
         """Stop it without a word: what its store did not hold yet is lost."""

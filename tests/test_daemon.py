@@ -221,11 +221,11 @@ def test_sigterm_finishes_what_is_there_and_says_stopped(
         assert daemon.stop() == 0
         assert time.monotonic() - begun < 5
         ward.wait(lambda: ward.statuses()[-1:] == ["stopped"])
-    assert ward.statuses() == ["online", "stopped"]
-    assert "Traceback" not in daemon.log.read_text()
-    with RunningDaemon(tmp_path, broker.url), Ward(broker.port, "again") as again:
-        # What it had not taken up before it stopped, it takes up now.
-        again.wait(lambda: len({d for d, _ in ward.on("alerts") + again.on("alerts")}) == 40)
+        assert ward.statuses() == ["online", "stopped"]
+        assert "Traceback" not in daemon.log.read_text()
+        with RunningDaemon(tmp_path, broker.url):
+            # What it had not taken up before it stopped, it takes up now.
+            ward.wait(lambda: len({device for device, _ in ward.on("alerts")}) == 40)
 
 
 def test_the_last_will_says_offline(tmp_path: Path, broker: Mosquitto) -> None:

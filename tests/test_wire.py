@@ -131,10 +131,10 @@ def test_a_time_is_the_same_however_often_it_was_written_and_read(seconds: float
 def test_each_beat_of_a_message_has_its_number_and_its_time() -> None:
     beats = wire.decode(message(beats=[ROW] * 3, seq=7, time=1000, rr_ms=[999, 800, 900]))
     assert beats.times(50.0) == pytest.approx([1.0, 1.8, 2.7])
-    assert [beats.marks(i)[0] for i in range(3)] == [7, 8, 9]
-    assert [beats.marks(i)[1] for i in range(3)] == pytest.approx([1.0, 1.8, 2.7])
+    times = beats.times(50.0)
+    assert beats.keys([5, 5, 5], times) == [wire.key(5, 7 + i, times[i]) for i in range(3)]
     assert Beats(bytes(2 * BYTES)).times(50.0) == [50.0, 50.0]
-    assert Beats(bytes(2 * BYTES)).marks(1) == (None, None)
+    assert Beats(bytes(2 * BYTES)).keys([5, 6], [0.0, 0.0]) == [5, 6]
     assert Beats(bytes(2 * BYTES), time=3.0).times(50.0) == [3.0, 3.0]
     assert Beats(bytes(2 * BYTES), rr_ms=[1.0, 2.0]).times(50.0) == [50.0, 50.0]
 
@@ -282,8 +282,9 @@ def test_a_time_that_is_let_in_can_be_written_again(fields: dict[str, object]) -
     except Rejected as rejected:
         assert rejected.reason == "time"
         return
-    for i, time in enumerate(beats.times(0.0)):
-        wire.key(1, *beats.marks(i))
+    times = beats.times(0.0)
+    beats.keys([1] * len(times), times)
+    for time in times:
         wire.rfc3339(time)
 
 
