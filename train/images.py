@@ -29,8 +29,9 @@ TUTORIAL = {
 TUNED = {
     "basic": Recipe(epochs=10, batch=64, learning_rate=0.004, warm_up=0.1, whole_epochs=True),
     "denoise": Recipe(epochs=10, batch=64, learning_rate=0.008, warm_up=0.1, whole_epochs=True),
+    # The decay gets in half the epochs further than the source in all.
     "undercomplete": Recipe(
-        epochs=50, batch=256, learning_rate=0.004, warm_up=0.1, whole_epochs=True
+        epochs=25, batch=256, learning_rate=0.004, warm_up=0.1, whole_epochs=True
     ),
 }
 
