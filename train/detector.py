@@ -22,7 +22,7 @@ class Scoring:
     """How the difference between a beat and its reconstruction becomes one number.
 
     The residual is averaged over `smooth` neighbours, squared, weighted, averaged over the beat,
-    `floor` is added, and the logarithm taken.
+    and `floor` is added; several networks share the geometric mean of theirs.
     """
 
     smooth: int
@@ -77,7 +77,8 @@ def graph(networks: Sequence[Any], scoring: Scoring) -> Graph:
             other_output, other_score = one(-shape)
             output = tf.where((score <= other_score)[:, tf.newaxis], output, -other_output)
             score = tf.minimum(score, other_score)
-        return {"reconstruction": output * unit + mean, "score": score}
+        # Back from the logarithm: a ratio of score to threshold then says how much worse it is.
+        return {"reconstruction": output * unit + mean, "score": tf.exp(score)}
 
     return scored
 

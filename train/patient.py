@@ -116,7 +116,7 @@ def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS) -> Patient:
     )
     _, fitted = ecg.fit_both(own, seed, how, epochs)
     calibrated = float(np.quantile(fitted.held_out, 1 - ecg.FALSE_ALARM_RATE))
-    allowed = float(np.log(ALLOWED + FLOOR))
+    allowed = ALLOWED + FLOOR
     chosen = (
         f"{ALLOWED:.0%} of a usual beat's variance unexplained; more than all but "
         f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats have"
