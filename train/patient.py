@@ -21,7 +21,7 @@ FEWEST = 100  # beats to fit and to calibrate on
 
 # Chosen on DS1 of the MIT-BIH Arrhythmia Database: see docs/detector.md
 SMOOTH = 5
-ALLOWED = 0.2  # of a beat's variance may stay unexplained: over hours, normal beats change so much
+ALLOWED = 0.15  # of a beat's variance may stay unexplained: over hours, normal beats change so much
 UNLIKE = 1.5  # robust deviations from the patient's usual distance between beats
 FLOOR = 0.001
 
