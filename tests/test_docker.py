@@ -65,8 +65,8 @@ def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
     else:
         heavy = {"tensorflow", "pandas", "scikit-learn", "scipy", "matplotlib"}
         assert not heavy & set(versions)
-        for package in versions:  # all that they need in turn is there too
-            needed += [Requirement(text) for text in requires(package) or ()]
+    for package in versions:  # all that they need in turn is there too
+        needed += [Requirement(text) for text in requires(package) or ()]
     for requirement in needed:
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
