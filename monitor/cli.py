@@ -93,7 +93,9 @@ def model(
 
 @app.command()
 def replay(
-    source: Annotated[Path, typer.Argument(help="A .csv or .parquet file of beats.")],
+    source: Annotated[
+        Path, typer.Argument(help="A .csv or .parquet file of beats, or a WFDB record.")
+    ],
     device: Annotated[str, typer.Option("--device", metavar="ID", help="The device to be.")],
     rate: Annotated[
         Literal["1", "10", "max"],
@@ -110,12 +112,29 @@ def replay(
     broker: Broker = None,
 ) -> None:
     """Publish the beats of a file, as a device would."""
-    from monitor import replay, settings
+    from monitor import record, replay, settings
 
     chosen = settings.load(config, settings.flags(broker=broker))
     pace = None if rate == "max" else float(rate)
-    beats = replay.from_file(source, start, stop)
+    read = replay.from_record if record.is_record(source) else replay.from_file
+    beats = read(source, start, stop)
     replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+
+
+@app.command()
+def segment(
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="HZ", help="Of chunks that do not tell theirs, as float32."),
+    ] = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Cut raw samples, ecg/<device>/samples, into beats and publish those."""
+    from monitor import logs, segment, settings
+
+    logs.set_up()
+    segment.run(settings.load(config, settings.flags(broker=broker)), rate)
 
 
 @app.command()

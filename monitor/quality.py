@@ -26,19 +26,18 @@ def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
         beats: float32 [N, 140] in any unit.
     """
     faults = np.zeros(len(beats), np.uint8)
-    highest = beats.max(axis=1, keepdims=True)
-    lowest = beats.min(axis=1, keepdims=True)
+    highest = np.maximum.reduce(beats, axis=1)
+    lowest = np.minimum.reduce(beats, axis=1)
+    for extreme in (highest, lowest):
+        at = beats == extreme[:, np.newaxis]
+        # So many samples at an extreme are rare in a living signal: only those are looked at.
+        for i in np.flatnonzero(np.add.reduce(at, axis=1, dtype=np.uint8) >= LONGEST_PLATEAU):
+            if _longest_run(at[i]) >= LONGEST_PLATEAU:
+                faults[i] = SATURATED
     with np.errstate(invalid="ignore", over="ignore"):
-        span = (highest - lowest)[:, 0]
-        size = np.maximum(np.abs(highest), np.abs(lowest))[:, 0]
-        faults[span <= 1e-6 * size] = FLAT
-        # Three neighbours at an extreme are rare in a living signal: only those are looked at.
-        for extreme in (highest, lowest):
-            at = beats == extreme
-            for i in np.flatnonzero(at.sum(axis=1) >= LONGEST_PLATEAU):
-                if faults[i] == GOOD and _longest_run(at[i]) >= LONGEST_PLATEAU:
-                    faults[i] = SATURATED
-        faults[~np.isfinite(span)] = NOT_FINITE
+        span = highest - lowest
+        faults[span <= 1e-6 * np.maximum(highest, -lowest)] = FLAT
+    faults[~np.isfinite(span)] = NOT_FINITE
     return faults
 
 

@@ -58,6 +58,19 @@ def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterat
     return islice(rows, first, last)
 
 
+def from_record(path: Path, start: float = 0, stop: float | None = None) -> Iterator[Beat]:
+    """The beats of a WFDB record from second `start` to `stop`, each when its R peak was.
+
+    Raises:
+        Failure: the record cannot be read.
+    """
+    from monitor import record
+
+    ecg = record.read(path)
+    for beat in record.beats(ecg, start, stop):
+        yield Beat(beat.samples, beat.seq, beat.seq / ecg.rate, beat.rr_ms)
+
+
 def publish(
     settings: Settings,
     source: Iterable[Beat],

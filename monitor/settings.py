@@ -141,10 +141,15 @@ class Input(Table):
         min_length=1,
         description="filters, the device's level marked {device}; $share/GROUP/… works",
     )
-    qos: int = Field(
-        1, ge=0, le=1, description="1: no beat is lost, also while we are away; 0: faster"
+    qos: Literal[0, 1] = Field(
+        1, description="1: no beat is lost, also while we are away; 0: faster"
     )
     payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
+
+    @field_validator("qos", mode="before")
+    @classmethod
+    def _number(cls, qos: Any) -> Any:
+        return int(qos) if isinstance(qos, str) and qos.isdecimal() else qos
 
     @field_validator("topic", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ it in place. paho keeps the protocol: connecting, keep-alive, subscribing, publi
 
 from __future__ import annotations
 
+import socket
 import ssl
 import struct
 from typing import NamedTuple
@@ -226,5 +227,8 @@ class Client(paho.Client):
 
     def _create_socket(self) -> paho.SocketLike:
         # The one place where paho makes its socket; tests/test_transport.py holds it to that.
-        self.packets = PacketSocket(super()._create_socket())
+        real = super()._create_socket()
+        if isinstance(real, socket.socket):  # what is written is gathered already
+            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.packets = PacketSocket(real)
         return self.packets

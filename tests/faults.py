@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor import datasets
+from monitor.program import Failure
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
 from tests.wards import Hearts, Sent, Ward, as_json, in_turn
@@ -263,4 +264,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failure as failure:
+        raise SystemExit(f"error: {failure}") from None

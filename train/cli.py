@@ -56,13 +56,46 @@ def ecg(
     epochs: Epochs = None,
     seed: Seed = None,
     recipe: Recipe = "tuned",
+    networks: Annotated[
+        Literal["1", "5"], typer.Option(help="Score by the mean of five, or by one: faster.")
+    ] = "5",
+    record: Annotated[
+        Path | None, typer.Option(help="A WFDB record: fit a detector for this patient.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="How much of the record to fit, from its begin.")
+    ] = 5,
 ) -> None:
-    """The detector that ships, with its threshold from normal beats that it has not seen."""
+    """The detector that ships, or one for a patient: --record, or --data FILE.csv of his beats."""
     if recipe != "tuned":
         raise program.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
-    from train import ecg
+    from train import ecg, patient
 
-    ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0)
+    if record is not None:
+        patient.main(record, minutes, out, epochs or ecg.EPOCHS, seed or 0)
+    elif data is not None and data.is_file():
+        patient.main(data, None, out, epochs or ecg.EPOCHS, seed or 0)
+    else:
+        ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0, int(networks))
+
+
+@app.command()
+def evaluate(
+    data: Data = None,
+    out: Out = Path("out/evaluate"),
+    mitdb: Annotated[
+        Path | None, typer.Option(help="A folder of WFDB records: judge patients' own detectors.")
+    ] = None,
+) -> None:
+    """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
+    if mitdb is not None:
+        from train import mitdb as records
+
+        records.main(mitdb, out)
+        return
+    from train import evaluate
+
+    evaluate.main(data, out)
 
 
 @app.command()

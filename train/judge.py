@@ -42,3 +42,15 @@ def figures(scores: Floats, normal: NDArray[np.bool_], threshold: float) -> dict
         "roc_auc": float(metrics.roc_auc_score(~normal, scores)),
         "average_precision": float(metrics.average_precision_score(~normal, scores)),
     }
+
+
+def highest_rate(above: int, beats: int, confidence: float = 0.95) -> float:
+    """Give the upper bound of a rate of which `above` among `beats` were seen.
+
+    Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in the
+    case of the binomial", Biometrika 26, 1934.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(above, beats, alternative="less").proportion_ci(confidence)
+    return float(interval.high)

@@ -1,0 +1,386 @@
+"""How fast the daemon is, beside a bare paho subscriber that does nothing, in the same run.
+
+`make bench` prints all of it. The machine's speed drifts, so the two take turns and the ratios are
+what counts; absolute figures hold for the machine that ran them.
+"""
+
+import multiprocessing
+import os
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from monitor import datasets, quality, wire
+from monitor.alarms import Alarms, Policy
+from monitor.metrics import Metrics
+from monitor.model import Detector, shipped
+from monitor.program import Failure
+from monitor.transport import parse_publish
+from tests.brokers import Mosquitto
+from tests.daemons import RunningDaemon
+from tests.faults import OPEN
+from tests.wards import Hearts, Ward, as_float32, as_json
+
+TURNS = 5
+MESSAGES = 30_000
+ANOMALOUS = 0.02
+"""Share of the beats that are anomalous, in runs of three: each run raises an alarm."""
+
+SETTINGS = {"ALARM__SILENT_AFTER": "0"}
+VERSIONS = {"5": 5, "3.1.1": 4}
+
+
+def packet(topic: bytes, payload: bytes, qos: int, mid: int) -> bytes:
+    """A PUBLISH packet of MQTT 3.1.1."""
+    body = struct.pack("!H", len(topic)) + topic
+    body += struct.pack("!H", mid) if qos else b""
+    body += payload
+    length, left = b"", len(body)
+    while not length or left:
+        length += bytes([left % 128 | (0x80 if left > 127 else 0)])
+        left //= 128
+    return bytes([0x30 | qos << 1]) + length + body
+
+
+def stream(hearts: Hearts, messages: int, devices: int, each: int, qos: int) -> list[bytes]:
+    """Packets whose beats are anomalous now and then."""
+    draw = np.random.default_rng(0)
+    pool, odd = hearts.normal(4000), hearts.anomalous(500)
+    packets = []
+    for i in range(messages):
+        device = i % devices
+        # Each device has its runs at other times.
+        run = ((i // devices * each + 37 * device) % int(3 / ANOMALOUS)) < 3
+        source = odd if run and each == 1 else pool
+        beats = source[draw.integers(0, len(source), each)]
+        if run and each > 1:
+            beats[:3] = odd[draw.integers(0, len(odd), 3)][: len(beats)]
+        topic = b"ecg/bed-%d/beats" % device
+        packets.append(packet(topic, beats.astype("<f4").tobytes(), qos, i % 65535 + 1))
+    return packets
+
+
+class Publisher:
+    """Publishes packets as fast as the broker reads them; costs next to nothing itself."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        name = b"bench-%d" % time.monotonic_ns()
+        body = b"\0\4MQTT\4\2\0\0" + struct.pack("!H", len(name)) + name
+        self._socket.sendall(b"\x10" + bytes([len(body)]) + body)
+        assert self._socket.recv(4)[3] == 0
+
+    def send(self, packets: list[bytes], qos: int) -> None:
+        """Send all, and read the acknowledgements."""
+        drain = threading.Thread(target=self._drain, args=(4 * len(packets) if qos else 0,))
+        drain.start()
+        for i in range(0, len(packets), 100):
+            self._socket.sendall(b"".join(packets[i : i + 100]))
+        drain.join()
+
+    def _drain(self, left: int) -> None:
+        while left > 0:
+            left -= len(self._socket.recv(65536))
+
+
+BARE = """
+import sys
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+port, qos, version, number = map(int, sys.argv[1:])
+seen = 0
+def on_message(client, userdata, message):
+    global seen
+    seen += 1
+    if seen == number:
+        print("done", flush=True)
+client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(version))
+client.on_message = on_message
+client.on_subscribe = lambda *_: print("ready", flush=True)
+client.connect("127.0.0.1", port)
+client.subscribe("ecg/+/beats", qos)
+client.loop_forever()
+"""
+
+
+def bare_rate(port: int, packets: list[bytes], qos: int, protocol: str) -> float:
+    """Messages a second of a subscriber that does nothing."""
+    arguments = map(str, (port, qos, VERSIONS[protocol], len(packets)))
+    with subprocess.Popen(
+        [sys.executable, "-c", BARE, *arguments], stdout=subprocess.PIPE, text=True
+    ) as bare:
+        assert bare.stdout is not None
+        assert bare.stdout.readline() == "ready\n"
+        begun = time.perf_counter()
+        Publisher(port).send(packets, qos)
+        assert bare.stdout.readline() == "done\n"
+        seconds = time.perf_counter() - begun
+        bare.kill()
+    return len(packets) / seconds
+
+
+@contextmanager
+def running(folder: Path, url: str, **settings: str) -> Iterator[RunningDaemon]:
+    """A daemon with a session of its own."""
+    own = {"MQTT__CLIENT_ID": f"bench-{time.monotonic_ns()}"}
+    with RunningDaemon(folder, url, **(SETTINGS | own | settings)) as daemon:
+        yield daemon
+
+
+def daemon_rate(
+    daemon: RunningDaemon, port: int, packets: list[bytes], qos: int, beats: int
+) -> float:
+    """Messages a second of the daemon, from the first one sent to the last one scored."""
+    scored = "ecg_monitor_beats_received_total"
+    target = daemon.value(scored) + beats
+    sender = threading.Thread(target=Publisher(port).send, args=(packets, qos))
+    begun = time.perf_counter()
+    sender.start()
+    while daemon.value(scored) < target:
+        time.sleep(0.01)
+        assert time.perf_counter() - begun < 120, daemon.value(scored)
+    seconds = time.perf_counter() - begun
+    sender.join()
+    return len(packets) / seconds
+
+
+def throughput(folder: Path, hearts: Hearts) -> Table:
+    """One beat a message, the daemon and the bare subscriber in turn."""
+    title = f"Messages a second, one 560-byte beat each ({TURNS} turns, median)"
+    table = Table("QoS", "MQTT", "bare", "daemon", "ratio", "lowest", "highest", title=title)
+    for qos in (1, 0):
+        packets = stream(hearts, MESSAGES, 100, 1, qos)
+        for protocol in ("5", "3.1.1"):
+            bare, full = [], []
+            with Mosquitto(folder, OPEN) as broker:
+                for _ in range(TURNS):
+                    bare.append(bare_rate(broker.port, packets, qos, protocol))
+                    settings = {"MQTT__PROTOCOL": protocol, "INPUT__QOS": str(qos)}
+                    with running(folder, broker.url, **settings) as daemon:
+                        full.append(daemon_rate(daemon, broker.port, packets, qos, len(packets)))
+            ratios = [f / b for f, b in zip(full, bare, strict=True)]
+            table.add_row(
+                str(qos),
+                protocol,
+                f"{statistics.median(bare):,.0f}",
+                f"{statistics.median(full):,.0f}",
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f}",
+                f"{max(ratios):.2f}",
+            )
+    return table
+
+
+def batches(folder: Path, hearts: Hearts) -> Table:
+    """Many beats a message, beside what onnxruntime makes of them alone."""
+    table = Table("beats a message", "beats/s", "of onnxruntime's", title="Beats a second, QoS 1")
+    detector = Detector(shipped("ecg"))
+    beats = hearts.normal(4096)
+    for each in (8, 32, 128):
+        packets = stream(hearts, 300_000 // each, 20, each, 1)
+        rates, alone = [], []
+        with Mosquitto(folder, OPEN) as broker:
+            for _ in range(3):
+                alone.append(len(beats) / seconds_of(lambda: detector.score(beats), 20))
+                with running(folder, broker.url) as daemon:
+                    number = len(packets) * each
+                    rates.append(each * daemon_rate(daemon, broker.port, packets, 1, number))
+        share = statistics.median(r / a for r, a in zip(rates, alone, strict=True))
+        table.add_row(str(each), f"{statistics.median(rates):,.0f}", f"{share:.2f}")
+    return table
+
+
+def _probe(port: int, hearts: Hearts, number: int, rate: float, sent: Connection) -> None:
+    """Publish at a rate; every twentieth device is a new one whose third beat raises an alarm."""
+    publisher = socket.create_connection(("127.0.0.1", port))
+    publisher.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    body = b"\0\4MQTT\4\2\0\0\0\5probe"
+    publisher.sendall(b"\x10" + bytes([len(body)]) + body)
+    publisher.recv(4)
+    threading.Thread(target=lambda: [None for _ in iter(lambda: publisher.recv(4096), b"")]).start()
+    normal, odd = hearts.normal(1000), hearts.anomalous(500)
+    times = {}
+    begun = time.monotonic()
+    for i in range(number):
+        step = i % 60
+        name = b"probe-%d" % (i // 60) if step in (0, 20, 40) else b"bed-%d" % (i % 50)
+        beat = odd[i % 500] if step in (0, 20, 40) else normal[i % 1000]
+        data = packet(b"ecg/%b/beats" % name, beat.astype("<f4").tobytes(), 1, i % 65535 + 1)
+        time.sleep(max(0.0, begun + i / rate - time.monotonic()))
+        if step == 40:
+            times[name.decode()] = time.monotonic()
+        publisher.sendall(data)
+    time.sleep(1)
+    sent.send(times)
+    publisher.shutdown(socket.SHUT_RDWR)
+
+
+def latency(folder: Path, hearts: Hearts) -> Table:
+    """From the publisher's clock to the subscriber's, the broker and the daemon between."""
+    title = "Milliseconds from sending the beat that raises an alarm to receiving its alert"
+    table = Table("messages/s", "alerts", "p50", "p90", "p99", "highest", title=title)
+    for rate in (100, 1000, 5000):
+        with Mosquitto(folder, OPEN) as broker, running(folder, broker.url):
+            with Ward(broker.port) as ward:
+                here, there = multiprocessing.Pipe()
+                arguments = (broker.port, hearts, 12 * rate, rate, there)
+                probe = multiprocessing.Process(target=_probe, args=arguments)
+                probe.start()
+                sent = here.recv()
+                probe.join()
+                arrived: dict[str, float] = {}
+                for moment, topic, _, _ in ward.seen:
+                    if topic.endswith("/alerts"):
+                        arrived.setdefault(topic.split("/")[1], moment)
+        # The first second warms up.
+        names = [name for name in sent if sent[name] > min(sent.values()) + 1]
+        delays = 1000 * np.array([arrived[name] - sent[name] for name in names])
+        p50, p90, p99 = np.quantile(delays, (0.5, 0.9, 0.99))
+        row = (len(delays), *(f"{ms:.2f}" for ms in (p50, p90, p99, delays.max())))
+        table.add_row(str(rate), *map(str, row))
+    return table
+
+
+def many_devices(folder: Path, hearts: Hearts) -> Table:
+    """One device beside a hundred thousand, each of which sends a beat in turn."""
+    table = Table("devices", "messages/s", "ratio to one", "kB a device", title="Cost by device")
+    packets = {n: stream(hearts, 100_000, n, 1, 1) for n in (1, 100_000)}
+    rates: dict[int, list[float]] = {n: [] for n in packets}
+    grown: dict[int, list[float]] = {n: [] for n in packets}
+    with Mosquitto(folder, OPEN) as broker:
+        for _ in range(3):
+            for n, some in packets.items():
+                with running(folder, broker.url) as daemon:
+                    before = resident(daemon)
+                    rates[n].append(daemon_rate(daemon, broker.port, some, 1, len(some)))
+                    grown[n].append(resident(daemon) - before)
+    ratios = [b / a for a, b in zip(rates[1], rates[100_000], strict=True)]
+    for n in packets:
+        ratio = 1.0 if n == 1 else statistics.median(ratios)
+        size = (statistics.median(grown[n]) - statistics.median(grown[1])) / n
+        kilobytes = f"{size:.2f}" if n > 1 else ""
+        table.add_row(f"{n:,}", f"{statistics.median(rates[n]):,.0f}", f"{ratio:.2f}", kilobytes)
+    return table
+
+
+def endurance(folder: Path, hearts: Hearts) -> Table:
+    """Memory over a million messages, and the time to start."""
+    table = Table("messages", "resident MB", title="Memory")
+    packets = stream(hearts, 100_000, 100, 1, 1)
+    with Mosquitto(folder, OPEN) as broker, running(folder, broker.url) as daemon:
+        for n in range(10):
+            daemon_rate(daemon, broker.port, packets, 1, len(packets))
+            if n in (0, 4, 9):
+                table.add_row(f"{(n + 1) * len(packets):,}", f"{resident(daemon) / 1000:.1f}")
+    times = []
+    with Mosquitto(folder, OPEN) as broker:
+        for _ in range(TURNS):
+            begun = time.perf_counter()
+            with running(folder, broker.url):
+                times.append(time.perf_counter() - begun)
+    table.caption = f"start-up until well: {statistics.median(times):.2f} s (median of {TURNS})"
+    return table
+
+
+def resident(daemon: RunningDaemon) -> int:
+    """The daemon's memory in kB."""
+    pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") // 1000
+
+
+def seconds_of(work: Callable[[], object], times: int) -> float:
+    """Seconds that one run takes: the fastest of five series."""
+    series = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        for _ in range(times):
+            work()
+        series.append((time.perf_counter() - begun) / times)
+    return min(series)
+
+
+def costs(hearts: Hearts) -> Table:
+    """Where the time goes, a beat, when this many are worked on at once."""
+    sizes = (1, 16, 256)
+    table = Table("microseconds a beat, in a batch of", *map(str, sizes), title="Where time goes")
+    detector = Detector(shipped("ecg"))
+    rows: dict[str, list[float]] = {}
+    for n in sizes:
+        for name, work in parts(hearts.normal(n), detector).items():
+            rows.setdefault(name, []).append(1e6 * seconds_of(work, max(5, 2000 // n)) / n)
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+    return table
+
+
+def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[[], object]]:
+    """What is done with a batch of beats, one a message, part by part."""
+    n, topic = len(beats), b"ecg/bed-7/beats"
+    payloads = as_float32("bed-7", beats)
+    texts = as_json("bed-7", beats, None)
+    bodies = [packet(topic, message.payload, 1, 7)[3:] for message in payloads]
+    topics = wire.Topics(["ecg/{device}/beats"])
+    alarms, metrics = Alarms(Policy()), Metrics(CollectorRegistry())
+    keys = wire.fingerprints(beats).tolist()
+    scores = detector.score(beats).scores
+
+    def decide() -> None:
+        for key in keys:
+            device = alarms.hear("bed-7", 0.0)
+            alarms.observe("bed-7", device, b"\0", [key], [0.0])
+
+    def count() -> None:
+        metrics.received.inc(n)
+        metrics.scored.inc(n)
+        metrics.inference.observe(0.001)
+        metrics.batch.observe(n)
+        metrics.ratio.observe(scores)
+
+    return {
+        "read a PUBLISH packet": lambda: [parse_publish(0x32, body, False) for body in bodies],
+        "find the device": lambda: [topics.device(topic) for _ in range(n)],
+        "decode float32": lambda: [wire.decode(message.payload) for message in payloads],
+        "decode JSON instead": lambda: [wire.decode(message.payload) for message in texts],
+        "judge the signal": lambda: quality.assess(beats),
+        "score": lambda: detector.score(beats),
+        "tell beats apart": lambda: wire.fingerprints(beats).tolist(),
+        "decide": decide,
+        "count": count,
+        "acknowledge": lambda: [struct.pack("!BBH", 0x40, 2, 7) for _ in range(n)],
+    }
+
+
+def main() -> None:
+    """Print every table, or those that are named."""
+    hearts = Hearts(datasets.ecg())
+    console = Console(width=100)
+    chosen = sys.argv[1:]
+    tables = (throughput, batches, latency, many_devices, endurance)
+    for measure in tables:
+        if not chosen or measure.__name__ in chosen:
+            with tempfile.TemporaryDirectory() as folder:
+                console.print(measure(Path(folder), hearts))
+    if not chosen or "costs" in chosen:
+        console.print(costs(hearts))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        raise SystemExit(f"error: {failure}") from None
