@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from monitor import quality, wire
+from monitor import notify, quality, wire
 from monitor.alarms import POOR, Alarms, Decision, as_it_stands
 from monitor.connection import Connection, Message
 from monitor.metrics import Metrics
@@ -113,6 +113,7 @@ class Daemon:
             threshold=round(self.threshold, 6),
             topics=self.settings.input.topic,
         )
+        notify.tell(notify.READY)
 
     def turn(self) -> None:
         """Do all there is to do, once."""
@@ -126,11 +127,13 @@ class Daemon:
         now = self._turned = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + 0.5
+            notify.tell(notify.ALIVE)
             self._look_round(now)
         self.connection.settle()
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, say that we stop, and go."""
+        notify.tell(notify.STOPPING)
         self.connection.close(FAREWELL)
         log.info("stopped")
 
