@@ -15,8 +15,8 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from monitor import quality, wire
-from monitor.alarms import POOR, Alarms, Decision, as_it_stands
+from monitor import home_assistant, notify, quality, wire
+from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import Connection, Message
 from monitor.metrics import Metrics
 from monitor.model import Detector, ModelError, Scored, shipped
@@ -84,6 +84,7 @@ class Daemon:
         self._turned = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
+        self._announced: set[str] = set()
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
     # -- its life
@@ -113,6 +114,7 @@ class Daemon:
             threshold=round(self.threshold, 6),
             topics=self.settings.input.topic,
         )
+        notify.tell(notify.READY)
 
     def turn(self) -> None:
         """Do all there is to do, once."""
@@ -126,11 +128,13 @@ class Daemon:
         now = self._turned = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + 0.5
+            notify.tell(notify.ALIVE)
             self._look_round(now)
         self.connection.settle()
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, say that we stop, and go."""
+        notify.tell(notify.STOPPING)
         self.connection.close(FAREWELL)
         log.info("stopped")
 
@@ -159,6 +163,8 @@ class Daemon:
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
             device = self.alarms.hear(name, message.arrived)
+            if self.settings.output.home_assistant and name not in self._announced:
+                self._announce(name, device)
             times = beats.times(wall)
             decisions = self.alarms.observe(
                 name,
@@ -286,6 +292,15 @@ class Daemon:
         elif cleared is not None:
             self.metrics.recurring.inc()
 
+    def _announce(self, name: str, device: Device) -> None:
+        """Show a device to Home Assistant, and its alarm as it stands, though there be none."""
+        self._announced.add(name)
+        alarm = topic_of(self.settings.output, name, "alarm")
+        status = f"ecg-monitor/{self.settings.mqtt.client_id}/status"
+        payload = home_assistant.announcement(name, alarm, status)
+        self.connection.publish(home_assistant.topic(name), payload, retain=True)
+        device.unsaved = True
+
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""
         device = self.alarms.find(name)
@@ -293,6 +308,9 @@ class Daemon:
         if device is not None:
             device.unsaved = False
             payload = wire.encode(as_it_stands(name, device, wall))
+        elif name in self._announced:
+            self._announced.remove(name)
+            self.connection.publish(home_assistant.topic(name), b"", retain=True)
         topic = topic_of(self.settings.output, name, "alarm")
         self.connection.publish(topic, payload, retain=True, cause=cause)
 
@@ -357,6 +375,7 @@ class Daemon:
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
         self.connection.new_session = False
+        self._announced.clear()  # each is announced again with its next beat
         wall = time.time()
         for devices in (self.alarms.devices, self.alarms.silent):
             for name, device in list(devices.items()):

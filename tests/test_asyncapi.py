@@ -1,5 +1,6 @@
 """The description of topics and payloads is true of what the program takes and sends."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -191,7 +192,7 @@ def test_every_topic_of_the_program_is_described() -> None:
 
 def channel_of(topic: str) -> dict[str, Any]:
     for channel in DOCUMENT["channels"].values():
-        if fits(channel["address"].replace("{device}", "+").replace("{instance}", "+"), topic):
+        if fits(re.sub(r"{\w+}", "+", channel["address"]), topic):
             assert isinstance(channel, dict)
             return channel
     raise AssertionError(f"{topic} is not described")
@@ -208,7 +209,11 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         settings: Settings = load(None, {"mqtt": {"broker": broker.url}})
         with RunningDaemon(
-            tmp_path, broker.url, OUTPUT__SCORES="true", ALARM__SILENT_AFTER="2"
+            tmp_path,
+            broker.url,
+            OUTPUT__SCORES="true",
+            OUTPUT__HOME_ASSISTANT="true",
+            ALARM__SILENT_AFTER="2",
         ) as daemon:
             subscriber = client.join(settings.mqtt, "test")
             subscriber.on_message = on_message
