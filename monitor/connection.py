@@ -391,8 +391,9 @@ class Connection:
     def _read(self, client: Client, patience: float) -> None:
         packets = client.packets
         assert packets is not None
-        # What waits for a PUBACK can only go on if we read; else more in hand helps nobody.
-        listen = len(self._ledger) < self._mqtt.receive_maximum or bool(self._in_flight)
+        # What waits for an answer can only go on if we read; else more in hand helps nobody.
+        waiting = not self._accepted or bool(self._in_flight)
+        listen = waiting or len(self._ledger) < self._mqtt.receive_maximum
         events = select.POLLIN if listen else 0
         if client.want_write():
             client.loop_write()
