@@ -365,7 +365,7 @@ class Connection:
             else:
                 self._flaps, self._said = 0, None
             self._failures = 0
-        self._carried = {m.mid: m for m in self._ledger if m.epoch == self._epoch}
+        self._carried.update((m.mid, m) for m in self._ledger if m.epoch == self._epoch)
         self._epoch += 1
         self._outbox.extendleft(reversed(self._in_flight.values()))
         self._in_flight.clear()
@@ -430,11 +430,12 @@ class Connection:
         topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
         kind = content_type.decode(errors="replace") if content_type else None
         message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
+        earlier = None
         if qos:
             self._ledger.append(message)
+            earlier = self._carried.pop(mid, None)
         if dup:
             self._metrics.redelivered.inc()
-            earlier = self._carried.pop(mid, None)
             if earlier and earlier.topic == topic and earlier.payload == payload:
                 return  # it is in hand or done; being behind it, it is acknowledged after it
         if retain:
