@@ -306,7 +306,9 @@ class Connection:
 
     def _on_refusal(self, reason: str) -> None:
         if reason == UNKNOWN_VERSION and self._protocol == "5":
-            self._fall_back()
+            self._protocol = other(self._protocol)
+            self._failures = 0
+            log.info("trying another protocol", broker=self._mqtt.where, protocol=self._protocol)
         elif not self._ever and reason in LOGIN_REFUSED:
             self._fatal = refused_login(self._mqtt, reason)
         elif not self._ever and reason == "Client identifier not valid":
@@ -314,11 +316,6 @@ class Connection:
                 f"mqtt.client_id = {self._mqtt.client_id!r}: {self._mqtt.where} refused it"
             )
         self._lost(f"the broker refused us: {reason.lower()}")
-
-    def _fall_back(self) -> None:
-        self._protocol = other(self._protocol)
-        self._failures = 0
-        log.info("trying another protocol", broker=self._mqtt.where, protocol=self._protocol)
 
     def _on_subscribe(
         self,
@@ -353,7 +350,7 @@ class Connection:
         if not self._ever and self._mqtt.protocol == "5":
             # Some brokers hang up on a version that they do not know, or fall silent; and so does
             # what stands in front of a broker that is not there yet: take turns.
-            self._fall_back()
+            self._protocol = other(self._protocol)
         self._lost(problem)
 
     def _lost(self, problem: str) -> None:
