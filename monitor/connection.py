@@ -224,6 +224,12 @@ class Connection:
             client.packets.acknowledge(done)
             client.packets.flush()
 
+    def abandon(self, problem: str) -> None:
+        """Leave this connection, nothing acknowledged: all that came comes again over the next."""
+        self._lost(problem)
+        self._ledger.clear()
+        self._carried.clear()
+
     def measure(self) -> None:
         """Set the gauges of how far behind we are."""
         self._metrics.unacknowledged.set(len(self._ledger))

@@ -20,7 +20,7 @@ from monitor.alarms import POOR, Alarms, Decision, as_it_stands
 from monitor.connection import Connection, Message
 from monitor.metrics import Metrics
 from monitor.model import Detector, ModelError, Scored, shipped
-from monitor.program import ConfigurationError
+from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
 from monitor.web import serve
@@ -117,8 +117,8 @@ class Daemon:
     def turn(self) -> None:
         """Do all there is to do, once."""
         messages = self.connection.collect(PATIENCE)
-        if not self._recovered and self.connection.connected:
-            self._recover()
+        if not self._recovered and self.connection.connected and not self._recover():
+            messages = []  # they come again; nothing can be decided yet
         if messages:
             self._work(messages)
         if self.connection.new_session:
@@ -345,17 +345,29 @@ class Daemon:
                 self._save(name, wall)
         self.metrics.devices.set(len(self.alarms.devices))
 
-    def _recover(self) -> None:
-        """Read back the alarms that an earlier process left with the broker."""
-        self._recovered = True
+    def _recover(self) -> bool:
+        """Read back the alarms that an earlier process left with the broker, if it is still there.
+
+        Raises:
+            ConfigurationError: the broker refuses the login.
+        """
+        try:
+            standing = standing_alarms(self.settings)
+        except ConfigurationError:
+            raise
+        except Failure as failure:
+            self.connection.abandon(f"the alarms cannot be read back: {failure}")
+            return False
         now = time.monotonic()
-        for saved in standing_alarms(self.settings):
+        for saved in standing:
             self.alarms.restore(saved, now)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
 
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
+        self._recovered = True
+        return True
         self.connection.new_session = False
         wall = time.time()
         for devices in (self.alarms.devices, self.alarms.silent):
