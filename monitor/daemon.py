@@ -81,7 +81,7 @@ class Daemon:
         self.connection = Connection(settings.mqtt, filters, settings.input.qos, metrics)
         self._stop = False
         self._recovered = False
-        self._turned = time.monotonic()
+        self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
@@ -123,7 +123,10 @@ class Daemon:
             self._work(messages)
         if self.connection.new_session:
             self._renew()
-        now = self._turned = time.monotonic()
+        now = time.monotonic()
+        if now - self._turned > STALLED:
+            self._listening = now  # what came meanwhile is still to be read
+        self._turned = now
         if now >= self._next_look:
             self._next_look = now + 0.5
             self._look_round(now)
@@ -334,7 +337,7 @@ class Daemon:
         self.connection.measure()
         if self.connection.connected and self.connection.backlog < AT_ONCE:
             wall = time.time()
-            since = self.connection.since
+            since = max(self.connection.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self._alert(decision, wall, Evidence())
                 self._save(decision.device, wall)
@@ -363,11 +366,11 @@ class Daemon:
             self.alarms.restore(saved, now)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+        self._recovered = True
+        return True
 
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
-        self._recovered = True
-        return True
         self.connection.new_session = False
         wall = time.time()
         for devices in (self.alarms.devices, self.alarms.silent):
