@@ -20,7 +20,7 @@ from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import Connection, Message
 from monitor.metrics import Metrics
 from monitor.model import Detector, ModelError, Scored, shipped
-from monitor.program import ConfigurationError
+from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
 from monitor.web import serve
@@ -81,7 +81,7 @@ class Daemon:
         self.connection = Connection(settings.mqtt, filters, settings.input.qos, metrics)
         self._stop = False
         self._recovered = False
-        self._turned = time.monotonic()
+        self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
         self._announced: set[str] = set()
@@ -119,13 +119,16 @@ class Daemon:
     def turn(self) -> None:
         """Do all there is to do, once."""
         messages = self.connection.collect(PATIENCE)
-        if not self._recovered and self.connection.connected:
-            self._recover()
+        if not self._recovered and self.connection.connected and not self._recover():
+            messages = []  # they come again; nothing can be decided yet
         if messages:
             self._work(messages)
         if self.connection.new_session:
             self._renew()
-        now = self._turned = time.monotonic()
+        now = time.monotonic()
+        if now - self._turned > STALLED:
+            self._listening = now  # what came meanwhile is still to be read
+        self._turned = now
         if now >= self._next_look:
             self._next_look = now + 0.5
             notify.tell(notify.ALIVE)
@@ -352,7 +355,7 @@ class Daemon:
         self.connection.measure()
         if self.connection.connected and self.connection.backlog < AT_ONCE:
             wall = time.time()
-            since = self.connection.since
+            since = max(self.connection.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self._alert(decision, wall, Evidence())
                 self._save(decision.device, wall)
@@ -363,14 +366,26 @@ class Daemon:
                 self._save(name, wall)
         self.metrics.devices.set(len(self.alarms.devices))
 
-    def _recover(self) -> None:
-        """Read back the alarms that an earlier process left with the broker."""
-        self._recovered = True
+    def _recover(self) -> bool:
+        """Read back the alarms that an earlier process left with the broker, if it is still there.
+
+        Raises:
+            ConfigurationError: the broker refuses the login.
+        """
+        try:
+            standing = standing_alarms(self.settings)
+        except ConfigurationError:
+            raise
+        except Failure as failure:
+            self.connection.abandon(f"the alarms cannot be read back: {failure}")
+            return False
         now = time.monotonic()
-        for saved in standing_alarms(self.settings):
+        for saved in standing:
             self.alarms.restore(saved, now)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+        self._recovered = True
+        return True
 
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
