@@ -29,9 +29,10 @@ from monitor.client import (
     unverified,
 )
 from monitor.metrics import Metrics
+from monitor.outbox import Outbox, Publication
 from monitor.program import ConfigurationError
 from monitor.settings import Mqtt
-from monitor.transport import Client, parse_publish
+from monitor.transport import READ_SIZE, Client, parse_publish
 
 log = structlog.get_logger()
 
@@ -102,21 +103,6 @@ class Message:
         self.waiting = 0
 
 
-class Publication:
-    """A publish that the broker has not acknowledged, and the message that waits for it."""
-
-    __slots__ = ("cause", "payload", "retain", "timed", "topic")
-
-    def __init__(
-        self, topic: str, payload: bytes, retain: bool, cause: Message | None, timed: bool
-    ) -> None:
-        self.topic = topic
-        self.payload = payload
-        self.retain = retain
-        self.cause = cause
-        self.timed = timed
-
-
 class Connection:
     """A session with the broker that outlives its connections.
 
@@ -135,14 +121,13 @@ class Connection:
         self._client: Client | None = None
         self._accepted = False  # the broker said yes to this connection
         self._ever = False  # … to any
+        self._listened = False  # it granted our subscriptions, on any
         self._epoch = 0
         self._inbox: list[Message] = []
         self._ledger: deque[Message] = deque()
         self._carried: dict[int, Message] = {}
-        self._outbox: deque[Publication] = deque()
-        self._in_flight: dict[int, Publication] = {}
+        self._outbox = Outbox()
         self._window = IN_FLIGHT
-        self._refused: list[Publication] = []
         self._refused_until = 0.0
         self._retry_at = 0.0
         self._failures = self._flaps = 0
@@ -158,7 +143,7 @@ class Connection:
     @property
     def backlog(self) -> int:
         """Publishes that the broker has not acknowledged."""
-        return len(self._outbox) + len(self._in_flight) + len(self._refused)
+        return len(self._outbox)
 
     def collect(self, patience: float) -> list[Message]:
         """Wait until there is something to do, at most `patience` seconds; give what came in.
@@ -196,9 +181,7 @@ class Connection:
             timed: whether the time from the cause's arrival to the broker's acknowledgement is one
                 that people look at.
         """
-        if cause is not None:
-            cause.waiting += 1
-        self._outbox.append(Publication(topic, payload, retain, cause, timed))
+        self._outbox.add(Publication(topic, payload, retain, cause, timed))
 
     def publish_unassured(self, topic: str, payload: bytes) -> None:
         """Publish at QoS 0: lost if the broker is not there."""
@@ -216,7 +199,7 @@ class Connection:
         client = self._client
         if client is None or client.packets is None:
             return
-        if self._outbox and self._accepted:
+        if self._accepted:
             self._send(client)
         if client.want_write():
             client.loop_write()
@@ -333,11 +316,15 @@ class Connection:
     ) -> None:
         for topic, reason in zip(self._filters, reasons, strict=False):
             if reason.is_failure:
-                problem = f"{self._mqtt.where} refused the subscription ({str(reason).lower()})"
-                self._fatal = ConfigurationError(f"input.topic = {topic!r}: {problem}")
+                problem = f"the broker refused the subscription ({str(reason).lower()})"
+                if not self._listened:
+                    where = self._mqtt.where
+                    self._fatal = ConfigurationError(f"input.topic = {topic!r}: {where}: {problem}")
+                self._lost(problem)
                 return
+        self._listened = True
         self.trouble = None
-        self._outbox.appendleft(Publication(self._status, b"online", True, None, False))
+        self._outbox.add(Publication(self._status, b"online", retain=True))
 
     # -- losing the connection
 
@@ -370,8 +357,7 @@ class Connection:
             self._failures = 0
         self._carried.update((m.mid, m) for m in self._ledger if m.epoch == self._epoch)
         self._epoch += 1
-        self._outbox.extendleft(reversed(self._in_flight.values()))
-        self._in_flight.clear()
+        self._outbox.lose()
         if self._client is not None and self._client.packets is not None:
             self._client.packets.close()
         self._client, self._accepted, self.since = None, False, now
@@ -395,7 +381,7 @@ class Connection:
         packets = client.packets
         assert packets is not None
         # What waits for an answer can only go on if we read; else more in hand helps nobody.
-        waiting = not self._accepted or bool(self._in_flight)
+        waiting = not self._accepted or self._outbox.under_way > 0
         listen = waiting or len(self._ledger) < self._mqtt.receive_maximum
         events = select.POLLIN if listen else 0
         if client.want_write():
@@ -409,9 +395,10 @@ class Connection:
             return
         if packets.unsent:
             packets.flush()
-        if not listen:
+        if not listen and not ready[0][1] & (select.POLLHUP | select.POLLERR):
             return
-        packets.fill()
+        # While alerts wait for the broker's answers, these must not wait for a mountain of beats.
+        packets.fill(READ_SIZE if not self._outbox.queued else READ_SIZE // 16)
         arrived = time.monotonic()
         mqtt5 = self._protocol == "5"
         while self._client is client:
@@ -449,15 +436,17 @@ class Connection:
     # -- publishing
 
     def _send(self, client: Client) -> None:
-        while self._outbox and len(self._in_flight) < self._window:
-            publication = self._outbox.popleft()
+        while self._outbox.under_way < self._window:
+            publication = self._outbox.take()
+            if publication is None:
+                return
             info = client.publish(
                 publication.topic, publication.payload, qos=1, retain=publication.retain
             )
             if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # its identifier is still in use
-                self._outbox.appendleft(publication)
+                self._outbox.put_back(publication)
                 return
-            self._in_flight[info.mid] = publication
+            self._outbox.handed_over(publication, info.mid)
 
     def _on_publish(
         self,
@@ -467,33 +456,34 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        publication = self._in_flight.pop(mid, None) if client is self._client else None
-        if publication is None:
+        if client is not self._client:
             return
         if reason.is_failure:
-            self._metrics.refused.inc()
-            trouble = (
-                f"{self._mqtt.where} refused a publish to {publication.topic}: {reason}".lower()
-            )
-            if not self._refused:
-                log.error("refused", topic=publication.topic, reason=str(reason))
-                self._refused_until = time.monotonic() + REFUSED_PAUSE
-            self.trouble = trouble
-            self._refused.append(publication)
+            refused = self._outbox.refuse(mid)
+            if refused is not None:
+                self._on_refused_publish(refused.topic, str(reason))
             return
-        if publication.cause is not None:
-            publication.cause.waiting -= 1
-            if publication.timed:
-                self._metrics.beat_to_alert.observe(time.monotonic() - publication.cause.arrived)
+        published = self._outbox.acknowledge(mid)
+        if published is not None and published.timed:
+            for cause in published.causes:
+                self._metrics.beat_to_alert.observe(time.monotonic() - cause.arrived)
+
+    def _on_refused_publish(self, topic: str, reason: str) -> None:
+        self._metrics.refused.inc()
+        self.trouble = f"{self._mqtt.where} refused a publish to {topic}: {reason.lower()}"
+        if self.trouble != self._said:
+            log.error("refused", topic=topic, reason=reason, retrying=True)
+            self._said = self.trouble
+        if self._outbox.refused == 1:
+            self._refused_until = time.monotonic() + REFUSED_PAUSE
 
     # -- twice a second
 
     def _housekeeping(self) -> None:
         now = time.monotonic()
         self._next_housekeeping = now + 0.5
-        if self._refused and now >= self._refused_until:
-            self._outbox.extendleft(reversed(self._refused))
-            self._refused.clear()
+        if self._outbox.refused and now >= self._refused_until:
+            self._outbox.retry()
             if self._accepted:
                 self.trouble = None
         client = self._client

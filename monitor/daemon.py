@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from monitor import home_assistant, notify, quality, wire
 from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import Connection, Message
+from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.model import Detector, ModelError, Scored, shipped
 from monitor.program import ConfigurationError, Failure
@@ -40,10 +41,17 @@ RECURRENT = 60.0
 """Seconds after an alarm has cleared within which it counts as come again."""
 
 QUIET = 16
-"""Messages in a batch up to which normal beats, too, are saved of a device with others in sight.
+"""Messages in a batch up to which each beat is saved of a device with anomalous beats in sight."""
 
-Under load they are not: after a crash such a window would look older than it is.
+BUSY = 100
+"""Publishes that wait for the broker, above which a window is saved only when its alarm changes.
+
+Between the two, a window is saved with each anomalous beat. What was not saved is not there after a
+crash: the window then looks older than it was.
 """
+
+LINES = 50
+"""Lines a second that the log takes of each sort: a flood must not wait for its log."""
 
 STALLED = 5.0
 """Seconds without a turn of the loop after which it does not count as alive."""
@@ -83,7 +91,7 @@ class Daemon:
         self._recovered = False
         self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
-        self._logged: dict[tuple[str, str], float] = {}
+        self._rejections, self._events = Throttle(LINES), Throttle(LINES)
         self._announced: set[str] = set()
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
@@ -161,7 +169,7 @@ class Daemon:
         verdicts = self._judge(intakes, batch, scored)
         keys = wire.fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
-        quiet = len(intakes) <= QUIET
+        quiet, busy = len(intakes) <= QUIET, self.connection.backlog > BUSY
         wall = time.time()
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
@@ -183,7 +191,7 @@ class Daemon:
                 believed = verdicts[start + at] != POOR
                 evidence = _evidence(batch, scored, start + at, believed)
                 self._alert(decision, times[at], evidence, message)
-            if device.unsaved or (quiet and not device.clean):
+            if decisions or (device.unsaved and not busy) or (quiet and not device.clean):
                 unsaved.setdefault(name, message)
         # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
         # its alert. The first message that changed it waits, and so do all behind that one.
@@ -268,13 +276,15 @@ class Daemon:
         topic = topic_of(self.settings.output, decision.device, "alerts")
         self.connection.publish(topic, wire.encode(alert), cause=cause, timed=True)
         self._count(decision)
-        log.info(
-            decision.event,
-            device=decision.device,
-            kind=decision.kind,
-            priority=decision.priority,
-            beats=f"{decision.anomalous}/{decision.seen}",
-        )
+        if self._events.admits(decision.id, time.monotonic()):
+            log.info(
+                decision.event,
+                device=decision.device,
+                kind=decision.kind,
+                priority=decision.priority,
+                beats=f"{decision.anomalous}/{decision.seen}",
+                withheld=self._events.take_withheld(),
+            )
 
     def _count(self, decision: Decision) -> None:
         kind, gauge = decision.kind, self.metrics.alarms
@@ -340,13 +350,14 @@ class Daemon:
         """Count a message that cannot be understood, and say so, but not more than once a second
         for each reason and topic."""
         self.metrics.rejected.labels(reason).inc()
-        now = time.monotonic()
-        key = (reason, topic.decode(errors="backslashreplace")[:100])
-        if now - self._logged.get(key, 0.0) >= 1:
-            if len(self._logged) >= 1000:
-                self._logged.clear()
-            self._logged[key] = now
-            log.warning("rejected", topic=key[1], reason=reason, detail=detail[:200])
+        if self._rejections.admits((reason, topic), time.monotonic()):
+            log.warning(
+                "rejected",
+                topic=topic.decode(errors="backslashreplace")[:100],
+                reason=reason,
+                detail=detail[:200],
+                withheld=self._rejections.take_withheld(),
+            )
 
     # -- what is not caused by a beat
 

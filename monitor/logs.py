@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Hashable
 
 import msgspec
 import structlog
@@ -29,3 +30,35 @@ def set_up() -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+class Throttle:
+    """Lets the same thing be said once a second at most, and no more than so many things.
+
+    Attributes:
+        withheld: how many were not said since one last was.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.withheld = 0
+        self._most = most
+        self._second = 0
+        self._said: set[Hashable] = set()
+        self._before: set[Hashable] = set()  # in the second before
+
+    def admits(self, thing: Hashable, now: float) -> bool:
+        """Whether it may be said at `now`, in seconds."""
+        second = int(now)
+        if second != self._second:
+            self._before = self._said if second == self._second + 1 else set()
+            self._second, self._said = second, set()
+        if thing in self._said or thing in self._before or len(self._said) >= self._most:
+            self.withheld += 1
+            return False
+        self._said.add(thing)
+        return True
+
+    def take_withheld(self) -> int:
+        """How many were withheld, and begin to count anew."""
+        number, self.withheld = self.withheld, 0
+        return number

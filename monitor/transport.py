@@ -122,12 +122,12 @@ class PacketSocket:
         self._ended = False
         self._out = bytearray()
 
-    def fill(self) -> None:
-        """Read what the network has, at most about `READ_SIZE`."""
+    def fill(self, most: int = READ_SIZE) -> None:
+        """Read what the network has, at most about so many bytes."""
         if self._at:
             del self._in[: self._at]
             self._at = 0
-        room = READ_SIZE
+        room = most
         while room > 0 and not self._ended:
             try:
                 data = self._sock.recv(max(room, RECORD))

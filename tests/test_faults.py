@@ -1,16 +1,18 @@
 """What the user is promised when something breaks."""
 
 import signal
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monitor.datasets import Beats
 from tests import faults
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
-from tests.wards import Hearts, Ward, as_json
+from tests.wards import Hearts, Ward, as_float32, as_json
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,43 @@ def test_a_daemon_that_stood_still_calls_nobody_silent_whom_it_has_not_read(
             ward.send(as_json("bed-1", hearts.normal(1), first=1))
             daemon.wait_until("ecg_monitor_beats_scored_total", 2)
     assert ward.alerts() == []
+
+
+def test_an_alarm_comes_in_time_beside_a_flood_of_nonsense(tmp_path: Path, hearts: Hearts) -> None:
+    over = threading.Event()
+
+    def flood(port: int, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        with Ward(port, f"flood-{seed}", listen=False) as ward:
+            while not over.is_set():
+                device = draw.integers(10_000)
+                nonsense = draw.bytes(int(draw.integers(0, 1200)))
+                odd = as_float32("", hearts.anomalous(1))[0].payload
+                for payload in (nonsense, nonsense[:560].ljust(560), odd):
+                    ward.publish(f"ecg/odd-{seed}-{device}/beats", payload)
+
+    conf = "allow_anonymous true\nmax_queued_messages 0\n"
+    with Mosquitto(tmp_path, conf) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            floods = [threading.Thread(target=flood, args=(broker.port, i)) for i in range(2)]
+            for thread in floods:
+                thread.start()
+            try:
+                time.sleep(3)
+                delays = []
+                with Ward(broker.port, "well", listen=False) as device:
+                    for i in range(5):
+                        device.send(as_json(f"well-{i}", hearts.anomalous(3)))
+                        begun = time.monotonic()
+                        ward.wait(lambda i=i: ward.alerts(f"well-{i}"))
+                        delays.append(time.monotonic() - begun)
+                assert daemon.value("ecg_monitor_unacknowledged_messages") < 5000
+                assert daemon.healthy()
+            finally:
+                over.set()
+                for thread in floods:
+                    thread.join()
+            print(f"seconds to the alert: {delays}")
+            print(daemon.metrics())
+            assert max(delays) < 2
+            assert len(daemon.log.read_bytes()) < 1_000_000
