@@ -52,7 +52,7 @@ def make(
             protocol=MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
-    client.connect_timeout = 2.0
+    client.connect_timeout = 1.5  # twice that, and we can still stop in time
     if mqtt.username is not None:
         client.username_pw_set(mqtt.username, mqtt.secret)
     if mqtt.tls:

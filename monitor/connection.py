@@ -1,15 +1,17 @@
-"""The MQTT side of the daemon: what came in, what goes out, and what is still to be acknowledged.
+"""A connection to the broker that is made again whenever it is lost.
 
-One paho client for each connection; nothing of an old one can reach a new one. What is kept across
-connections is ours: the messages in hand, in the order they came, and the publishes that the broker
-has not acknowledged.
+The daemon has two, `inbound.Inbound` for beats and `outbound.Outbound` for what it says: the
+broker's answers to our alerts must not stand in line behind a mountain of beats, and they must
+still be heard where we stop reading beats.
+
+One paho client for each attempt; nothing of an old one can reach a new one.
 """
 
 import random
 import select
 import ssl
 import time
-from collections import deque
+from collections.abc import Sequence
 
 import structlog
 from paho.mqtt.client import Client as PahoClient
@@ -18,7 +20,6 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from monitor.client import (
     LOGIN_REFUSED,
@@ -28,11 +29,9 @@ from monitor.client import (
     refused_login,
     unverified,
 )
-from monitor.metrics import Metrics
-from monitor.outbox import Outbox, Publication
 from monitor.program import ConfigurationError
 from monitor.settings import Mqtt
-from monitor.transport import READ_SIZE, Client, parse_publish
+from monitor.transport import Client
 
 log = structlog.get_logger()
 
@@ -41,9 +40,6 @@ KEEPALIVE = 30
 
 MAXIMUM_PACKET = 16 * 1024 * 1024
 """Bytes of the largest message that the broker may send us (MQTT 5)."""
-
-IN_FLIGHT = 1000
-"""Publishes under way at once, where the broker allows that many."""
 
 PAUSES = (0.1, 1.0)
 """Seconds before the first and before a later attempt to connect."""
@@ -54,180 +50,109 @@ LONGEST_PAUSE = 30.0
 STEADY = 2.0
 """Seconds after which a connection that is lost did stand."""
 
-REFUSED_PAUSE = 5.0
-"""Seconds after which a publish that the broker refused is tried again."""
-
 ANSWER_WITHIN = 5.0
 """Seconds that a broker may take for its CONNACK."""
 
 
-class Message:
-    """A message in hand.
+class Connection:
+    """One of the daemon's connections; its children say what it is for.
 
     Attributes:
-        mid: its packet identifier; 0 at QoS 0.
-        epoch: the connection it came over.
-        arrived: when, on the monotonic clock.
-        redelivered: whether the broker marked it as delivered before.
-        waiting: how many publishes must be acknowledged before it may be.
+        trouble: why it is of no use at the moment, in words; None while all is well.
+        since: of the connection, or of its loss, on the monotonic clock.
     """
 
-    __slots__ = (
-        "arrived",
-        "content_type",
-        "epoch",
-        "mid",
-        "payload",
-        "redelivered",
-        "topic",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        topic: bytes,
-        payload: bytes,
-        content_type: str | None,
-        mid: int,
-        epoch: int,
-        arrived: float,
-        redelivered: bool,
-    ) -> None:
-        self.topic = topic
-        self.payload = payload
-        self.content_type = content_type
-        self.mid = mid
-        self.epoch = epoch
-        self.arrived = arrived
-        self.redelivered = redelivered
-        self.waiting = 0
-
-
-class Connection:
-    """A session with the broker that outlives its connections.
-
-    `trouble` says in words why there is none at the moment, and is None while all is well.
-    `new_session` is set when the broker knew nothing of us any more.
-    """
-
-    def __init__(self, mqtt: Mqtt, filters: list[str], qos: int, metrics: Metrics) -> None:
+    def __init__(self, mqtt: Mqtt, client_id: str, keep_session: bool) -> None:
         self.trouble: str | None = "not connected yet"
-        self._said: str | None = None  # the trouble that the log knows of
-        self.since = time.monotonic()  # of the connection, or of its loss
-        self.new_session = False
-        self._mqtt, self._filters, self._qos, self._metrics = mqtt, filters, qos, metrics
-        self._status = f"ecg-monitor/{mqtt.client_id}/status"
+        self.since = time.monotonic()
+        self._mqtt, self._client_id, self._keep_session = mqtt, client_id, keep_session
         self._protocol = mqtt.protocol
         self._client: Client | None = None
         self._accepted = False  # the broker said yes to this connection
         self._ever = False  # … to any
-        self._listened = False  # it granted our subscriptions, on any
-        self._epoch = 0
-        self._inbox: list[Message] = []
-        self._ledger: deque[Message] = deque()
-        self._carried: dict[int, Message] = {}
-        self._outbox = Outbox()
-        self._window = IN_FLIGHT
-        self._refused_until = 0.0
+        self._said: str | None = None  # the trouble that the log knows of
         self._retry_at = 0.0
         self._failures = self._flaps = 0
         self._next_housekeeping = 0.0
         self._fatal: ConfigurationError | None = None
         self._closing = False
 
+    # -- what its children fill in
+
+    def _set_up(self, client: Client) -> None:
+        """Prepare a client that has not connected yet."""
+
+    def _begin(
+        self, client: PahoClient, flags: ConnectFlags, properties: Properties | None
+    ) -> None:
+        """The broker accepted us."""
+
+    def _end(self) -> None:
+        """The connection is lost."""
+
+    def _listening(self) -> bool:
+        """Whether what comes in is to be read now."""
+        return True
+
+    def _take(self, header: int, body: bytes, arrived: float) -> None:
+        """Take a PUBLISH packet. Raises ValueError if it is malformed."""
+
+    # -- its turn
+
     @property
     def connected(self) -> bool:
         """Whether the broker accepted us and has not gone since."""
         return self._accepted
 
-    @property
-    def backlog(self) -> int:
-        """Publishes that the broker has not acknowledged."""
-        return len(self._outbox)
-
-    def collect(self, patience: float) -> list[Message]:
-        """Wait until there is something to do, at most `patience` seconds; give what came in.
+    def keep_up(self) -> None:
+        """Connect if it is time to; twice a second, see that all is well.
 
         Raises:
             ConfigurationError: the broker will not have us, and has never had us.
         """
         now = time.monotonic()
-        if self._client is None:
-            if now < self._retry_at:
-                time.sleep(min(patience, self._retry_at - now))
-                return []
+        if self._client is None and now >= self._retry_at:
             self._connect()
-        if self._client is not None and self._client.packets is not None:
-            self._read(self._client, patience)
-        if time.monotonic() >= self._next_housekeeping:
-            self._housekeeping()
+        if now >= self._next_housekeeping:
+            self._next_housekeeping = now + 0.5
+            self._housekeeping(now)
         if self._fatal:
             raise self._fatal
-        messages, self._inbox = self._inbox, []
-        return messages
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        retain: bool = False,
-        cause: Message | None = None,
-        timed: bool = False,
-    ) -> None:
-        """Publish at QoS 1, now or when the broker is back; `cause` is not acknowledged before.
+    def read(self) -> None:
+        """Take in what has come; gives at once if nothing has."""
+        client = self._client
+        if client is None or client.packets is None or not self._listening():
+            return
+        packets = client.packets
+        packets.fill()
+        arrived = time.monotonic()
+        while self._client is client:
+            packet = packets.next_packet()
+            if packet is True:
+                if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    break
+            elif packet is False:
+                break
+            else:
+                try:
+                    self._take(*packet, arrived)
+                except ValueError as error:
+                    self._lost(str(error))
 
-        Args:
-            timed: whether the time from the cause's arrival to the broker's acknowledgement is one
-                that people look at.
-        """
-        self._outbox.add(Publication(topic, payload, retain, cause, timed))
-
-    def publish_unassured(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 0: lost if the broker is not there."""
-        if self._client is not None and self._accepted:
-            self._client.publish(topic, payload, qos=0)
-
-    def settle(self) -> None:
-        """Acknowledge, in the order they came, the messages whose publishes are; then write."""
-        done: list[int] = []
-        ledger = self._ledger
-        while ledger and not ledger[0].waiting:
-            message = ledger.popleft()
-            if message.epoch == self._epoch:
-                done.append(message.mid)
+    def write(self) -> None:
+        """Hand what is to be written to the network, as much as it takes."""
         client = self._client
         if client is None or client.packets is None:
             return
-        if self._accepted:
-            self._send(client)
         if client.want_write():
             client.loop_write()
         if self._client is client:
-            client.packets.acknowledge(done)
             client.packets.flush()
 
-    def abandon(self, problem: str) -> None:
-        """Leave this connection, nothing acknowledged: all that came comes again over the next."""
-        self._lost(problem)
-        self._ledger.clear()
-        self._carried.clear()
-
-    def measure(self) -> None:
-        """Set the gauges of how far behind we are."""
-        self._metrics.unacknowledged.set(len(self._ledger))
-        oldest = time.monotonic() - self._ledger[0].arrived if self._ledger else 0.0
-        self._metrics.oldest.set(oldest)
-
-    def close(self, patience: float) -> None:
-        """Say `stopped`, wait at most `patience` seconds for what is under way, and disconnect."""
+    def hang_up(self) -> None:
+        """Disconnect in order, so that the last will is not sent."""
         self._closing = True
-        self.publish(self._status, b"stopped", retain=True)
-        deadline = time.monotonic() + patience
-        while self._client is not None and self.backlog and time.monotonic() < deadline:
-            self.settle()
-            self._read(self._client, 0.05)
-        self.settle()
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_write()
@@ -241,10 +166,13 @@ class Connection:
         try:
             if self._protocol == "5":
                 properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-                properties.SessionExpiryInterval = self._mqtt.session_expiry
+                if self._keep_session:
+                    properties.SessionExpiryInterval = self._mqtt.session_expiry
                 properties.ReceiveMaximum = self._mqtt.receive_maximum
                 properties.MaximumPacketSize = MAXIMUM_PACKET
-                client.connect(host, port, KEEPALIVE, clean_start=False, properties=properties)
+                client.connect(
+                    host, port, KEEPALIVE, clean_start=not self._keep_session, properties=properties
+                )
             else:
                 client.connect(host, port, KEEPALIVE)
         except ssl.SSLCertVerificationError as error:
@@ -255,14 +183,11 @@ class Connection:
             self._lost(str(error) or type(error).__name__)
 
     def _make_client(self) -> Client:
-        made = make(Client, self._mqtt, self._mqtt.client_id, self._protocol, keep=True)
-        made.max_inflight_messages_set(0)  # `_send` keeps to the broker's window
-        made.will_set(self._status, b"offline", qos=1, retain=True)
+        made = make(Client, self._mqtt, self._client_id, self._protocol, self._keep_session)
         made.on_connect = self._on_connect
-        made.on_subscribe = self._on_subscribe
-        made.on_publish = self._on_publish
         made.on_disconnect = self._on_disconnect
         made.on_socket_register_write = _only_queue
+        self._set_up(made)
         return made
 
     def _on_connect(
@@ -279,19 +204,9 @@ class Connection:
         self._accepted = self._ever = True
         self.since = time.monotonic()
         self._failures = 0
-        self._metrics.connects.inc()
-        self._metrics.connected.set(1)
-        self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
-        if not flags.session_present:
-            self._carried.clear()
-            self.new_session = True
         if self._flaps < 2:
-            log.info("connected", broker=self._mqtt.where, protocol=self._protocol)
-        if self._protocol == "5":
-            options = SubscribeOptions(qos=self._qos, retainHandling=2)
-            client.subscribe([(topic, options) for topic in self._filters])
-        else:
-            client.subscribe([(topic, self._qos) for topic in self._filters])
+            log.info("connected", client_id=self._client_id, protocol=self._protocol)
+        self._begin(client, flags, properties)
 
     def _on_refusal(self, reason: str) -> None:
         if reason == UNKNOWN_VERSION and self._protocol == "5":
@@ -305,26 +220,6 @@ class Connection:
                 f"mqtt.client_id = {self._mqtt.client_id!r}: {self._mqtt.where} refused it"
             )
         self._lost(f"the broker refused us: {reason.lower()}")
-
-    def _on_subscribe(
-        self,
-        _client: PahoClient,
-        _userdata: object,
-        _mid: int,
-        reasons: list[ReasonCode],
-        _properties: Properties | None,
-    ) -> None:
-        for topic, reason in zip(self._filters, reasons, strict=False):
-            if reason.is_failure:
-                problem = f"the broker refused the subscription ({str(reason).lower()})"
-                if not self._listened:
-                    where = self._mqtt.where
-                    self._fatal = ConfigurationError(f"input.topic = {topic!r}: {where}: {problem}")
-                self._lost(problem)
-                return
-        self._listened = True
-        self.trouble = None
-        self._outbox.add(Publication(self._status, b"online", retain=True))
 
     # -- losing the connection
 
@@ -355,13 +250,10 @@ class Connection:
             else:
                 self._flaps, self._said = 0, None
             self._failures = 0
-        self._carried.update((m.mid, m) for m in self._ledger if m.epoch == self._epoch)
-        self._epoch += 1
-        self._outbox.lose()
         if self._client is not None and self._client.packets is not None:
             self._client.packets.close()
         self._client, self._accepted, self.since = None, False, now
-        self._metrics.connected.set(0)
+        self._end()
         first, longest = PAUSES
         pause = min(first * 2**self._failures, longest)
         if self._flaps:
@@ -369,123 +261,15 @@ class Connection:
         self._failures = min(self._failures + 1, 16)
         self._retry_at = now + pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if "taken over" in problem or self._flaps > 1:
-            problem += f"; perhaps another client uses mqtt.client_id {self._mqtt.client_id!r}"
+            problem += f"; perhaps another client uses mqtt.client_id {self._client_id!r}"
         self.trouble = f"no connection to {self._mqtt.where}: {problem}"
         if self.trouble != self._said and not self._fatal and not self._closing:
             log.warning("disconnected", broker=self._mqtt.where, reason=problem, retrying=True)
             self._said = self.trouble
 
-    # -- reading
-
-    def _read(self, client: Client, patience: float) -> None:
-        packets = client.packets
-        assert packets is not None
-        # What waits for an answer can only go on if we read; else more in hand helps nobody.
-        waiting = not self._accepted or self._outbox.under_way > 0
-        listen = waiting or len(self._ledger) < self._mqtt.receive_maximum
-        events = select.POLLIN if listen else 0
-        if client.want_write():
-            client.loop_write()
-        if packets.unsent:
-            events |= select.POLLOUT
-        poll = select.poll()
-        poll.register(packets.fileno(), events)
-        ready = poll.poll(1000 * patience)
-        if not ready:
-            return
-        if packets.unsent:
-            packets.flush()
-        if not listen and not ready[0][1] & (select.POLLHUP | select.POLLERR):
-            return
-        # While alerts wait for the broker's answers, these must not wait for a mountain of beats.
-        packets.fill(READ_SIZE if not self._outbox.queued else READ_SIZE // 16)
-        arrived = time.monotonic()
-        mqtt5 = self._protocol == "5"
-        while self._client is client:
-            packet = packets.next_packet()
-            if packet is True:
-                if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                    break
-            elif packet is False:
-                break
-            else:
-                try:
-                    self._take(*packet, mqtt5, arrived)
-                except ValueError as error:
-                    self._lost(str(error))
-
-    def _take(self, header: int, body: bytes, mqtt5: bool, arrived: float) -> None:
-        if self._closing:
-            return  # not acknowledged, it comes again
-        topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
-        kind = content_type.decode(errors="replace") if content_type else None
-        message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
-        earlier = None
-        if qos:
-            self._ledger.append(message)
-            earlier = self._carried.pop(mid, None)
-        if dup:
-            self._metrics.redelivered.inc()
-            if earlier and earlier.topic == topic and earlier.payload == payload:
-                return  # it is in hand or done; being behind it, it is acknowledged after it
-        if retain:
-            self._metrics.rejected.labels("retained").inc()
-            return  # an old beat, kept by the broker
-        self._inbox.append(message)
-
-    # -- publishing
-
-    def _send(self, client: Client) -> None:
-        while self._outbox.under_way < self._window:
-            publication = self._outbox.take()
-            if publication is None:
-                return
-            info = client.publish(
-                publication.topic, publication.payload, qos=1, retain=publication.retain
-            )
-            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # its identifier is still in use
-                self._outbox.put_back(publication)
-                return
-            self._outbox.handed_over(publication, info.mid)
-
-    def _on_publish(
-        self,
-        client: PahoClient,
-        _userdata: object,
-        mid: int,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if client is not self._client:
-            return
-        if reason.is_failure:
-            refused = self._outbox.refuse(mid)
-            if refused is not None:
-                self._on_refused_publish(refused.topic, str(reason))
-            return
-        published = self._outbox.acknowledge(mid)
-        if published is not None and published.timed:
-            for cause in published.causes:
-                self._metrics.beat_to_alert.observe(time.monotonic() - cause.arrived)
-
-    def _on_refused_publish(self, topic: str, reason: str) -> None:
-        self._metrics.refused.inc()
-        self.trouble = f"{self._mqtt.where} refused a publish to {topic}: {reason.lower()}"
-        if self.trouble != self._said:
-            log.error("refused", topic=topic, reason=reason, retrying=True)
-            self._said = self.trouble
-        if self._outbox.refused == 1:
-            self._refused_until = time.monotonic() + REFUSED_PAUSE
-
     # -- twice a second
 
-    def _housekeeping(self) -> None:
-        now = time.monotonic()
-        self._next_housekeeping = now + 0.5
-        if self._outbox.refused and now >= self._refused_until:
-            self._outbox.retry()
-            if self._accepted:
-                self.trouble = None
+    def _housekeeping(self, now: float) -> None:
         client = self._client
         if client is None:
             return
@@ -493,6 +277,31 @@ class Connection:
         if self._client is client and not self._accepted and now - self.since > ANSWER_WITHIN:
             self._no_answer("it does not answer")
 
+    def _events(self) -> tuple[int, int] | None:
+        """The socket and what to wait for on it; None where there is none."""
+        client = self._client
+        if client is None or client.packets is None or client.packets.fileno() < 0:
+            return None
+        reading = select.POLLIN if self._listening() else 0
+        writing = select.POLLOUT if client.want_write() or client.packets.unsent else 0
+        # Without either, a poll would give at once for ever if the broker has hung up.
+        return (client.packets.fileno(), reading | writing) if reading | writing else None
+
+    def _due(self) -> float:
+        """When something is to be done even if nothing comes."""
+        return self._retry_at if self._client is None else self._next_housekeeping
+
+
+def wait(connections: Sequence[Connection], patience: float) -> None:
+    """Wait until one of the connections has something to do, at most `patience` seconds."""
+    poll = select.poll()
+    for connection in connections:
+        events = connection._events()
+        if events is not None:
+            poll.register(*events)
+    until = min(connection._due() for connection in connections) - time.monotonic()
+    poll.poll(1000 * min(patience, max(until, 0.001)))
+
 
 def _only_queue(_client: PahoClient, _userdata: object, _socket: object) -> None:
-    """Stands where paho looks whether it should write at once; `settle` writes."""
+    """Stands where paho looks whether it should write at once; `write` does."""

@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry
 
 from monitor import home_assistant, notify, quality, wire
 from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
-from monitor.connection import Connection, Message
+from monitor.connection import wait
+from monitor.inbound import Inbound, Message
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.model import Detector, ModelError, Scored, shipped
+from monitor.outbound import Outbound
 from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
@@ -86,9 +88,10 @@ class Daemon:
         self.alarms = Alarms(settings.alarm.policy)
         self.topics = wire.Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
-        self.connection = Connection(settings.mqtt, filters, settings.input.qos, metrics)
+        self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
+        self.outbound = Outbound(settings.mqtt, metrics)
         self._stop = False
-        self._recovered = False
+        self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
         self._rejections, self._events = Throttle(LINES), Throttle(LINES)
@@ -126,13 +129,18 @@ class Daemon:
 
     def turn(self) -> None:
         """Do all there is to do, once."""
-        messages = self.connection.collect(PATIENCE)
-        if not self._recovered and self.connection.connected and not self._recover():
+        wait((self.inbound, self.outbound), PATIENCE)
+        self.inbound.keep_up()
+        self.outbound.keep_up()
+        self.outbound.read()
+        messages = self.inbound.collect()
+        if not self._recovered and self.inbound.connected and not self._recover():
             messages = []  # they come again; nothing can be decided yet
         if messages:
             self._work(messages)
-        if self.connection.new_session:
+        if self.inbound.new_session:
             self._renew()
+        self._tell_status()
         now = time.monotonic()
         if now - self._turned > STALLED:
             self._listening = now  # what came meanwhile is still to be read
@@ -141,22 +149,36 @@ class Daemon:
             self._next_look = now + 0.5
             notify.tell(notify.ALIVE)
             self._look_round(now)
-        self.connection.settle()
+        self.outbound.send()
+        self.outbound.write()
+        self.inbound.acknowledge()
+        self.inbound.write()
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, say that we stop, and go."""
         notify.tell(notify.STOPPING)
-        self.connection.close(FAREWELL)
+        self.outbound.say("stopped")
+        self.outbound.finish(FAREWELL)
+        self.inbound.acknowledge()
+        self.inbound.hang_up()
+        self.outbound.hang_up()
         log.info("stopped")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
 
+    def _tell_status(self) -> None:
+        well = self.inbound.trouble is None
+        self._online = self._online or well
+        if self._online:
+            self.outbound.say("online" if well else "offline")
+        self.metrics.connected.set(self.inbound.connected and self.outbound.connected)
+
     def health(self) -> str | None:
         """What is wrong; None while all is well. Called from other threads."""
         if time.monotonic() - self._turned > STALLED:
             return "the loop does not turn"
-        return self.connection.trouble
+        return self.inbound.trouble or self.outbound.trouble
 
     # -- its work
 
@@ -169,7 +191,7 @@ class Daemon:
         verdicts = self._judge(intakes, batch, scored)
         keys = wire.fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
-        quiet, busy = len(intakes) <= QUIET, self.connection.backlog > BUSY
+        quiet, busy = len(intakes) <= QUIET, self.outbound.backlog > BUSY
         wall = time.time()
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
@@ -274,7 +296,7 @@ class Daemon:
             reconstruction=evidence.reconstruction,
         )
         topic = topic_of(self.settings.output, decision.device, "alerts")
-        self.connection.publish(topic, wire.encode(alert), cause=cause, timed=True)
+        self.outbound.publish(topic, wire.encode(alert), cause=cause, timed=True)
         self._count(decision)
         if self._events.admits(decision.id, time.monotonic()):
             log.info(
@@ -311,7 +333,7 @@ class Daemon:
         alarm = topic_of(self.settings.output, name, "alarm")
         status = f"ecg-monitor/{self.settings.mqtt.client_id}/status"
         payload = home_assistant.announcement(name, alarm, status)
-        self.connection.publish(home_assistant.topic(name), payload, retain=True)
+        self.outbound.publish(home_assistant.topic(name), payload, retain=True)
         device.unsaved = True
 
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
@@ -323,9 +345,9 @@ class Daemon:
             payload = wire.encode(as_it_stands(name, device, wall))
         elif name in self._announced:
             self._announced.remove(name)
-            self.connection.publish(home_assistant.topic(name), b"", retain=True)
+            self.outbound.publish(home_assistant.topic(name), b"", retain=True)
         topic = topic_of(self.settings.output, name, "alarm")
-        self.connection.publish(topic, payload, retain=True, cause=cause)
+        self.outbound.publish(topic, payload, retain=True, cause=cause)
 
     def _publish_scores(
         self, intakes: list[Intake], verdicts: bytes, scored: Scored, wall: float
@@ -344,7 +366,7 @@ class Daemon:
             ]
             if scores:
                 topic = topic_of(self.settings.output, name, "scores")
-                self.connection.publish_unassured(topic, wire.encode(wire.Scores(name, scores)))
+                self.outbound.publish_unassured(topic, wire.encode(wire.Scores(name, scores)))
 
     def _reject(self, topic: bytes, reason: wire.Reason, detail: str) -> None:
         """Count a message that cannot be understood, and say so, but not more than once a second
@@ -363,10 +385,10 @@ class Daemon:
 
     def _look_round(self, now: float) -> None:
         """Devices that fell silent, devices to be forgotten, and how far behind we are."""
-        self.connection.measure()
-        if self.connection.connected and self.connection.backlog < AT_ONCE:
+        self.inbound.measure()
+        if self.inbound.connected and self.outbound.backlog < AT_ONCE:
             wall = time.time()
-            since = max(self.connection.since, self._listening)
+            since = max(self.inbound.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self._alert(decision, wall, Evidence())
                 self._save(decision.device, wall)
@@ -388,7 +410,7 @@ class Daemon:
         except ConfigurationError:
             raise
         except Failure as failure:
-            self.connection.abandon(f"the alarms cannot be read back: {failure}")
+            self.inbound.abandon(f"the alarms cannot be read back: {failure}")
             return False
         now = time.monotonic()
         for saved in standing:
@@ -400,7 +422,7 @@ class Daemon:
 
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
-        self.connection.new_session = False
+        self.inbound.new_session = False
         self._announced.clear()  # each is announced again with its next beat
         wall = time.time()
         for devices in (self.alarms.devices, self.alarms.silent):
