@@ -321,7 +321,8 @@ def test_what_is_printed_is_toml_with_a_line_on_each_setting_and_loads_back(
     for table, keys in expected.model_dump().items():
         assert f"[{table}]" in lines
         for key in keys:
-            at = next(i for i, line in enumerate(lines) if re.match(rf"(# )?{key} =", line))
+            name = rf"{key} =|\[{table}\.{key}\]"
+            at = next(i for i, line in enumerate(lines) if re.match(rf"(# )?({name})", line))
             assert re.match(r"# .{5,}", lines[at - 1]), key
             assert "None" not in lines[at - 1]
 
@@ -339,7 +340,7 @@ def test_any_settings_survive_being_printed(
     given = {
         "mqtt": {"username": text},
         "input": {"topic": [f"ecg/{{device}}/beats{topic}" for topic in clean]},
-        "model": {"threshold": number},
+        "model": {"threshold": number, "devices": {text: Path("a.onnx"), "*": Path(text)}},
         "alarm": {"silent_after": abs(number)},
         "output": {"scores": yes, "topic": "out/{device}"},
     }

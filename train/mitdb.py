@@ -127,7 +127,7 @@ def _judge(path: Path, seed: int) -> Judged:
         float(anomalous[normal].mean()),
         [
             _outcome(policy, episodes.alarms(verdicts, at[judged] / ecg.rate, policy), known)
-            for policy in (Settings().alarm.policy, *OTHERS)
+            for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS))
         ],
     )
 
