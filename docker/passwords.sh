@@ -12,7 +12,7 @@ shift
 
 for device in "$@"; do
     case $device in
-    monitor | viewer) echo "passwords.sh: $device is no device" >&2 && exit 64 ;;
+    monitor | segmenter | viewer) echo "passwords.sh: $device is no device" >&2 && exit 64 ;;
     *[!A-Za-z0-9._-]* | '') echo "passwords.sh: '$device': use letters, digits, . _ -" >&2 && exit 64 ;;
     esac
 done
@@ -35,9 +35,12 @@ login() { # folder and name of the file, user
     echo "made a login for $3"
 }
 
-mkdir -p "$folder/broker" "$folder/monitor" "$folder/devices" "$folder/viewer" "$folder/grafana"
+for part in broker devices grafana monitor segmenter viewer; do
+    mkdir -p "$folder/$part"
+done
 chmod 755 "$folder"
 login "$folder/monitor" password monitor
+login "$folder/segmenter" password segmenter
 login "$folder/viewer" password viewer
 for device in "$@"; do
     login "$folder/devices" "$device" "$device"
@@ -45,5 +48,5 @@ done
 [ -e "$folder/grafana/password" ] || random >"$folder/grafana/password"
 
 owned_by 1883:1883 "$folder/broker"
-owned_by 10001:10001 "$folder/monitor" "$folder/devices"
+owned_by 10001:10001 "$folder/devices" "$folder/monitor" "$folder/segmenter"
 owned_by 472:0 "$folder/grafana"

@@ -133,6 +133,11 @@ class Device:
         quality = self.quality is None or self.quality.clean
         return self.silent is None and self.anomaly.clean and quality
 
+    @property
+    def attentive(self) -> bool:
+        """Whether it is heard, and has only sent beats that can be believed."""
+        return self.silent is None and self.quality is None
+
     def alarms(self) -> Iterator[tuple[Kind, Alarm]]:
         """The open alarms."""
         if self.anomaly.alarm is not None:
@@ -211,7 +216,8 @@ class Alarms:
         if seq is None and not redelivered and device.clean and not any(verdicts):
             # Nearly every message ends here.
             device.restored = False
-            _remember(device, keys)
+            device.known.extend(keys[-REMEMBERED:])
+            del device.known[:-REMEMBERED]
             anomaly = device.anomaly
             anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
             return []
@@ -219,32 +225,24 @@ class Alarms:
             return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
+        device.restored = device.restored and redelivered
+        anomaly, known = device.anomaly, device.known
         for beat, verdict in enumerate(verdicts):
-            number = None if seq is None else seq + beat
-            if self._counted(device, number, keys[beat], redelivered):
+            key = keys[beat]
+            if seq is not None or redelivered:
+                if _counted(device, None if seq is None else seq + beat, key):
+                    continue
+                device.seq = device.seq if seq is None else seq + beat
+            known.append(key)
+            if verdict == NORMAL and anomaly.alarm is None and device.attentive:
+                anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
+                anomaly.seen = min(anomaly.seen + 1, self.policy.window)
                 continue
             device.unsaved |= verdict != NORMAL
             self._count(name, device, beat, verdict, times[beat], decisions)
+        del known[:-REMEMBERED]
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
-
-    def _counted(self, device: Device, seq: int | None, key: int, redelivered: bool) -> bool:
-        """Whether a beat was counted before, and, if not, remember it.
-
-        A device that sends a beat again sends the same number and the same samples. What the broker
-        delivers again it marks, so there the samples are enough; and after a restart, when only
-        what the retained alarm tells is known, so is a number that was passed already.
-        """
-        if not redelivered:
-            device.restored = False
-        elif device.restored and seq is not None and seq <= device.seq:
-            return True
-        if (redelivered or seq is not None) and key in device.known:
-            return True
-        if seq is not None:
-            device.seq = seq
-        _remember(device, (key,))
-        return False
 
     def _count(
         self,
@@ -414,11 +412,14 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
     )
 
 
-def _remember(device: Device, keys: Sequence[int]) -> None:
-    known = device.known
-    known.extend(keys[-REMEMBERED:])
-    if len(known) > REMEMBERED:
-        del known[:-REMEMBERED]
+def _counted(device: Device, seq: int | None, key: int) -> bool:
+    """Whether a beat that may come twice was counted before.
+
+    A device that sends a beat again sends the same number and the same samples. What the broker
+    delivers again it marks, so there the samples are enough; and after a restart, when only what
+    the retained alarm tells is known, so is a number that was passed already.
+    """
+    return key in device.known or (device.restored and seq is not None and seq <= device.seq)
 
 
 def _change(name: str, kind: Kind, event: Event, device: Device) -> str:

@@ -224,6 +224,12 @@ class Connection:
             client.packets.acknowledge(done)
             client.packets.flush()
 
+    def abandon(self, problem: str) -> None:
+        """Leave this connection, nothing acknowledged: all that came comes again over the next."""
+        self._lost(problem)
+        self._ledger.clear()
+        self._carried.clear()
+
     def measure(self) -> None:
         """Set the gauges of how far behind we are."""
         self._metrics.unacknowledged.set(len(self._ledger))
@@ -306,7 +312,9 @@ class Connection:
 
     def _on_refusal(self, reason: str) -> None:
         if reason == UNKNOWN_VERSION and self._protocol == "5":
-            self._fall_back()
+            self._protocol = other(self._protocol)
+            self._failures = 0
+            log.info("trying another protocol", broker=self._mqtt.where, protocol=self._protocol)
         elif not self._ever and reason in LOGIN_REFUSED:
             self._fatal = refused_login(self._mqtt, reason)
         elif not self._ever and reason == "Client identifier not valid":
@@ -314,11 +322,6 @@ class Connection:
                 f"mqtt.client_id = {self._mqtt.client_id!r}: {self._mqtt.where} refused it"
             )
         self._lost(f"the broker refused us: {reason.lower()}")
-
-    def _fall_back(self) -> None:
-        self._protocol = other(self._protocol)
-        self._failures = 0
-        log.info("trying another protocol", broker=self._mqtt.where, protocol=self._protocol)
 
     def _on_subscribe(
         self,
@@ -353,7 +356,7 @@ class Connection:
         if not self._ever and self._mqtt.protocol == "5":
             # Some brokers hang up on a version that they do not know, or fall silent; and so does
             # what stands in front of a broker that is not there yet: take turns.
-            self._fall_back()
+            self._protocol = other(self._protocol)
         self._lost(problem)
 
     def _lost(self, problem: str) -> None:
@@ -365,7 +368,7 @@ class Connection:
             else:
                 self._flaps, self._said = 0, None
             self._failures = 0
-        self._carried = {m.mid: m for m in self._ledger if m.epoch == self._epoch}
+        self._carried.update((m.mid, m) for m in self._ledger if m.epoch == self._epoch)
         self._epoch += 1
         self._outbox.extendleft(reversed(self._in_flight.values()))
         self._in_flight.clear()
@@ -391,8 +394,9 @@ class Connection:
     def _read(self, client: Client, patience: float) -> None:
         packets = client.packets
         assert packets is not None
-        # What waits for a PUBACK can only go on if we read; else more in hand helps nobody.
-        listen = len(self._ledger) < self._mqtt.receive_maximum or bool(self._in_flight)
+        # What waits for an answer can only go on if we read; else more in hand helps nobody.
+        waiting = not self._accepted or bool(self._in_flight)
+        listen = waiting or len(self._ledger) < self._mqtt.receive_maximum
         events = select.POLLIN if listen else 0
         if client.want_write():
             client.loop_write()
@@ -429,11 +433,12 @@ class Connection:
         topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
         kind = content_type.decode(errors="replace") if content_type else None
         message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
+        earlier = None
         if qos:
             self._ledger.append(message)
+            earlier = self._carried.pop(mid, None)
         if dup:
             self._metrics.redelivered.inc()
-            earlier = self._carried.pop(mid, None)
             if earlier and earlier.topic == topic and earlier.payload == payload:
                 return  # it is in hand or done; being behind it, it is acknowledged after it
         if retain:

@@ -15,11 +15,12 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from monitor import quality, wire
-from monitor.alarms import POOR, Alarms, Decision, as_it_stands
+from monitor import home_assistant, notify, quality, wire
+from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import Connection, Message
 from monitor.detectors import Detectors, Outcome
 from monitor.metrics import Metrics
+from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
 from monitor.web import serve
@@ -84,9 +85,10 @@ class Daemon:
         self.connection = Connection(settings.mqtt, filters, settings.input.qos, metrics)
         self._stop = False
         self._recovered = False
-        self._turned = time.monotonic()
+        self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
         self._logged: dict[tuple[str, str], float] = {}
+        self._announced: set[str] = set()
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
     # -- its life
@@ -115,24 +117,30 @@ class Daemon:
             threshold=round(self.detectors.default.threshold, 6),
             topics=self.settings.input.topic,
         )
+        notify.tell(notify.READY)
 
     def turn(self) -> None:
         """Do all there is to do, once."""
         messages = self.connection.collect(PATIENCE)
-        if not self._recovered and self.connection.connected:
-            self._recover()
+        if not self._recovered and self.connection.connected and not self._recover():
+            messages = []  # they come again; nothing can be decided yet
         if messages:
             self._work(messages)
         if self.connection.new_session:
             self._renew()
-        now = self._turned = time.monotonic()
+        now = time.monotonic()
+        if now - self._turned > STALLED:
+            self._listening = now  # what came meanwhile is still to be read
+        self._turned = now
         if now >= self._next_look:
             self._next_look = now + 0.5
+            notify.tell(notify.ALIVE)
             self._look_round(now)
         self.connection.settle()
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, say that we stop, and go."""
+        notify.tell(notify.STOPPING)
         self.connection.close(FAREWELL)
         log.info("stopped")
 
@@ -161,6 +169,8 @@ class Daemon:
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
             device = self.alarms.hear(name, message.arrived)
+            if self.settings.output.home_assistant and name not in self._announced:
+                self._announce(name, device)
             times = beats.times(wall)
             decisions = self.alarms.observe(
                 name,
@@ -289,6 +299,15 @@ class Daemon:
         elif cleared is not None:
             self.metrics.recurring.inc()
 
+    def _announce(self, name: str, device: Device) -> None:
+        """Show a device to Home Assistant, and its alarm as it stands, though there be none."""
+        self._announced.add(name)
+        alarm = topic_of(self.settings.output, name, "alarm")
+        status = f"ecg-monitor/{self.settings.mqtt.client_id}/status"
+        payload = home_assistant.announcement(name, alarm, status)
+        self.connection.publish(home_assistant.topic(name), payload, retain=True)
+        device.unsaved = True
+
     def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""
         device = self.alarms.find(name)
@@ -296,6 +315,9 @@ class Daemon:
         if device is not None:
             device.unsaved = False
             payload = wire.encode(as_it_stands(name, device, wall))
+        elif name in self._announced:
+            self._announced.remove(name)
+            self.connection.publish(home_assistant.topic(name), b"", retain=True)
         topic = topic_of(self.settings.output, name, "alarm")
         self.connection.publish(topic, payload, retain=True, cause=cause)
 
@@ -339,7 +361,7 @@ class Daemon:
         self.connection.measure()
         if self.connection.connected and self.connection.backlog < AT_ONCE:
             wall = time.time()
-            since = self.connection.since
+            since = max(self.connection.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self._alert(decision, wall, Evidence())
                 self._save(decision.device, wall)
@@ -363,18 +385,31 @@ class Daemon:
         for detector in self.detectors.all:
             self.metrics.model.labels(detector.name, detector.sha256).set(1)
 
-    def _recover(self) -> None:
-        """Read back the alarms that an earlier process left with the broker."""
-        self._recovered = True
+    def _recover(self) -> bool:
+        """Read back the alarms that an earlier process left with the broker, if it is still there.
+
+        Raises:
+            ConfigurationError: the broker refuses the login.
+        """
+        try:
+            standing = standing_alarms(self.settings)
+        except ConfigurationError:
+            raise
+        except Failure as failure:
+            self.connection.abandon(f"the alarms cannot be read back: {failure}")
+            return False
         now = time.monotonic()
-        for saved in standing_alarms(self.settings):
+        for saved in standing:
             self.alarms.restore(saved, now)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+        self._recovered = True
+        return True
 
     def _renew(self) -> None:
         """Make the open alarms known again to a broker that has lost its memory."""
         self.connection.new_session = False
+        self._announced.clear()  # each is announced again with its next beat
         wall = time.time()
         for devices in (self.alarms.devices, self.alarms.silent):
             for name, device in list(devices.items()):

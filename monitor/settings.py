@@ -235,6 +235,7 @@ class Output(Table):
         "ecg/{device}", description="alerts, alarm and scores are published one level below"
     )
     scores: bool = Field(False, description="publish every score, at QoS 0")
+    home_assistant: bool = Field(False, description="announce each device to Home Assistant")
 
     @field_validator("topic")
     @classmethod

@@ -20,6 +20,9 @@ PUBLISH = 0x30
 READ_SIZE = 256 * 1024
 """Bytes read from the network before what is there is worked on."""
 
+RECORD = 16 * 1024
+"""Bytes of the longest TLS record. A poll does not see what is left of one that was half read."""
+
 CONTENT_TYPE = 0x03
 # What may stand in a PUBLISH (MQTT 5, table 2-4), by the length of its value; None: a string.
 _PROPERTIES: dict[int, int | None] = {0x01: 1, 0x02: 4, 0x03: None, 0x08: None, 0x09: None, 0x23: 2}
@@ -127,7 +130,7 @@ class PacketSocket:
         room = READ_SIZE
         while room > 0 and not self._ended:
             try:
-                data = self._sock.recv(room)
+                data = self._sock.recv(max(room, RECORD))
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError:

@@ -1,5 +1,6 @@
 """The description of topics and payloads is true of what the program takes and sends."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from jsonschema import Draft7Validator
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.client import topic_matches_sub as fits
 
-from monitor import client, wire
+from monitor import client, segment, wire
 from monitor.settings import Settings, load, subscription, topic_of
 from monitor.simulator import Simulator
 from tests.brokers import Mosquitto
@@ -156,17 +157,42 @@ def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) 
     assert validator("Beats").is_valid(message) == taken
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"samples": [0.5]},
+        {"samples": [0.5, 1], "rate": 360, "seq": 72000},
+        {"samples": [0.5], "rate": None, "seq": None},
+        {"samples": []},
+        {"samples": ["0.5"]},
+        {"samples": [None]},
+        {"samples": [0.5], "rate": "fast"},
+        {"samples": [0.5], "seq": -1},
+        {"samples": [0.5], "seq": 1.5},
+        {"rate": 360},
+    ],
+    ids=str,
+)
+def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
+    try:
+        segment.decode(msgspec.json.encode(chunk), 250.0)
+        taken = True
+    except segment.Rejected:
+        taken = False
+    assert validator("Samples").is_valid(chunk) == taken
+
+
 def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
-    assert set(settings.input.topic) <= described
+    assert {*settings.input.topic, segment.TOPIC} <= described
     for end in ("alerts", "alarm", "scores"):
         assert topic_of(settings.output, "{device}", end) in described
 
 
 def channel_of(topic: str) -> dict[str, Any]:
     for channel in DOCUMENT["channels"].values():
-        if fits(channel["address"].replace("{device}", "+").replace("{instance}", "+"), topic):
+        if fits(re.sub(r"{\w+}", "+", channel["address"]), topic):
             assert isinstance(channel, dict)
             return channel
     raise AssertionError(f"{topic} is not described")
@@ -183,7 +209,11 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         settings: Settings = load(None, {"mqtt": {"broker": broker.url}})
         with RunningDaemon(
-            tmp_path, broker.url, OUTPUT__SCORES="true", ALARM__SILENT_AFTER="2"
+            tmp_path,
+            broker.url,
+            OUTPUT__SCORES="true",
+            OUTPUT__HOME_ASSISTANT="true",
+            ALARM__SILENT_AFTER="2",
         ) as daemon:
             subscriber = client.join(settings.mqtt, "test")
             subscriber.on_message = on_message
@@ -238,5 +268,7 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     assert happened >= {(kind, "raised") for kind in kinds}
     assert {("anomaly", "cleared"), ("signal-quality", "cleared")} < happened
     assert {topic.rpartition("/")[2] for topic, *_ in seen} == {
-        channel["address"].rpartition("/")[2] for channel in DOCUMENT["channels"].values()
+        address.rpartition("/")[2]
+        for channel in DOCUMENT["channels"].values()
+        if (address := channel["address"]) != segment.TOPIC
     }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -333,6 +334,37 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, hearts: He
             ward.wait(lambda: ward.alerts())
     finally:
         assert waiting.stop() == 0
+
+
+def test_what_hangs_up_is_called_again_with_pauses_and_said_once(tmp_path: Path) -> None:
+    """So does a proxy in front of a broker that is not there yet."""
+    calls = 0
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.1)
+        daemon = RunningDaemon(tmp_path, f"mqtt://127.0.0.1:{proxy.getsockname()[1]}").start()
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            with suppress(TimeoutError):
+                proxy.accept()[0].close()
+                calls += 1
+        assert daemon.stop() == 0
+    assert 2 <= calls < 15
+    assert daemon.log.read_text().count("\n") < 8
+
+
+def test_a_broker_that_goes_before_the_alarms_are_read_back_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        daemon = RunningDaemon(tmp_path, f"mqtt://127.0.0.1:{broker.getsockname()[1]}").start()
+        with broker.accept()[0] as session:
+            session.recv(1000)
+            broker.close()
+            session.sendall(bytes([0x20, 3, 0, 0, 0]))  # accepted
+            deadline = time.monotonic() + 20
+            while "cannot be read back" not in daemon.log.read_text():
+                assert time.monotonic() < deadline
+                assert daemon.process.poll() is None
+                time.sleep(0.05)
+    assert daemon.stop() == 0
 
 
 def test_a_wrong_certificate_is_named_at_the_start(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def typical_beats() -> tuple[dict[str, bytes], tuple[float, float]]:
     """A beat of each kind, and how far the normal and the ectopic one are from the threshold."""
     simulator = Simulator(1)
     detector = Detector(shipped("ecg"))
+    assert detector.threshold > 0, "a score over a threshold says nothing where that is negative"
     found: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     ratios = []
     for draw, anomalous in ((simulator.normal, False), (simulator.ectopic, True)):

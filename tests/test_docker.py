@@ -25,7 +25,7 @@ from tests.daemons import RunningDaemon
 
 TOP = Path(__file__).parent.parent
 DOCKER = TOP / "docker"
-USERS = ("bed-1", "bed-2", "viewer", "monitor")
+USERS = ("bed-1", "bed-2", "monitor", "segmenter", "viewer")
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,8 +65,8 @@ def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
     else:
         heavy = {"tensorflow", "pandas", "scikit-learn", "scipy", "matplotlib"}
         assert not heavy & set(versions)
-        for package in versions:  # all that they need in turn is there too
-            needed += [Requirement(text) for text in requires(package) or ()]
+    for package in versions:  # all that they need in turn is there too
+        needed += [Requirement(text) for text in requires(package) or ()]
     for requirement in needed:
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
@@ -223,6 +223,7 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
         "devices/bed-1",
         "grafana/password",
         "monitor/password",
+        "segmenter/password",
         "viewer/password",
     }
     for path, text in before.items():
@@ -246,7 +247,9 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["viewer", "monitor", "+", "#", "bed/7", "bed 7", "bed:7", ""])
+@pytest.mark.parametrize(
+    "name", ["viewer", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
+)
 def test_no_login_is_made_for_what_is_no_device(tmp_path: Path, name: str) -> None:
     assert make_passwords(tmp_path, name).returncode == 64
     assert not any(tmp_path.iterdir())
@@ -265,8 +268,9 @@ def test_the_broker_refuses_a_login_that_it_does_not_know(
 
 
 MAY_PUBLISH = {
-    "bed-1": {"ecg/bed-1/beats"},
-    "bed-2": {"ecg/bed-2/beats"},
+    "bed-1": {"ecg/bed-1/beats", "ecg/bed-1/samples"},
+    "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
+    "segmenter": {f"ecg/{user}/beats" for user in USERS},
     "viewer": set(),
     "monitor": {
         "ecg/bed-1/alerts",
@@ -279,20 +283,22 @@ MAY_PUBLISH = {
 MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
+    "segmenter": {"ecg/bed-1/samples", "ecg/bed-2/samples"},
     "viewer": {
-        "ecg/bed-1/beats",
-        "ecg/bed-2/beats",
+        *(f"ecg/{user}/beats" for user in USERS if user != "viewer"),
+        "ecg/bed-1/samples",
+        "ecg/bed-2/samples",
         "ecg/bed-1/alerts",
         "ecg/bed-1/alarm",
         "ecg/bed-1/scores",
         "ecg-monitor/ward/status",
         "homeassistant/device/x/config",
     },
-    "monitor": {"ecg/bed-1/beats", "ecg/bed-2/beats", "ecg/bed-1/alarm"},
+    "monitor": {*(f"ecg/{user}/beats" for user in USERS if user != "monitor"), "ecg/bed-1/alarm"},
 }
 TRIED = sorted(
     {topic for topics in [*MAY_PUBLISH.values(), *MAY_READ.values()] for topic in topics}
-    | {f"ecg/{user}/beats" for user in USERS}
+    | {f"ecg/{user}/{end}" for user in USERS for end in ("beats", "samples")}
     | {"ecg/bed-1/beats/more", "ecg-monitor/status", "$SYS/broker/uptime", "elsewhere"}
 )
 

@@ -1,5 +1,6 @@
 """What the user is promised when something breaks."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -132,3 +133,42 @@ def test_a_publish_that_the_broker_refuses_is_not_lost(tmp_path: Path, hearts: H
             ward.wait(daemon.healthy)
             ward.wait(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
     assert [alert["event"] for alert in ward.alerts()] == ["raised"]
+
+
+def test_a_broker_that_restarts_while_all_hands_are_full_gets_everything(
+    tmp_path: Path, hearts: Hearts
+) -> None:
+    """As much is in hand as may be, and none of it can be acknowledged before the broker is back:
+    it goes on, and no beat that comes again is taken for another."""
+    rights = tmp_path / "acl"
+    conf = f"allow_anonymous true\nacl_file {rights}\n{faults.PERSISTENT.format(folder=tmp_path)}"
+    rights.write_text("topic read #\ntopic write ecg/+/beats\ntopic write ecg-monitor/#\n")
+    with Mosquitto(tmp_path, conf) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url, MQTT__RECEIVE_MAXIMUM="5") as daemon:
+            ward.send(as_json("bed-1", hearts.anomalous(3)))
+            daemon.wait_until("ecg_monitor_publishes_refused_total", 1)
+            sent = 3 + ward.send(as_json("bed-2", hearts.normal(20)))
+            broker.stop()
+            rights.write_text("topic readwrite #\n")
+            time.sleep(1)
+            broker.start()
+            ward.wait(lambda: ward.alerts())
+            daemon.wait_until("ecg_monitor_beats_received_total", sent)
+            ward.wait(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
+            assert daemon.value("ecg_monitor_beats_received_total") == sent
+
+
+def test_a_daemon_that_stood_still_calls_nobody_silent_whom_it_has_not_read(
+    tmp_path: Path, hearts: Hearts
+) -> None:
+    with Mosquitto(tmp_path, faults.OPEN) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="5") as daemon:
+            ward.send(as_json("bed-1", hearts.normal(1)))
+            daemon.wait_until("ecg_monitor_beats_scored_total", 1)
+            daemon.process.send_signal(signal.SIGSTOP)
+            time.sleep(6)
+            daemon.process.send_signal(signal.SIGCONT)
+            time.sleep(1)
+            ward.send(as_json("bed-1", hearts.normal(1), first=1))
+            daemon.wait_until("ecg_monitor_beats_scored_total", 2)
+    assert ward.alerts() == []

@@ -2,13 +2,20 @@
 
 import json
 import re
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jinja2 import Environment, StrictUndefined
 
+from monitor import client
 from monitor.home_assistant import announcement, topic
+from monitor.settings import Mqtt
+from monitor.simulator import Simulator
 from monitor.wire import DeviceAlarm, Kind, StandingAlarm, encode
+from tests.brokers import Mosquitto
+from tests.daemons import RunningDaemon
 
 NAMES = ["bed-7", "bed_7", "bed 7", "bed.7", "Bett ä", "{{ 7 * 7 }}", '"quoted"', "x" * 256]
 
@@ -100,3 +107,36 @@ def test_the_name_of_a_device_is_never_a_template() -> None:
     ]
     assert templates
     assert not any("7 * 7" in template for template in templates)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_device_is_announced_when_it_is_first_heard_if_that_is_wanted(
+    tmp_path: Path, wanted: bool
+) -> None:
+    seen: dict[str, bytes] = {}
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, OUTPUT__HOME_ASSISTANT=str(wanted)) as daemon,
+    ):
+        hub = client.join(Mqtt(broker=broker.url), "hub")
+        (beat,) = Simulator(1).normal(1)
+        hub.publish("ecg/bed-7/beats", beat.tobytes(), qos=1)
+        hub.publish("ecg/bed-7/beats", beat.tobytes(), qos=1)
+        daemon.wait_until("ecg_monitor_beats_received_total", 2)
+        daemon.stop()
+        hub.on_message = lambda _client, _data, message: seen.update(
+            {message.topic: bytes(message.payload)}
+        )
+        hub.subscribe("#", qos=1)
+        deadline = time.monotonic() + 5
+        while "ecg-monitor/test/status" not in seen and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        hub.disconnect()
+        hub.loop_stop()
+    assert (topic("bed-7") in seen) == ("ecg/bed-7/alarm" in seen) == wanted
+    if wanted:
+        said = json.loads(seen[topic("bed-7")])
+        assert said["availability_topic"] == "ecg-monitor/test/status"
+        sensor = said["components"]["connectivity"]
+        assert render(sensor["value_template"], seen[said["state_topic"]].decode()) == "ON"

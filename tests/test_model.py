@@ -1,5 +1,8 @@
 """The model file: what is opened, what is refused and why."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +185,12 @@ def test_refuses_a_model_of_another_kind(tmp_path: Path, flat: Path) -> None:
     card = CARD_OF_A_DETECTOR | {"kind": "image"}
     with pytest.raises(ModelError, match=r"takes beat float32 \[N, 140\] and not image float32"):
         Model(write(tmp_path / "image.onnx", graph(), card))
+
+
+def test_onnxruntime_reports_to_nobody_and_writes_nothing(tmp_path: Path) -> None:
+    script = "from monitor.model import Detector, shipped; Detector(shipped('ecg'))"
+    mute = ("CI", "ORT_DISABLE_TELEMETRY", "GITHUB_ACTIONS")  # each would hide what we are after
+    environment = {name: value for name, value in os.environ.items() if name not in mute}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert not list(tmp_path.rglob("*"))

@@ -1,5 +1,6 @@
 """systemd hears what it is told, and nobody minds where there is no systemd."""
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from monitor import notify
+from tests.brokers import Mosquitto
+from tests.daemons import RunningDaemon
 
 
 @pytest.fixture
@@ -54,3 +57,32 @@ def test_a_manager_that_does_not_read_never_holds_us_up(
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     for _ in range(5000):
         notify.tell(notify.ALIVE)
+
+
+def test_the_daemon_is_ready_alive_and_stopping(manager: socket.socket, tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    manager.bind(path)
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, {"NOTIFY_SOCKET": path}) as daemon,
+    ):
+        assert [manager.recv(100) for _ in range(4)] == [b"READY=1"] + 3 * [b"WATCHDOG=1"]
+        daemon.stop()
+        last = manager.recv(100)
+        while last == b"WATCHDOG=1":
+            last = manager.recv(100)
+    assert last == b"STOPPING=1"
+
+
+def test_a_daemon_whose_loop_hangs_is_not_alive(manager: socket.socket, tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    manager.bind(path)
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, {"NOTIFY_SOCKET": path}) as daemon,
+    ):
+        daemon.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            for _ in range(100):
+                manager.recv(100)
+        daemon.process.send_signal(signal.SIGCONT)

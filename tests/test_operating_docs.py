@@ -49,7 +49,7 @@ def test_a_command_can_be_run(command: str, tmp_path: Path) -> None:
         outcome = subprocess.run(
             ["sh", "-euc", here],
             cwd=tmp_path,
-            env={"PATH": path, "PASSWORD": "any", "PYTHONPATH": str(TOP)},
+            env={"PATH": path, "PYTHONPATH": str(TOP)},
             capture_output=True,
             text=True,
             check=False,

@@ -1,8 +1,13 @@
 """The fast path beside paho: the same packets as paho would see, however the stream is cut."""
 
+import select
 import socket
+import ssl
 import struct
+import subprocess
+import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from monitor.transport import PUBLISH, READ_SIZE, Client, PacketSocket, Publish, parse_publish
+from tests.brokers import program
 
 VERSIONS = {True: MQTTProtocolVersion.MQTTv5, False: MQTTProtocolVersion.MQTTv311}
 
@@ -296,3 +302,33 @@ def test_paho_makes_its_socket_where_ours_is_put_in_its_place(mqtt5: bool) -> No
             assert client.loop_read() == paho.MQTT_ERR_SUCCESS
             assert answered == [True]
             client.packets.close()
+
+
+def test_no_byte_of_a_tls_record_is_left_where_a_poll_does_not_see_it(tmp_path: Path) -> None:
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    command = [program("openssl"), "req", "-x509", *subject, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert"))
+    near, far = socket.socketpair()
+
+    def serve() -> None:
+        with context.wrap_socket(far, server_side=True) as broker:
+            broker.sendall(b"\xd0\x00")  # so that no record ends where the reading does
+            broker.sendall(bytes(READ_SIZE))
+            broker.recv(1)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with trusting.wrap_socket(near, server_hostname="localhost") as sock:
+        sock.setblocking(False)
+        packets = PacketSocket(sock)
+        poll = select.poll()
+        poll.register(packets.fileno(), select.POLLIN)
+        while packets.pending() < 2 + READ_SIZE:
+            assert poll.poll(5000)
+            packets.fill()
+        sock.send(b".")
+        server.join()

@@ -1,7 +1,7 @@
 """The detector that ships: normal beats of ECG5000 alone, its threshold from beats held out.
 
-Five networks are each fitted to four fifths of the training part's normal beats; the geometric mean
-of their scores is the score. What each says of the fifth that it has not seen sets the threshold and
+Five networks are each fitted to four fifths of the training part's normal beats; the score is the
+geometric mean of theirs. What each says of the fifth that it has not seen sets the threshold and
 the quantiles. With `networks=1` a sixth, fitted to all of them, scores alone: a fifth of the work
 for a beat, and a detector that is nearly as good (`ecg-train evaluate` prints both).
 """
