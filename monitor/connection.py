@@ -50,6 +50,9 @@ LONGEST_PAUSE = 30.0
 STEADY = 2.0
 """Seconds after which a connection that is lost did stand."""
 
+HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+"""What a poll says of a socket whose other side has gone."""
+
 ANSWER_WITHIN = 5.0
 """Seconds that a broker may take for its CONNACK."""
 
@@ -282,10 +285,14 @@ class Connection:
         client = self._client
         if client is None or client.packets is None or client.packets.fileno() < 0:
             return None
-        reading = select.POLLIN if self._listening() else 0
+        reading = select.POLLIN if self._listening() else HUNG_UP
         writing = select.POLLOUT if client.want_write() or client.packets.unsent else 0
-        # Without either, a poll would give at once for ever if the broker has hung up.
-        return (client.packets.fileno(), reading | writing) if reading | writing else None
+        return client.packets.fileno(), reading | writing
+
+    def _on_hang_up(self) -> None:
+        """The broker has gone; whoever reads finds it at the end of what is still to be read."""
+        if not self._listening():
+            self._lost("the broker hung up")
 
     def _due(self) -> float:
         """When something is to be done even if nothing comes."""
@@ -295,12 +302,16 @@ class Connection:
 def wait(connections: Sequence[Connection], patience: float) -> None:
     """Wait until one of the connections has something to do, at most `patience` seconds."""
     poll = select.poll()
+    polled: dict[int, Connection] = {}
     for connection in connections:
         events = connection._events()
         if events is not None:
             poll.register(*events)
+            polled[events[0]] = connection
     until = min(connection._due() for connection in connections) - time.monotonic()
-    poll.poll(1000 * min(patience, max(until, 0.001)))
+    for socket, event in poll.poll(1000 * min(patience, max(until, 0.001))):
+        if event & HUNG_UP:
+            polled[socket]._on_hang_up()
 
 
 def _only_queue(_client: PahoClient, _userdata: object, _socket: object) -> None:

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from monitor import home_assistant, notify, quality, wire
 from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import wait
+from monitor.detectors import Detectors, Outcome
 from monitor.inbound import Inbound, Message
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
-from monitor.model import Detector, ModelError, Scored, shipped
 from monitor.outbound import Outbound
 from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
@@ -68,6 +68,11 @@ class Intake(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def whose(self) -> tuple[str, int, int]:
+        """The device, and its beats' place in the batch."""
+        return self.device, self.start, self.stop
+
 
 class Evidence(NamedTuple):
     """The beat that caused an alert, as far as it is known: its score and its reconstruction."""
@@ -80,11 +85,10 @@ class Evidence(NamedTuple):
 class Daemon:
     """Reads beats from the broker until it is told to stop."""
 
-    def __init__(self, settings: Settings, detector: Detector, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, detectors: Detectors, metrics: Metrics) -> None:
         self.settings = settings
-        self.detector = detector
+        self.detectors = detectors
         self.metrics = metrics
-        self.threshold = _threshold(settings, detector)
         self.alarms = Alarms(settings.alarm.policy)
         self.topics = wire.Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
@@ -112,17 +116,16 @@ class Daemon:
         self.shutdown()
 
     def startup(self) -> None:
-        """Listen to the signals, warm up the detector, and show what runs."""
+        """Listen to the signals, and show what runs."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        self.detector.score(np.zeros((1, wire.SAMPLES), np.float32))
-        self.metrics.model.labels(self.detector.name, self.detector.sha256).set(1)
+        self._show_models()
         gc.collect()
         gc.freeze()  # what stands now stays: nothing to look through again and again
         log.info(
             "started",
-            model=self.detector.name,
-            threshold=round(self.threshold, 6),
+            model=self.detectors.default.name,
+            threshold=round(self.detectors.default.threshold, 6),
             topics=self.settings.input.topic,
         )
         notify.tell(notify.READY)
@@ -187,7 +190,7 @@ class Daemon:
         if not intakes:
             return
         batch = wire.samples(b"".join([intake.beats.data for intake in intakes]))
-        scored = self._score(batch)
+        scored = self._score(intakes, batch)
         verdicts = self._judge(intakes, batch, scored)
         keys = wire.fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
@@ -238,24 +241,24 @@ class Daemon:
         self.metrics.received.inc(at)
         return intakes
 
-    def _score(self, batch: NDArray[np.float32]) -> Scored:
+    def _score(self, intakes: list[Intake], batch: NDArray[np.float32]) -> Outcome:
         begun = time.perf_counter()
-        scored = self.detector.score(batch)
+        scored = self.detectors.score(batch, (intake.whose for intake in intakes))
         self.metrics.inference.observe(time.perf_counter() - begun)
         self.metrics.batch.observe(len(batch))
         return scored
 
-    def _judge(self, intakes: list[Intake], batch: NDArray[np.float32], scored: Scored) -> bytes:
+    def _judge(self, intakes: list[Intake], batch: NDArray[np.float32], scored: Outcome) -> bytes:
         """What each beat was, a byte for each: NORMAL, ANOMALOUS or POOR."""
         faults = quality.assess(batch)
         faults[~np.isfinite(scored.scores)] = quality.NOT_FINITE
-        anomalous = scored.scores > self.threshold
+        anomalous = scored.scores > scored.thresholds
         good = faults == quality.GOOD
         verdicts = np.where(good, anomalous, POOR).astype(np.uint8)
         number = int(np.count_nonzero(good))
         self.metrics.scored.inc(number)
         self.metrics.anomalous.inc(int(np.count_nonzero(verdicts == 1)))
-        ratios = scored.scores / np.float32(self.threshold)
+        ratios = scored.scores / scored.thresholds
         if number < len(batch):
             ratios = ratios[good]
             for fault, name in enumerate(quality.FAULTS, start=1):
@@ -279,6 +282,7 @@ class Daemon:
         cause: Message | None = None,
     ) -> None:
         """Publish a change of an alarm."""
+        detector = self.detectors.for_device(decision.device)
         alert = wire.Alert(
             id=decision.id,
             device=decision.device,
@@ -288,10 +292,10 @@ class Daemon:
             time=wire.rfc3339(moment),
             since=wire.rfc3339(decision.since),
             score=evidence.score,
-            threshold=self.threshold,
+            threshold=detector.threshold,
             beats_anomalous=decision.anomalous,
             beats_seen=decision.seen,
-            model=self.detector.name,
+            model=detector.name,
             beat=evidence.beat,
             reconstruction=evidence.reconstruction,
         )
@@ -350,7 +354,7 @@ class Daemon:
         self.outbound.publish(topic, payload, retain=True, cause=cause)
 
     def _publish_scores(
-        self, intakes: list[Intake], verdicts: bytes, scored: Scored, wall: float
+        self, intakes: list[Intake], verdicts: bytes, scored: Outcome, wall: float
     ) -> None:
         for _, name, beats, start, stop in intakes:
             times = beats.times(wall)
@@ -366,7 +370,7 @@ class Daemon:
             ]
             if scores:
                 topic = topic_of(self.settings.output, name, "scores")
-                self.outbound.publish_unassured(topic, wire.encode(wire.Scores(name, scores)))
+                self.inbound.publish_unassured(topic, wire.encode(wire.Scores(name, scores)))
 
     def _reject(self, topic: bytes, reason: wire.Reason, detail: str) -> None:
         """Count a message that cannot be understood, and say so, but not more than once a second
@@ -384,7 +388,9 @@ class Daemon:
     # -- what is not caused by a beat
 
     def _look_round(self, now: float) -> None:
-        """Devices that fell silent, devices to be forgotten, and how far behind we are."""
+        """Model files that have changed, devices that fell silent or are to be forgotten, and how
+        far behind we are."""
+        self._refresh_models()
         self.inbound.measure()
         if self.inbound.connected and self.outbound.backlog < AT_ONCE:
             wall = time.time()
@@ -398,6 +404,19 @@ class Daemon:
             for name in gone:
                 self._save(name, wall)
         self.metrics.devices.set(len(self.alarms.devices))
+
+    def _refresh_models(self) -> None:
+        for setting, detector, refusal in self.detectors.refresh():
+            if detector is None:
+                log.warning("model refused, the old one goes on", setting=setting, detail=refusal)
+                continue
+            self._show_models()
+            log.info("model taken over", setting=setting, model=detector.name)
+
+    def _show_models(self) -> None:
+        self.metrics.model.clear()
+        for detector in self.detectors.all:
+            self.metrics.model.labels(detector.name, detector.sha256).set(1)
 
     def _recover(self) -> bool:
         """Read back the alarms that an earlier process left with the broker, if it is still there.
@@ -431,34 +450,21 @@ class Daemon:
                     self._save(name, wall)
 
 
-def _evidence(batch: NDArray[np.float32], scored: Scored, at: int, believed: bool) -> Evidence:
+def _evidence(batch: NDArray[np.float32], scored: Outcome, at: int, believed: bool) -> Evidence:
     beat = batch[at].tolist()
     if not believed:
         return Evidence(beat=beat)
     return Evidence(float(scored.scores[at]), beat, scored.reconstructions[at].tolist())
 
 
-def _threshold(settings: Settings, detector: Detector) -> float:
-    if settings.model.threshold is not None:
-        return settings.model.threshold
-    if settings.model.false_alarm_rate is not None:
-        return detector.threshold_at(settings.model.false_alarm_rate)
-    return detector.threshold
-
-
 def run(settings: Settings) -> None:
     """Run the daemon with its metrics until it is told to stop.
 
     Raises:
-        ConfigurationError: the model, the address of the metrics or the broker cannot be used.
+        ConfigurationError: a model, the address of the metrics or the broker cannot be used.
     """
-    model = settings.model.path or shipped("ecg")
-    try:
-        detector = Detector(model)
-    except ModelError as error:
-        raise ConfigurationError(f"model.path = {error}") from None
     metrics = Metrics(CollectorRegistry())
-    daemon = Daemon(settings, detector, metrics)
+    daemon = Daemon(settings, Detectors(settings.model), metrics)
     web = settings.metrics
     host, port = serve(web.host, web.port, metrics.registry, daemon.health)
     log.info("serving", metrics=f"http://{host}:{port}/metrics")

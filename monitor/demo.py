@@ -34,8 +34,8 @@ BEAT_EVERY = 0.8
 ROUND = 60.0
 """Seconds after which the patients' stories begin anew."""
 
-SILENT_AFTER = 6.0
-"""Seconds: shorter than the daemon's default, for the demo is short."""
+BRISK = {"WINDOW": "10", "RAISE_AT": "3", "CLEAR_AT": "0", "SILENT_AFTER": "6"}
+"""Settings of alarms that are raised and cleared sooner than by default: the demo is short."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _start_daemon(url: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes
     settings = {
         "MQTT__BROKER": url,
         "MQTT__PROTOCOL": "3.1.1",
-        "ALARM__SILENT_AFTER": str(SILENT_AFTER),
+        **{f"ALARM__{name}": value for name, value in BRISK.items()},
         "METRICS__HOST": "127.0.0.1",
         "METRICS__PORT": str(port),
     }

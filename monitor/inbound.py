@@ -93,8 +93,17 @@ class Inbound(Connection):
             message = ledger.popleft()
             if message.epoch == self._epoch:
                 done.append(message.mid)
-        if done and self._client is not None and self._client.packets is not None:
-            self._client.packets.acknowledge(done)
+        client = self._client
+        if done and client is not None and client.packets is not None:
+            if client.want_write():
+                client.loop_write()  # scores go before the acknowledgements of their beats
+            if client is self._client:
+                client.packets.acknowledge(done)
+
+    def publish_unassured(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 0: lost if the broker is not there, but not if only we die."""
+        if self._client is not None and self._accepted:
+            self._client.publish(topic, payload, qos=0)
 
     def abandon(self, problem: str) -> None:
         """Leave this connection, nothing acknowledged: all that came comes again over the next."""

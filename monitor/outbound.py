@@ -58,11 +58,6 @@ class Outbound(Connection):
         """
         self._outbox.add(Publication(topic, payload, retain, cause, timed))
 
-    def publish_unassured(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 0: lost if the broker is not there."""
-        if self._client is not None and self._accepted:
-            self._client.publish(topic, payload, qos=0)
-
     def say(self, status: str) -> None:
         """Publish our status, unless it is what we said last on this connection."""
         if self._accepted and status != self._status:

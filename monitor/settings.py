@@ -183,7 +183,12 @@ class Model(Table):
         description="share of normal beats above the threshold; sets the threshold",
     )
     threshold: float | None = Field(
-        None, description="a score above it is anomalous; the file's if unset"
+        None, description="a score of model.path above it is anomalous; the file's if unset"
+    )
+    devices: dict[str, Path] = Field(
+        default_factory=dict,
+        description='their own: "bed-7" = "bed-7.onnx"; * and ? may stand in a name, the first '
+        "that fits wins",
     )
 
     @model_validator(mode="after")
@@ -374,7 +379,11 @@ def _lines(settings: Settings) -> Iterator[str]:
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
             yield f"# {field.description}"
-            if value is None or isinstance(value, SecretStr):
+            if isinstance(value, dict):
+                mark = "" if value else "# "
+                yield f"{mark}[{table}.{key}]"
+                yield from (f"{_toml(name)} = {_toml(str(path))}" for name, path in value.items())
+            elif value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
                 yield f"{key} = {_toml(str(value) if isinstance(value, Path) else value)}"

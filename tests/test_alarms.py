@@ -25,6 +25,7 @@ from monitor.alarms import (
     as_it_stands,
 )
 
+THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
 EPOCH = 1_795_262_400.0
 
 VERDICTS = st.sampled_from([NORMAL, NORMAL, NORMAL, ANOMALOUS, ANOMALOUS, POOR])
@@ -376,7 +377,7 @@ def test_events_of_other_devices_have_other_ids(policy: Policy, verdicts: list[i
 def test_two_episodes_of_the_same_flat_line_have_different_ids() -> None:
     flat = Beat(POOR, None, int(wire.fingerprints(np.zeros((1, 140), np.float32))[0]))
     normal = beats_of([NORMAL] * 40, numbered=False)
-    decisions = run(Policy(), [flat] * 3 + normal[:20] + [flat] * 3 + normal[20:])
+    decisions = run(THREE_OF_TEN, [flat] * 3 + normal[:20] + [flat] * 3 + normal[20:])
     raised = [said.id for said in decisions if said.event == "raised"]
     assert len(raised) == len(set(raised)) == 2
 
@@ -384,7 +385,7 @@ def test_two_episodes_of_the_same_flat_line_have_different_ids() -> None:
 @pytest.mark.parametrize("numbered", [True, False])
 @pytest.mark.parametrize("size", [5, 16, 17, 100])
 def test_a_long_message_that_comes_twice_counts_once(size: int, numbered: bool) -> None:
-    alarms = Alarms(Policy())
+    alarms = Alarms(THREE_OF_TEN)
     message = beats_of([ANOMALOUS] * 5 + [NORMAL] * (size - 5), numbered)
     send(alarms, "bed-7", message)
     for redelivered in (True, False) if numbered else (True,):
@@ -395,7 +396,7 @@ def test_a_long_message_that_comes_twice_counts_once(size: int, numbered: bool) 
 
 
 def test_equal_samples_that_a_device_sends_one_after_the_other_all_count() -> None:
-    alarms = Alarms(Policy(window=5, raise_at=3))
+    alarms = Alarms(Policy(window=5, raise_at=3, clear_at=0))
     beat = beats_of([ANOMALOUS], numbered=False)
     said = [told(send(alarms, "bed-7", beat)) for _ in range(5)]
     assert said == [
@@ -408,7 +409,7 @@ def test_equal_samples_that_a_device_sends_one_after_the_other_all_count() -> No
 
 
 def test_a_device_that_starts_to_count_anew_is_heard() -> None:
-    alarms = Alarms(Policy(window=5, raise_at=3))
+    alarms = Alarms(Policy(window=5, raise_at=3, clear_at=0))
     send(alarms, "bed-7", beats_of([NORMAL] * 3, numbered=True, begin=1000))
     assert told(send(alarms, "bed-7", beats_of([ANOMALOUS] * 3, numbered=True))) == [
         ("raised", "anomaly", "medium")
@@ -416,7 +417,7 @@ def test_a_device_that_starts_to_count_anew_is_heard() -> None:
 
 
 def test_a_silent_device_is_said_to_be_once_and_back_with_its_next_beat() -> None:
-    alarms = Alarms(Policy(silent_after=30))
+    alarms = Alarms(Policy(10, 3, silent_after=30))
     beats = beats_of([NORMAL] * 3, numbered=True)
     send(alarms, "bed-7", beats[:2], 100.0)
     assert alarms.fall_silent(129.9, 0.0, EPOCH, 10) == []
@@ -432,17 +433,17 @@ def test_a_silent_device_is_said_to_be_once_and_back_with_its_next_beat() -> Non
 
 
 def test_nobody_is_silent_before_we_have_listened_long_enough_or_if_nobody_asked() -> None:
-    alarms = Alarms(Policy(silent_after=30))
+    alarms = Alarms(Policy(10, 3, silent_after=30))
     send(alarms, "bed-7", beats_of([NORMAL], numbered=True), 0.0)
     assert alarms.fall_silent(1000.0, 990.0, EPOCH, 10) == []
     assert len(alarms.fall_silent(1020.0, 990.0, EPOCH, 10)) == 1
-    never = Alarms(Policy(silent_after=0))
+    never = Alarms(Policy(10, 3, silent_after=0))
     send(never, "bed-7", beats_of([NORMAL], numbered=True), 0.0)
     assert never.fall_silent(1e9, 0.0, EPOCH, 10) == []
 
 
 def test_many_devices_fall_silent_and_are_forgotten_a_few_at_a_time() -> None:
-    alarms = Alarms(Policy(silent_after=30))
+    alarms = Alarms(Policy(10, 3, silent_after=30))
     for i in range(25):
         send(alarms, f"bed-{i}", beats_of([ANOMALOUS] * 3, numbered=False), float(i))
     fallen = [alarms.fall_silent(1000.0, 0.0, EPOCH, 10) for _ in range(4)]
@@ -463,7 +464,7 @@ def test_many_devices_fall_silent_and_are_forgotten_a_few_at_a_time() -> None:
 
 
 def test_a_device_takes_less_than_two_kilobytes() -> None:
-    alarms = Alarms(Policy())
+    alarms = Alarms(THREE_OF_TEN)
     number = 10_000
     # An alarm of each kind, and as many beats as are remembered.
     beats = beats_of([ANOMALOUS, POOR] * 10, numbered=True)
@@ -503,7 +504,7 @@ ALARM = {
 
 
 def test_a_smaller_window_takes_the_newest_beats_of_a_larger_one() -> None:
-    alarms = Alarms(Policy(window=3, raise_at=2))
+    alarms = Alarms(Policy(window=3, raise_at=2, clear_at=0))
     saved = wire.decode_alarm(msgspec.json.encode(ALARM | {"anomalous": "xxxxxx..x"}))
     alarms.restore(saved, 0.0)
     assert alarms.devices["bed-7"].anomaly.window() == "..x"
@@ -526,4 +527,4 @@ def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[
         saved = wire.decode_alarm(msgspec.json.encode(ALARM | wrong))
     except msgspec.DecodeError:
         return
-    Alarms(Policy()).restore(saved, 0.0)
+    Alarms(THREE_OF_TEN).restore(saved, 0.0)

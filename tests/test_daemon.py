@@ -168,6 +168,22 @@ NONSENSE: dict[str, tuple[str, bytes]] = {
 }
 
 
+def test_thirty_seconds_of_noise_are_a_matter_of_the_signal(
+    tmp_path: Path, broker: Mosquitto, hearts: Hearts
+) -> None:
+    draw = np.random.default_rng(0)
+    noise = draw.normal(size=(38, 140)).astype(np.float32)  # 75 beats a minute
+    drowned = hearts.normal(38)
+    drowned += 2 * drowned.std(axis=1, keepdims=True) * noise  # -6 dB
+    with RunningDaemon(tmp_path, broker.url) as daemon, Ward(broker.port) as ward:
+        for name, beats in (("noise", noise), ("drowned", drowned)):
+            ward.send(as_float32(name, np.concatenate([hearts.normal(12), beats])))
+            ward.send(as_float32(name, hearts.normal(12)))
+        ward.wait(lambda: sum(alert["event"] == "cleared" for alert in ward.alerts()) == 2)
+        assert daemon.value('ecg_monitor_beats_poor_total{fault="noise"}') > 70
+    assert {alert["kind"] for alert in ward.alerts()} == {"signal-quality"}
+
+
 def test_nonsense_is_counted_and_harms_nobody_else(
     tmp_path: Path, broker: Mosquitto, hearts: Hearts
 ) -> None:

@@ -5,6 +5,8 @@ import numpy as np
 from monitor import episodes
 from monitor.alarms import ANOMALOUS, NORMAL, POOR, Policy
 
+THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
+
 
 def annotated(classes: str) -> tuple[episodes.Seconds, "np.ndarray[tuple[int], np.dtype[np.str_]]"]:
     return np.arange(len(classes), dtype=float), np.array(list(classes))
@@ -34,6 +36,6 @@ def test_an_alarm_on_other_abnormal_beats_is_not_false_and_one_on_normal_beats_i
 
 def test_the_alarms_are_those_of_the_daemon() -> None:
     verdicts = bytes([NORMAL] * 10 + [ANOMALOUS, POOR, ANOMALOUS, ANOMALOUS] + [NORMAL] * 10)
-    spans = episodes.alarms(verdicts, np.arange(len(verdicts), dtype=float), Policy())
+    spans = episodes.alarms(verdicts, np.arange(len(verdicts), dtype=float), THREE_OF_TEN)
     assert [(span.begin, span.end) for span in spans] == [(13, 23)]
-    assert episodes.alarms(bytes(30), np.arange(30, dtype=float), Policy()) == []
+    assert episodes.alarms(bytes(30), np.arange(30, dtype=float), THREE_OF_TEN) == []

@@ -1,13 +1,24 @@
 """Which beats can be believed: by their shape alone, in any unit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from monitor import datasets
-from monitor.quality import FAULTS, FLAT, GOOD, LONGEST_PLATEAU, NOT_FINITE, SATURATED, assess
+from monitor import datasets, record, segmentation
+from monitor.quality import (
+    FAULTS,
+    FLAT,
+    GOOD,
+    LONGEST_PLATEAU,
+    NOISE,
+    NOT_FINITE,
+    SATURATED,
+    assess,
+)
 
 Floats = NDArray[np.floating]
 
@@ -26,14 +37,16 @@ def sine(cycles: float, phase: float) -> Floats:
     return np.sin(cycles * PHASE + phase).astype(np.float32)
 
 
-SINES = st.builds(sine, st.floats(1, 60), st.floats(0, 6.3))
+PHASES = st.floats(0, 6.3)
+SINES = st.builds(sine, st.floats(1, 10), PHASES)
 
 
 def test_the_faults_are_named_in_their_order() -> None:
-    assert [FAULTS[number - 1] for number in (NOT_FINITE, FLAT, SATURATED)] == [
+    assert [FAULTS[number - 1] for number in (NOT_FINITE, FLAT, SATURATED, NOISE)] == [
         "not_finite",
         "flat",
         "saturated",
+        "noise",
     ]
 
 
@@ -102,6 +115,70 @@ def test_infinities_of_both_signs_and_of_all_samples_are_not_finite() -> None:
 
 def test_what_is_too_far_apart_to_be_measured_is_not_finite() -> None:
     assert fault(np.float32(3e38) * sine(3, 0)) == NOT_FINITE
+
+
+MAINS = st.floats(50, 60).map(lambda hertz: hertz * 0.5)
+"""Cycles of the mains in a beat of half a second."""
+
+
+@given(st.builds(sine, MAINS, PHASES), SCALES, st.floats(-100, 100))
+def test_the_mains_is_noise_in_any_unit_and_with_any_offset(
+    wave: Floats, scale: float, offset: float
+) -> None:
+    assert fault(scale * (wave.astype(np.float64) + offset)) == NOISE
+
+
+@given(st.integers(0, 2**32 - 1), SCALES, st.floats(-100, 100))
+def test_white_noise_is_noise_in_any_unit_and_with_any_offset(
+    seed: int, scale: float, offset: float
+) -> None:
+    white = np.random.default_rng(seed).normal(size=140)
+    assert fault(scale * (white + offset)) == NOISE
+
+
+def buried(beats: Floats, noise: Floats, decibels: float) -> NDArray[np.float32]:
+    """Beats in noise of deviation 1, at this ratio of their powers."""
+    level = beats.std(axis=1, keepdims=True) * 10 ** (-decibels / 20)
+    mixed: NDArray[np.float32] = (beats + level * noise).astype(np.float32)
+    return mixed
+
+
+def test_beats_are_noise_once_they_are_buried_in_it(ecg: datasets.Beats) -> None:
+    white = np.random.default_rng(0).normal(size=ecg.beats.shape)
+    share = [np.mean(assess(buried(ecg.beats, white, db)) == NOISE) for db in (20, 10, 0, -3, -6)]
+    assert share[0] == 0
+    assert share[1] < 0.001
+    assert share[2] > 0.5
+    assert share[3] > 0.95
+    assert share[4] > 0.99
+
+
+@pytest.mark.parametrize("hertz", [50, 60])
+def test_so_they_are_in_the_mains(ecg: datasets.Beats, hertz: int) -> None:
+    mains = np.sqrt(2) * sine(hertz / 2, 1)
+    share = [np.mean(assess(buried(ecg.beats, mains, db)) == NOISE) for db in (20, 10, 0, -6)]
+    assert share[0] == 0
+    assert share[1] < 0.001
+    assert share[2] > 0.9
+    assert share[3] == 1
+
+
+@pytest.mark.parametrize("name", ["108", "203", "208"])
+def test_no_annotated_beat_of_a_restless_record_is_called_noise(data: Path, name: str) -> None:
+    signal = record.read(data / "mitdb" / name)
+    cut = record.beats(signal, 0, 300)
+    annotated = record.classes(signal, cut) != "-"
+    beats = np.array([beat.samples for beat in cut])[annotated]
+    assert len(beats) > 200
+    assert np.count_nonzero(assess(beats) == NOISE) == 0
+
+
+def test_noise_is_seen_in_a_signal_that_a_segmenter_has_cut() -> None:
+    white = np.random.default_rng(0).normal(size=30 * 360)
+    cutter = segmentation.Segmenter(360)
+    beats = [beat.samples for beat in cutter.feed(white) + cutter.finish()]
+    assert len(beats) > 20
+    assert np.mean(assess(np.array(beats)) == NOISE) > 0.9
 
 
 def test_each_beat_is_assessed_by_itself() -> None:

@@ -48,7 +48,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     file = tmp_path / "monitor.toml"
     file.write_text(
         "[mqtt]\nbroker = 'mqtt://file:1'\nclient_id = 'file'\nreceive_maximum = 7\n"
-        "[alarm]\nwindow = 20\n[input]\ntopic = 'file/{device}'\n"
+        "[alarm]\nwindow = 30\n[input]\ntopic = 'file/{device}'\n"
     )
     monkeypatch.setenv("ECG_MONITOR_MQTT__BROKER", "mqtt://environment:2")
     monkeypatch.setenv("ECG_MONITOR_MQTT__CLIENT_ID", "environment")
@@ -57,7 +57,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     assert settings.mqtt.address == ("flag", 3)
     assert settings.mqtt.client_id == "environment"
     assert settings.mqtt.receive_maximum == 7
-    assert (settings.alarm.window, settings.alarm.raise_at, settings.alarm.clear_at) == (20, 9, 0)
+    assert (settings.alarm.window, settings.alarm.raise_at, settings.alarm.clear_at) == (30, 9, 0)
     assert settings.input.topic == ["file/{device}"]
     assert load().mqtt.client_id == "environment"
     assert load().mqtt.receive_maximum == 1000
@@ -129,8 +129,8 @@ WRONG = [
     ("alarm", "window", "1001", "less than or equal to 1000"),
     ("alarm", "window", "2.5", "integer"),
     ("alarm", "raise_at", "0", "greater than or equal to 1"),
-    ("alarm", "raise_at", "11", "at most alarm.window = 10"),
-    ("alarm", "clear_at", "3", "below alarm.raise_at = 3"),
+    ("alarm", "raise_at", "21", "at most alarm.window = 20"),
+    ("alarm", "clear_at", "5", "below alarm.raise_at = 5"),
     ("alarm", "silent_after", "-1", "greater than or equal to 0"),
     ("alarm", "silent_after", "inf", "finite"),
     ("output", "topic", "ecg/+/{device}", "{device}"),
@@ -321,7 +321,8 @@ def test_what_is_printed_is_toml_with_a_line_on_each_setting_and_loads_back(
     for table, keys in expected.model_dump().items():
         assert f"[{table}]" in lines
         for key in keys:
-            at = next(i for i, line in enumerate(lines) if re.match(rf"(# )?{key} =", line))
+            name = rf"{key} =|\[{table}\.{key}\]"
+            at = next(i for i, line in enumerate(lines) if re.match(rf"(# )?({name})", line))
             assert re.match(r"# .{5,}", lines[at - 1]), key
             assert "None" not in lines[at - 1]
 
@@ -339,7 +340,7 @@ def test_any_settings_survive_being_printed(
     given = {
         "mqtt": {"username": text},
         "input": {"topic": [f"ecg/{{device}}/beats{topic}" for topic in clean]},
-        "model": {"threshold": number},
+        "model": {"threshold": number, "devices": {text: Path("a.onnx"), "*": Path(text)}},
         "alarm": {"silent_after": abs(number)},
         "output": {"scores": yes, "topic": "out/{device}"},
     }

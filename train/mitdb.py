@@ -5,10 +5,12 @@ Medicine and Biology 20(3), 2001 (https://doi.org/10.13026/C2F305). The fit sees
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -22,6 +24,30 @@ from train import backend, detector, patient
 MINUTES = 5
 FEWEST = 10  # ventricular beats to judge by; with fewer an AUC says nothing
 TOLERANCE = 0.1  # seconds between a peak found and the one annotated
+SOON = 60  # seconds after a clearing within which an alarm counts as come again
+
+OTHERS = [
+    alarms.Policy(window, raise_at, clear_at)
+    for window, raise_at in ((10, 3), (10, 4), (20, 4), (20, 5), (20, 6))
+    for clear_at in (0, 1, 2)
+]
+"""Alarm settings that the shipped ones are held against."""
+
+
+class Outcome(NamedTuple):
+    """What alarm settings made of a record; `again`: alarms that came soon after a clearing."""
+
+    policy: alarms.Policy
+    judged: episodes.Judged
+    again: int
+
+
+class Annotated(NamedTuple):
+    """The annotated beats that are judged by: their seconds, their classes, and of how long."""
+
+    times: episodes.Seconds
+    classes: NDArray[np.str_]
+    hours: float
 
 
 class Judged(NamedTuple):
@@ -33,11 +59,19 @@ class Judged(NamedTuple):
     auc: float
     found: float
     flagged: float
-    alarms: episodes.Judged
+    outcomes: list[Outcome]
+
+    @property
+    def alarms(self) -> episodes.Judged:
+        """Those at the settings that ship."""
+        return self.outcomes[0].judged
 
 
 def main(folder: Path, out: Path, seed: int = 0) -> None:
-    """Print a row for each record of `folder` and the mean, and write `mitdb.json`."""
+    """Print a row for each record of `folder`, the mean, and a row for each choice of settings.
+
+    The rows of the records go to `mitdb.json` in the folder `out`, too.
+    """
     backend.load(seed)
     paths = sorted(folder.glob("*.hea"))
     if not paths:
@@ -49,7 +83,12 @@ def main(folder: Path, out: Path, seed: int = 0) -> None:
         for path in track(paths, "records", console=console, disable=not console.is_terminal)
     ]
     _print(rows)
-    content = [row._asdict() | {"alarms": row.alarms._asdict()} for row in rows]
+    _print_settings([row.outcomes for row in rows])
+    content = [
+        {name: value for name, value in row._asdict().items() if name != "outcomes"}
+        | {"alarms": row.alarms._asdict()}
+        for row in rows
+    ]
     (out / "mitdb.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -71,10 +110,12 @@ def _judge(path: Path, seed: int) -> Judged:
     ventricular, normal = classes == "V", classes == "N"
 
     verdicts = np.where(believed[judged], anomalous, alarms.POOR).astype(np.uint8).tobytes()
-    rest = ecg.positions >= fitted_until
     annotated = ecg.positions / ecg.rate
     gap = np.abs(annotated[:, None] - at / ecg.rate)
     both = ventricular | normal
+    rest = ecg.positions >= fitted_until
+    hours = (len(ecg.signal) - fitted_until) / ecg.rate / 3600
+    known = Annotated(annotated[rest], ecg.classes[rest], hours)
     return Judged(
         path.stem,
         float((gap.min(axis=1) <= TOLERANCE).mean()),
@@ -84,13 +125,16 @@ def _judge(path: Path, seed: int) -> Judged:
         else float("nan"),
         float(anomalous[ventricular].mean()) if ventricular.any() else float("nan"),
         float(anomalous[normal].mean()),
-        episodes.judge(
-            episodes.alarms(verdicts, at[judged] / ecg.rate, Settings().alarm.policy),
-            annotated[rest],
-            ecg.classes[rest],
-            (len(ecg.signal) - fitted_until) / ecg.rate / 3600,
-        ),
+        [
+            _outcome(policy, episodes.alarms(verdicts, at[judged] / ecg.rate, policy), known)
+            for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS))
+        ],
     )
+
+
+def _outcome(policy: alarms.Policy, raised: list[episodes.Span], annotated: Annotated) -> Outcome:
+    again = sum(after.begin - before.end < SOON for before, after in pairwise(raised))
+    return Outcome(policy, episodes.judge(raised, *annotated), again)
 
 
 def _print(rows: list[Judged]) -> None:
@@ -128,3 +172,22 @@ def _print(rows: list[Judged]) -> None:
         "beats. Other: alarms outside of episodes; false: those with fewer than three abnormal "
         "beats among ten."
     )
+
+
+def _print_settings(records: list[list[Outcome]]) -> None:
+    columns = ("raised at", "cleared at", "episodes", "raised", "false/h", "other/h", "again/h")
+    table = Table(*columns, box=None)
+    for outcomes in zip(*records, strict=True):
+        policy = outcomes[0].policy
+        judged = [outcome.judged for outcome in outcomes]
+        table.add_row(
+            f"{policy.raise_at} of {policy.window}",
+            str(policy.clear_at),
+            str(sum(counts.episodes for counts in judged)),
+            str(sum(counts.raised for counts in judged)),
+            f"{np.mean([counts.false / counts.hours for counts in judged]):.2f}",
+            f"{np.mean([counts.other / counts.hours for counts in judged]):.2f}",
+            f"{np.mean([outcome.again / outcome.judged.hours for outcome in outcomes]):.2f}",
+        )
+    Console(width=None if Console().is_terminal else 110).print(table)
+    print(f"The first row ships. Again: alarms raised within {SOON} s of a clearing.")

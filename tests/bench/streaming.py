@@ -335,7 +335,10 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
     texts = as_json("bed-7", beats, None)
     bodies = [packet(topic, message.payload, 1, 7)[3:] for message in payloads]
     topics = wire.Topics(["ecg/{device}/beats"])
-    alarms, metrics = Alarms(Policy()), Metrics(CollectorRegistry())
+    alarms, metrics = (
+        Alarms(Policy(window=10, raise_at=3, clear_at=0)),
+        Metrics(CollectorRegistry()),
+    )
     keys = wire.fingerprints(beats).tolist()
     scores = detector.score(beats).scores
 
