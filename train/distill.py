@@ -20,12 +20,13 @@ EPOCHS = 5
 BUMPS = 3  # on a beat, on average
 NOISE = 0.05  # on average, in deviations of the beat; a bump has one
 
-DESCRIPTION: dict[str, Any] = {"taught_by": 5, "copies": COPIES, "taught_epochs": EPOCHS}
-"""How a student was taught, as its card tells it."""
-
 
 def students(
-    beats: Floats, folds: NDArray[np.int64], teachers: Sequence[Any], seed: int
+    beats: Floats,
+    folds: NDArray[np.int64],
+    teachers: Sequence[Any],
+    seed: int,
+    epochs: int = EPOCHS,
 ) -> list[Any]:
     """Fit a student to each teacher, and one to the mean of them all.
 
@@ -43,7 +44,7 @@ def students(
         bent,
         [np.flatnonzero(origin != k) for k in range(len(teachers))] + [np.arange(len(bent))],
         seed,
-        EPOCHS,
+        epochs,
         targets=np.concatenate([taught, taught.mean(axis=0, keepdims=True)]),
     )
 
@@ -52,7 +53,7 @@ def bend(beats: Floats, random: np.random.Generator) -> Floats:
     """Give copies of `beats`, float32 [N, 140] to [40 N, 140]: mixed in pairs, bumps, noise."""
     one = np.tile(beats, (COPIES, 1))
     count = len(one)
-    half = random.random((4, count, 1)) < 0.5  # each of the changes comes to half of the copies
+    half = random.random((3, count, 1)) < 0.5  # each of three changes comes to half of the copies
     other = beats[random.integers(len(beats), size=count)]
     mixed = one + half[0] * random.random((count, 1)) * (other - one)
     samples = np.arange(BEAT)

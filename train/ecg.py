@@ -61,8 +61,9 @@ def main(
     # Fit
     one, five = fit_both(normal, seed, scoring(), epochs)
     fitted = one if networks == 1 else five
+    taught_epochs = min(epochs, distill.EPOCHS)
     if networks is None:
-        fitted = teach(five, normal, seed, scoring())
+        fitted = teach(five, normal, seed, scoring(), taught_epochs)
     threshold = float(np.quantile(fitted.held_out, 1 - FALSE_ALARM_RATE))
 
     # Judge
@@ -95,7 +96,11 @@ def main(
             "without it; the figures are the test part's",
             training={"recipe": "tuned", "seed": seed, "networks": networks or 1}
             | described(epochs)
-            | (distill.DESCRIPTION if networks is None else {}),
+            | (
+                {"taught_by": FOLDS, "copies": distill.COPIES, "taught_epochs": taught_epochs}
+                if networks is None
+                else {}
+            ),
             figures=figures,
             threshold=Threshold(
                 value=threshold,
@@ -136,11 +141,17 @@ def fit_both(
     )
 
 
-def teach(five: Fitted, normal: Floats, seed: int, how: detector.Scoring) -> Fitted:
+def teach(
+    five: Fitted,
+    normal: Floats,
+    seed: int,
+    how: detector.Scoring,
+    epochs: int = distill.EPOCHS,
+) -> Fitted:
     """Let the five networks that `fit_both` fitted to `normal`, with this seed, teach one."""
     folds = fold(len(normal), seed)
     beats = detector.comparable(normal, how)
-    *own, student = distill.students(beats, folds, five.networks, seed)
+    *own, student = distill.students(beats, folds, five.networks, seed, epochs)
     return Fitted([student], detector.graph([student], how), _held_out(own, normal, folds, how))
 
 
