@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from monitor import datasets
 from monitor.model import Detector, shipped
-from train import anomaly, ecg, judge
+from train import anomaly, detector, ecg, judge
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,22 @@ def test_the_threshold_comes_from_the_held_out_beats(data: Path, tmp_path: Path)
     rows = detector.card.dataset.rows
     assert detector.card.quantiles.beats == rows["held_out"]
     assert detector.threshold_at(ecg.FALSE_ALARM_RATE) == pytest.approx(detector.threshold)
+
+
+def test_a_student_reconstructs_as_its_teachers_do_more_than_another_network_does(
+    data: Path,
+) -> None:
+    beats = datasets.ecg(data)
+    normal, how = beats.beats[beats.labels][:400], ecg.scoring()
+    one, five = ecg.fit_both(normal, 0, how, epochs=40)
+    student = ecg.teach(five, normal, 0, how, epochs=3)
+    unseen = beats.beats[~beats.labels]
+
+    def difference(fitted: ecg.Fitted) -> float:
+        ours, theirs = (detector.outputs(f.graph, unseen)["reconstruction"] for f in (fitted, five))
+        return float(np.mean((ours - theirs) ** 2))
+
+    assert difference(student) < 0.7 * difference(one)
 
 
 def test_a_quantile_is_told_only_with_a_beat_above_it() -> None:

@@ -57,8 +57,9 @@ def ecg(
     seed: Seed = None,
     recipe: Recipe = "tuned",
     networks: Annotated[
-        Literal["1", "5"], typer.Option(help="Score by the mean of five, or by one: faster.")
-    ] = "5",
+        Literal["1", "5"] | None,
+        typer.Option(help="Score by five networks, or by one alone, not by one that five taught."),
+    ] = None,
     record: Annotated[
         Path | None, typer.Option(help="A WFDB record: fit a detector for this patient.")
     ] = None,
@@ -76,7 +77,7 @@ def ecg(
     elif data is not None and data.is_file():
         patient.main(data, None, out, epochs or ecg.EPOCHS, seed or 0)
     else:
-        ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0, int(networks))
+        ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0, int(networks) if networks else None)
 
 
 @app.command()

@@ -1,11 +1,13 @@
 """The detector that ships: normal beats of ECG5000 alone, its threshold from beats held out.
 
-Five networks are each fitted to four fifths of the training part's normal beats; the score is the
-geometric mean of theirs. What each says of the fifth that it has not seen sets the threshold and
-the quantiles. With `networks=1` a sixth, fitted to all of them, scores alone: a fifth of the work
-for a beat, and a detector that is nearly as good (`ecg-train evaluate` prints both).
+Five networks are each fitted to four fifths of the training part's normal beats; together they
+teach one (`train.distill`), which detects as they do for a fifth of the work. For the threshold and
+the quantiles each of the five has a student of its own, which scores the fifth that neither has
+seen. With `networks=5` the five score themselves, by their geometric mean; with `networks=1` a
+network alone, fitted to all the beats (`ecg-train evaluate` prints all three).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from monitor import datasets
 from monitor.model import BEAT, Dataset, DetectorCard, Floats, Threshold
-from train import backend, detector, judge, speed, stack
+from train import backend, detector, distill, judge, speed, stack
 from train.export import Graph, export, provenance
 
 TEST_SHARE = 0.2  # of all beats, kept for the figures
@@ -35,12 +37,17 @@ class Fitted(NamedTuple):
     `held_out` are scores, float32 [N], one for each beat, each by a network that did not see it.
     """
 
+    networks: Sequence[Any]
     graph: Graph
     held_out: Floats
 
 
 def main(
-    data: Path | None, out: Path, epochs: int = EPOCHS, seed: int = 0, networks: int = 5
+    data: Path | None,
+    out: Path,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    networks: int | None = None,
 ) -> None:
     """Train the detector and write `ecg.onnx` to the folder `out`."""
     backend.load(seed)
@@ -54,6 +61,9 @@ def main(
     # Fit
     one, five = fit_both(normal, seed, scoring(), epochs)
     fitted = one if networks == 1 else five
+    taught_epochs = min(epochs, distill.EPOCHS)
+    if networks is None:
+        fitted = teach(five, normal, seed, scoring(), taught_epochs)
     threshold = float(np.quantile(fitted.held_out, 1 - FALSE_ALARM_RATE))
 
     # Judge
@@ -84,7 +94,13 @@ def main(
             f"{SPLIT_STATE}; fitted on the normal beats of the training part; for the threshold "
             f"and the quantiles each of them was scored by a network fitted to {FOLDS - 1} fifths "
             "without it; the figures are the test part's",
-            training={"recipe": "tuned", "seed": seed, "networks": networks} | described(epochs),
+            training={"recipe": "tuned", "seed": seed, "networks": networks or 1}
+            | described(epochs)
+            | (
+                {"taught_by": FOLDS, "copies": distill.COPIES, "taught_epochs": taught_epochs}
+                if networks is None
+                else {}
+            ),
             figures=figures,
             threshold=Threshold(
                 value=threshold,
@@ -118,11 +134,36 @@ def fit_both(
     folds = fold(len(normal), seed)
     rows = [np.flatnonzero(folds != k) for k in range(FOLDS)] + [np.arange(len(normal))]
     *five, one = stack.fit(detector.comparable(normal, how), rows, seed, epochs)
-    held_out = np.empty(len(normal), np.float32)
-    for k, network in enumerate(five):
+    held_out = _held_out(five, normal, folds, how)
+    return (
+        Fitted([one], detector.graph([one], how), held_out),
+        Fitted(five, detector.graph(five, how), held_out),
+    )
+
+
+def teach(
+    five: Fitted,
+    normal: Floats,
+    seed: int,
+    how: detector.Scoring,
+    epochs: int = distill.EPOCHS,
+) -> Fitted:
+    """Let the five networks that `fit_both` fitted to `normal`, with this seed, teach one."""
+    folds = fold(len(normal), seed)
+    beats = detector.comparable(normal, how)
+    *own, student = distill.students(beats, folds, five.networks, seed, epochs)
+    return Fitted([student], detector.graph([student], how), _held_out(own, normal, folds, how))
+
+
+def _held_out(
+    networks: Sequence[Any], normal: Floats, folds: NDArray[np.int64], how: detector.Scoring
+) -> Floats:
+    """Score each beat of `normal`, float32 [N, 140], by the network that did not see its fold."""
+    scores = np.empty(len(normal), np.float32)
+    for k, network in enumerate(networks):
         scored = detector.outputs(detector.graph([network], how), normal[folds == k])
-        held_out[folds == k] = scored["score"]
-    return Fitted(detector.graph([one], how), held_out), Fitted(detector.graph(five, how), held_out)
+        scores[folds == k] = scored["score"]
+    return scores
 
 
 def fold(count: int, seed: int) -> NDArray[np.int64]:

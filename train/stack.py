@@ -26,9 +26,15 @@ SOFTENING = 0.001  # added to a beat's squared error under the logarithm of the 
 
 
 def fit(
-    beats: Floats, rows: Sequence[NDArray[np.int64]], seed: int, epochs: int = EPOCHS
+    beats: Floats,
+    rows: Sequence[NDArray[np.int64]],
+    seed: int,
+    epochs: int = EPOCHS,
+    targets: Floats | None = None,
 ) -> list[Any]:
-    """Fit one autoencoder to each of the sets of `rows` of `beats`, float32 [N, 140].
+    """Fit one network to each of the K sets of `rows` of `beats`, float32 [N, 140].
+
+    An autoencoder gives its beat back; `targets`, float32 [K, N, 140], are what it gives instead.
 
     The loss of a batch is the mean of log(mean squared error + 0.001) over its beats: a beat that
     is far off changes it no more than one that is a little off, so an abnormal one among the
@@ -49,21 +55,24 @@ def fit(
     adam = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps * epochs))
     adam.build(weights)
     data = tf.constant(beats)
+    wanted = data if targets is None else tf.constant(targets)
 
-    def loss(batch: Any) -> Any:
+    def loss(batch: Any, target: Any) -> Any:
         layer = batch
         for i in range(0, len(weights), 2):
             layer = tf.matmul(layer, weights[i]) + weights[i + 1]
             if i // 2 not in LINEAR:
                 layer = tf.nn.relu(layer)
-        errors = tf.reduce_mean(tf.square(layer - batch), axis=2)
+        errors = tf.reduce_mean(tf.square(layer - target), axis=2)
         return tf.reduce_sum(tf.reduce_mean(tf.math.log(errors + SOFTENING), axis=1))
 
     @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]  # tensorflow has no types
     def epoch(order: Any) -> None:
         for i in tf.range(steps):
+            rows = order[:, i]
+            target = tf.gather(wanted, rows, batch_dims=0 if targets is None else 1)
             with tf.GradientTape() as tape:
-                total = loss(tf.gather(data, order[:, i]))
+                total = loss(tf.gather(data, rows), target)
             adam.apply(tape.gradient(total, [weight.value for weight in weights]), weights)
 
     random = np.random.default_rng(seed)
