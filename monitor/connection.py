@@ -31,7 +31,7 @@ from monitor.client import (
 )
 from monitor.program import ConfigurationError
 from monitor.settings import Mqtt
-from monitor.transport import Client
+from monitor.transport import READ_SIZE, Client
 
 log = structlog.get_logger()
 
@@ -122,13 +122,13 @@ class Connection:
         if self._fatal:
             raise self._fatal
 
-    def read(self) -> None:
-        """Take in what has come; gives at once if nothing has."""
+    def read(self, most: int = READ_SIZE) -> None:
+        """Take in what has come, about so many bytes at most; gives at once if nothing has."""
         client = self._client
         if client is None or client.packets is None or not self._listening():
             return
         packets = client.packets
-        packets.fill()
+        packets.fill(most)
         arrived = time.monotonic()
         while self._client is client:
             packet = packets.next_packet()

@@ -26,6 +26,7 @@ from monitor.outbound import Outbound
 from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
+from monitor.transport import READ_SIZE
 from monitor.web import serve
 
 log = structlog.get_logger()
@@ -51,6 +52,9 @@ BUSY = 100
 Between the two, a window is saved with each anomalous beat. What was not saved is not there after a
 crash: the window then looks older than it was.
 """
+
+LAG, LITTLE = 50, 16 * 1024
+"""Publishes that wait, from which on so many bytes are read in a turn."""
 
 LINES = 50
 """Lines a second that the log takes of each sort: a flood must not wait for its log."""
@@ -136,7 +140,8 @@ class Daemon:
         self.inbound.keep_up()
         self.outbound.keep_up()
         self.outbound.read()
-        messages = self.inbound.collect()
+        # With each turn some publishes go out: where many wait, turns are short.
+        messages = self.inbound.collect(READ_SIZE if self.outbound.backlog < LAG else LITTLE)
         if not self._recovered and self.inbound.connected and not self._recover():
             messages = []  # they come again; nothing can be decided yet
         if messages:

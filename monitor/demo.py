@@ -5,6 +5,7 @@ of its own; the patients are drawn by the simulator that was fitted to ECG5000.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +71,7 @@ def run(seconds: float | None) -> None:
         Failure: a part of it does not start, or the daemon ends by itself.
     """
     console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends it all, as Ctrl-C does
     with EmbeddedBroker() as broker:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)

@@ -79,9 +79,9 @@ class Inbound(Connection):
         self._ledger: deque[Message] = deque()
         self._carried: dict[int, Message] = {}
 
-    def collect(self) -> list[Message]:
-        """Read what has come, and give it."""
-        self.read()
+    def collect(self, most: int) -> list[Message]:
+        """Read what has come, about so many bytes at most, and give it."""
+        self.read(most)
         messages, self._inbox = self._inbox, []
         return messages
 

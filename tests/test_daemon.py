@@ -97,7 +97,7 @@ def test_an_alarm_is_raised_escalated_and_cleared(
         assert raised["score"] > raised["threshold"]
         assert len(raised["beat"]) == len(raised["reconstruction"]) == 140
         assert len({a["id"] for a in (raised, escalated, cleared)}) == 3
-        ward.wait(lambda: ward.on("alarm")[-1][1]["state"] == "ok")
+        ward.wait(lambda: [alarm["state"] for _, alarm in ward.on("alarm")][-1:] == ["ok"])
         alerts = "ecg_monitor_alerts_total"
         assert daemon.value(f'{alerts}{{event="raised",kind="anomaly",priority="medium"}}') == 1
         assert daemon.value('ecg_monitor_alarms{kind="anomaly",priority="high"}') == 0
@@ -348,7 +348,7 @@ def test_what_hangs_up_is_called_again_with_pauses_and_said_once(tmp_path: Path)
                 proxy.accept()[0].close()
                 calls += 1
         assert daemon.stop() == 0
-    assert 2 <= calls < 15
+    assert 2 <= calls < 30  # of two connections
     assert daemon.log.read_text().count("\n") < 8
 
 

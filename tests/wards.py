@@ -35,8 +35,11 @@ class Ward:
         seen: (arrival on the monotonic clock, topic, payload, retained), in the order they came.
     """
 
-    def __init__(self, port: int, name: str = "ward", listen: bool = True) -> None:
+    def __init__(
+        self, port: int, name: str = "ward", listen: bool = True, device: str = "+"
+    ) -> None:
         self.seen: list[tuple[float, str, bytes, bool]] = []
+        self._device = device
         self._room = threading.Semaphore(100)
         self._client = Client(
             CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5
@@ -64,8 +67,8 @@ class Ward:
         self._client.loop_stop()
 
     def _on_connect(self, *_: object) -> None:
-        topics = ("ecg/+/alerts", "ecg/+/alarm", "ecg/+/scores", "ecg-monitor/+/status")
-        self._client.subscribe([(topic, 1) for topic in topics])
+        topics = [f"ecg/{self._device}/{end}" for end in ("alerts", "alarm", "scores")]
+        self._client.subscribe([(topic, 1) for topic in (*topics, "ecg-monitor/+/status")])
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         row = (time.monotonic(), message.topic, bytes(message.payload), message.retain)
