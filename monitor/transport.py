@@ -23,6 +23,8 @@ READ_SIZE = 256 * 1024
 RECORD = 16 * 1024
 """Bytes of the longest TLS record. A poll does not see what is left of one that was half read."""
 
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux knows it
+
 CONTENT_TYPE = 0x03
 # What may stand in a PUBLISH (MQTT 5, table 2-4), by the length of its value; None: a string.
 _PROPERTIES: dict[int, int | None] = {0x01: 1, 0x02: 4, 0x03: None, 0x08: None, 0x09: None, 0x23: 2}
@@ -132,14 +134,23 @@ class PacketSocket:
             try:
                 data = self._sock.recv(max(room, RECORD))
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
+                break
             except OSError:
                 data = b""  # paho finds the end of the stream and says that the connection is lost
             self._ended = not data
             self._in += data
             room -= len(data)
             if len(data) < room and not isinstance(self._sock, ssl.SSLSocket):
-                return  # a short read is all there was; TLS hands out record by record
+                break  # a short read is all there was; TLS hands out record by record
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Have what came confirmed at once: a broker that gathers small packets waits for it."""
+        sock = self._sock
+        if QUICKACK is None or self._ended or not isinstance(sock, socket.socket):
+            return
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def next_packet(self) -> tuple[int, bytes] | bool:
         """The next PUBLISH as its header and body; True: the next packet is paho's; False: none."""
