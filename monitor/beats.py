@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor import wire
 from monitor.program import Failure
 
-SAMPLES = 140
+SAMPLES = wire.SAMPLES
 """Samples in a beat."""
 
 ROWS = 4096

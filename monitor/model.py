@@ -15,9 +15,9 @@ import onnxruntime
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from monitor import program
+from monitor import program, wire
 
-BEAT: Final = 140
+BEAT: Final = wire.SAMPLES
 """Samples in a beat."""
 
 CARD: Final = "ecg_monitor"

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from monitor import quality
 from monitor.program import ConfigurationError, Failure
+from monitor.wire import SAMPLES
 
 BEFORE: Final = 0.2
 AFTER: Final = 0.3
 """Seconds of a beat before and after its R peak: QRS and the begin of T, no neighbouring beat."""
 
-SAMPLES: Final = 140
 BAND: Final = (0.5, 40.0)
 """Hz; what lies outside is the wandering of the baseline, the mains and the muscles."""
 

@@ -11,6 +11,8 @@ from typing import Self
 
 import pytest
 
+from monitor.embedded import free_port
+
 WITHIN = 10.0
 """Seconds that a broker may take to come or to go."""
 
@@ -22,13 +24,6 @@ def program(name: str) -> str:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing(f"{name} is not installed")
     return found
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from tests.brokers import free_port, program, wait_for
+from monitor.embedded import free_port
+from tests.brokers import program, wait_for
 
 WITHIN = 30.0
 """Seconds that may pass until a query gives what is waited for."""

@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.datasets import Beats
-from monitor.embedded import EmbeddedBroker
+from monitor.embedded import EmbeddedBroker, free_port
 from monitor.model import Detector, shipped
-from tests.brokers import Mosquitto, free_port, program
+from tests.brokers import Mosquitto, program
 from tests.daemons import RunningDaemon
 from tests.wards import Hearts, Ward, as_float32, as_json, in_turn
 

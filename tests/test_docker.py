@@ -18,9 +18,10 @@ from packaging.requirements import Requirement
 from paho.mqtt.client import MQTTMessage
 
 from monitor import client
+from monitor.embedded import free_port
 from monitor.program import ConfigurationError, Failure
 from monitor.settings import Mqtt, load
-from tests.brokers import Mosquitto, free_port, program
+from tests.brokers import Mosquitto, program
 from tests.daemons import RunningDaemon
 
 TOP = Path(__file__).parent.parent

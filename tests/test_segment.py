@@ -1,7 +1,6 @@
 """Chunks of samples become the beats that the whole signal has, across gaps and repetitions."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,8 @@ SECONDS = 40
 
 
 @pytest.fixture(scope="module")
-def ecg() -> record.Record:
-    folder = os.environ.get("ECG_DATA")
-    if not folder:
-        if os.environ.get("CI"):
-            pytest.fail("ECG_DATA is not set")
-        pytest.skip("ECG_DATA is not set")
-    return record.read(Path(folder, "mitdb", "106"))
+def ecg(data: Path) -> record.Record:
+    return record.read(data / "mitdb" / "106")
 
 
 def chunk(ecg: record.Record, start: int, stop: int) -> bytes:

@@ -1,6 +1,5 @@
 """Beats are the same however the signal comes, whichever way up, and a lead that is off shows."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,8 @@ SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def ecg() -> record.Record:
-    folder = os.environ.get("ECG_DATA")
-    if not folder:
-        if os.environ.get("CI"):
-            pytest.fail("ECG_DATA is not set")
-        pytest.skip("ECG_DATA is not set")
-    return record.read(Path(folder, "mitdb", "106"))
+def ecg(data: Path) -> record.Record:
+    return record.read(data / "mitdb" / "106")
 
 
 def cut(signal: Signal, chunk: int = 10_000, rate: float = RATE) -> list[Beat]:
