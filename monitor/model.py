@@ -5,6 +5,7 @@ in the graph's own metadata and says where the model comes from and where its th
 """
 
 import hashlib
+import stat
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -22,6 +23,9 @@ BEAT: Final = wire.SAMPLES
 
 CARD: Final = "ecg_monitor"
 """The key of ONNX' `metadata_props` under which the card stands."""
+
+LARGEST: Final = 256 * 1024 * 1024
+"""Bytes of a model file, at most: those that are shipped have less than a hundredth of it."""
 
 Floats = NDArray[np.float32]
 Kind = Literal["detector", "image", "vae-encoder", "vae-decoder"]
@@ -134,10 +138,7 @@ class Model:
         Raises `ModelError` for a file that cannot be read, is no ONNX graph, lacks a part of its
         card, or whose graph takes or gives something else than its kind does.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(path, error.strerror or "cannot be read") from None
+        content = _read(path)
         self.path = path
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._session = _session(path, content, threads)
@@ -198,6 +199,17 @@ class Detector:
 def shipped(name: str) -> Path:
     """Give the path of a model file that comes with the package, such as `ecg`."""
     return Path(__file__).parent / "models" / f"{name}.onnx"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG((found := path.stat()).st_mode):  # to read from a pipe might never end
+            raise ModelError(path, "is a directory" if path.is_dir() else "is not a file")
+        if found.st_size > LARGEST:
+            raise ModelError(path, f"has {found.st_size:,} bytes; {LARGEST:,} are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(path, error.strerror or "cannot be read") from None
 
 
 def _session(path: Path, content: bytes, threads: int) -> onnxruntime.InferenceSession:

@@ -84,25 +84,35 @@ class Mqtt(Table):
             port = url.port
         except ValueError:
             url, port = urlsplit(""), 0
-        plain = url.hostname and port != 0 and not url.path.strip("/") and not url.username
+        plain = url.hostname and port != 0 and not set("@?#") & set(broker)
+        plain = plain and not url.path.strip("/") and broker.isprintable()
         if url.scheme not in ("mqtt", "mqtts") or not plain:
             raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
         return broker
 
-    @field_validator("password_file", "ca_file", "cert_file", "key_file")
+    @field_validator("password_file")
+    @classmethod
+    def _check_password(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _password(path)
+        return path
+
+    @field_validator("ca_file", "cert_file", "key_file")
     @classmethod
     def _check_file(cls, path: Path | None) -> Path | None:
         if path is not None:
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+            _content(path)
         return path
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Mqtt":
         if self.key_file and not self.cert_file:
             raise ValueError("mqtt.key_file needs mqtt.cert_file")
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(self, key) and not self.tls:
+                raise ValueError(
+                    f"mqtt.{key} = '{getattr(self, key)}': needs mqtt.broker = mqtts://HOST:PORT"
+                )
         if self.password and self.password_file:
             raise ValueError("mqtt.password and mqtt.password_file exclude each other")
         if (self.password or self.password_file) and not self.username:
@@ -112,7 +122,7 @@ class Mqtt(Table):
     @property
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
-        return self.broker.startswith("mqtts")
+        return urlsplit(self.broker).scheme == "mqtts"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -127,10 +137,36 @@ class Mqtt(Table):
 
     @property
     def secret(self) -> str | None:
-        """The password, from wherever it was given."""
+        """The password, from wherever it was given; a file is read anew each time.
+
+        Raises:
+            ConfigurationError: the file cannot be used any more.
+        """
         if self.password_file:
-            return self.password_file.read_text().rstrip("\r\n")
+            try:
+                return _password(self.password_file)
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"mqtt.password_file = '{self.password_file}': {error}"
+                ) from None
         return self.password.get_secret_value() if self.password else None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+
+
+def _password(path: Path) -> str:
+    try:
+        password = _content(path).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        password = ""
+    if not password or "\0" in password:
+        raise ValueError("must be a file that holds a password as text")
+    return password
 
 
 class Input(Table):
@@ -358,12 +394,15 @@ def _explain(error: ErrorDetails) -> str:
     said = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
         return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
-    secret = "password" in setting and "file" not in setting
-    value = "'***'" if secret else _LOGIN.sub("//***@", repr(error["input"]))
+    value = repr(error["input"])
+    if "password" in setting and "file" not in setting:
+        value = "'***'"
+    elif setting == "mqtt.broker":
+        value = _LOGIN.sub(r"\1***@", value)
     return f"{setting} = {value}: {said}"
 
 
-_LOGIN = re.compile("//.*@")
+_LOGIN = re.compile(r"^(.\w+://|.).*@")
 """A login within an address."""
 
 
