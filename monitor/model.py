@@ -5,6 +5,7 @@ in the graph's own metadata and says where the model comes from and where its th
 """
 
 import hashlib
+import os
 import stat
 from itertools import pairwise
 from pathlib import Path
@@ -218,11 +219,15 @@ def _session(path: Path, content: bytes, threads: int) -> onnxruntime.InferenceS
     options.inter_op_num_threads = 1
     # A beat is scored in microseconds: threads that spin between beats would only heat the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # All of a model is in its file. In a folder that is none, no other file can be found.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class but this one
-        reason = str(error).rpartition(" : ")[2]
+        reason = " ".join(str(error).rpartition(" : ")[2].split())
         raise ModelError(path, f"is not an ONNX file that can be run: {reason}") from None
 
 

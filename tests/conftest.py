@@ -5,6 +5,7 @@ import pytest
 from hypothesis import settings
 
 from monitor import datasets
+from tests.shipped import make_certificates, make_passwords
 
 settings.register_profile("shared machine", deadline=None)  # others work on it, too
 settings.load_profile("shared machine")
@@ -24,3 +25,21 @@ def data() -> Path:
 def ecg(data: Path) -> datasets.Beats:
     """The real beats of ECG5000."""
     return datasets.ecg(data)
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logins for the shipped broker, as `docker/passwords.sh` makes them."""
+    folder = tmp_path_factory.mktemp("secrets")
+    made = make_passwords(folder, "bed-1", "bed-2")
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def certificates(secrets: Path) -> Path:
+    """What `docker/certificates.sh` makes; in `other` beside it the same by another CA."""
+    for folder in (secrets / "tls", secrets / "other"):
+        make_certificates(folder, "localhost", "127.0.0.1")
+        make_certificates(folder, "--client", "monitor")
+    return secrets / "tls"
