@@ -306,6 +306,7 @@ def test_a_device_speaks_for_nobody_else_and_never_for_the_monitor(
         assert allowed == {own[0]: "Success"}
         daemon.wait_until("ecg_monitor_beats_received_total", 1)
         assert daemon.value("ecg_monitor_beats_received_total") == 1
+        daemon.wait_until("ecg_monitor_devices", 1)  # told twice a second
         assert daemon.value("ecg_monitor_devices") == 1
 
 
