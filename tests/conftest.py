@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def certificates(secrets: Path) -> Path:
         make_certificates(folder, "localhost", "127.0.0.1")
         make_certificates(folder, "--client", "monitor")
     return secrets / "tls"
+
+
+@pytest.fixture(scope="session")
+def small(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data sets cut to 2,000 images to train on and 500 to test with."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in ("mnist", "fashion-mnist"):
+        (folder / name).mkdir()
+        for file in datasets.FOLDERS[name][1]:
+            raw = gzip.decompress((data / name / file).read_bytes())
+            count = 2000 if "train" in file else 500
+            header, item = (16, 784) if "images" in file else (8, 1)
+            cut = raw[:4] + count.to_bytes(4, "big") + raw[8 : header + count * item]
+            (folder / name / file).write_bytes(gzip.compress(cut, 1))
+    return folder

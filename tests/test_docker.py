@@ -8,7 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import requires
+from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,16 @@ def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if wanted and name != "ecg-monitor":
             assert requirement.specifier.contains(versions[name]), requirement
+
+
+def test_the_image_of_the_daemon_has_room_to_spare_below_400_mb() -> None:
+    """What is installed with the lock, compiled; the base image, python:3.11-slim, is given 150 MB."""
+    packages = [distribution(name) for name in locked("requirements.lock")]
+    files = {Path(str(file.locate())) for package in packages for file in package.files or ()}
+    files |= {file for file in (TOP / "monitor").rglob("*") if file.suffix != ".pyc"}
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    print(f"{size / 1e6:.0f} MB besides the base image")
+    assert 100e6 < size < 250e6
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
