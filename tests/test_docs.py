@@ -50,7 +50,7 @@ INSTEAD = {
     "python3 -m venv .venv && . .venv/bin/activate": "true",
     "pip install .": "true",
     "sudo /opt/ecg-monitor/bin/pip install .": "cp bin/ecg-monitor opt/ecg-monitor/bin/",
-    f"curl -fsSO {datasets.FOLDERS[str()][0]}ecg.csv": "test -s ecg.csv",
+    f"curl -fsSO {datasets.FOLDERS[''][0]}ecg.csv": "test -s ecg.csv",
     # They would go on for ever, or for long.
     "make demo": "ecg-monitor demo --seconds 14 | tee demo.txt; grep raised demo.txt",
     **{f"make {target}": f"make --dry-run {target}" for target in ("test", "lint", "train")},
@@ -135,9 +135,9 @@ def clone(folder: Path, ecg: datasets.Beats, data: Path, small: Path) -> Iterato
     """A clone of the repository with a broker, a monitor and the data sets, images few."""
     for part in ("docker", "docs", "systemd"):
         shutil.copytree(TOP / part, folder / part)
-    shutil.copy(TOP / "Makefile", folder)
-    for part in ("mitdb",):
-        (folder / part).symlink_to(data / part)
+    for part in ("Makefile", "pyproject.toml"):
+        shutil.copy(TOP / part, folder)
+    (folder / "mitdb").symlink_to(data / "mitdb")
     chosen = np.concatenate([ecg.beats[ecg.labels][:30], ecg.beats[~ecg.labels][:30]])
     np.savetxt(folder / "ecg.csv", chosen, delimiter=",")
     _write_parquet(folder / "beats.parquet", chosen)
