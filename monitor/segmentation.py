@@ -78,7 +78,8 @@ class Segmenter:
         """
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ConfigurationError(
-                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, at most {HIGHEST_RATE:g} Hz"
+                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, "
+                f"at most {HIGHEST_RATE:g} Hz"
             )
         self.rate = float(rate)
         self._finder = _Finder(self.rate)

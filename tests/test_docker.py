@@ -75,7 +75,7 @@ def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
 
 
 def test_the_image_of_the_daemon_has_room_to_spare_below_400_mb() -> None:
-    """What is installed with the lock, compiled. The base image, python:3.11-slim, has below 150."""
+    """What the lock installs, compiled; the base image, python:3.11-slim, has less than 150."""
     packages = [distribution(name) for name in locked("requirements.lock")]
     files = {Path(str(file.locate())) for package in packages for file in package.files or ()}
     files |= {file for file in (TOP / "monitor").rglob("*") if file.suffix != ".pyc"}
