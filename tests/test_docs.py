@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from monitor import client, datasets
 from monitor.cli import app as monitor_app
+from monitor.embedded import free_port
 from monitor.model import shipped
 from monitor.settings import Mqtt
 from tests.brokers import ANYBODY, Mosquitto, program
@@ -52,7 +53,9 @@ INSTEAD = {
     "sudo /opt/ecg-monitor/bin/pip install .": "cp bin/ecg-monitor opt/ecg-monitor/bin/",
     f"curl -fsSO {datasets.FOLDERS[''][0]}ecg.csv": "test -s ecg.csv",
     # They would go on for ever, or for long.
-    "make demo": "ecg-monitor demo --seconds 14 | tee demo.txt; grep raised demo.txt",
+    "make demo": "ecg-monitor demo --seconds 24",
+    "ecg-monitor what-if mitdb/119 --model bed-7/ecg.onnx --start 300": "ecg-monitor what-if "
+    "mitdb/119 --model bed-7/ecg.onnx --start 1500",
     **{f"make {target}": f"make --dry-run {target}" for target in ("test", "lint", "train")},
     "ecg-train all": "ecg-train all --help",
     **{
@@ -91,7 +94,7 @@ class Terminals:
             "PYTHONPATH": str(TOP),
             "ECG_DATA": str(data),
             "ECG_MONITOR_MQTT__BROKER": broker.url,
-            "ECG_MONITOR_METRICS__PORT": "0",
+            "ECG_MONITOR_METRICS__PORT": str(free_port()),
             "SYSTEMD_PAGER": "cat",
         }
 
@@ -174,7 +177,16 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("README.md", ["▲ raised    anomaly        medium bed-7", "false alarms"]),
+        (
+            "README.md",
+            [
+                *(
+                    "▲ raised    signal-quality low    bed-3",
+                    "▲ raised    anomaly        medium bed-7",
+                ),
+                *("wrote bed-7/ecg.onnx", "wrote out/what-if/what-if.png"),
+            ],
+        ),
         ("detector.md", []),
         ("devices.md", ['"kind":"signal-quality"', "published 60 beats", "segmentation: "]),
         ("images.md", []),
