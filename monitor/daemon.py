@@ -20,6 +20,7 @@ from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
 from monitor.connection import wait
 from monitor.detectors import Detectors, Outcome
 from monitor.inbound import Inbound, Message
+from monitor.live import EVERY, Live
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
@@ -98,6 +99,7 @@ class Daemon:
         filters = [subscription(topic) for topic in settings.input.topic]
         self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
         self.outbound = Outbound(settings.mqtt, metrics)
+        self.live = Live(settings.input.topic)
         self._stop = False
         self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
@@ -136,7 +138,7 @@ class Daemon:
 
     def turn(self) -> None:
         """Do all there is to do, once."""
-        wait((self.inbound, self.outbound), PATIENCE)
+        wait((self.inbound, self.outbound), EVERY / 2 if self.live.watched else PATIENCE)
         self.inbound.keep_up()
         self.outbound.keep_up()
         self.outbound.read()
@@ -157,6 +159,8 @@ class Daemon:
             self._next_look = now + 0.5
             notify.tell(notify.ALIVE)
             self._look_round(now)
+        if self.live.watched:
+            self.live.show(self.alarms, self.detectors, now)
         self.outbound.send()
         self.outbound.write()
         self.inbound.acknowledge()
@@ -227,6 +231,9 @@ class Daemon:
         # its alert. The first message that changed it waits, and so do all behind that one.
         for name, message in unsaved.items():
             self._save(name, wall, message)
+        if self.live.watched:
+            heard = ((intake.device, intake.beats, intake.start) for intake in intakes)
+            self.live.see(heard, batch, scored, verdicts, wall)
         if self.settings.output.scores:
             self._publish_scores(intakes, verdicts, scored, wall)
 
@@ -320,6 +327,7 @@ class Daemon:
     def _count(self, decision: Decision) -> None:
         kind, gauge = decision.kind, self.metrics.alarms
         self.metrics.alerts.labels(kind, decision.event, decision.priority).inc()
+        self.live.note(decision.device, self.alarms.find(decision.device))
         if decision.before is not None:
             gauge.labels(kind, decision.before).dec()
         if decision.event != "cleared":
@@ -439,6 +447,7 @@ class Daemon:
         now = time.monotonic()
         for saved in standing:
             self.alarms.restore(saved, now)
+            self.live.note(saved.device, self.alarms.find(saved.device))
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
         self._recovered = True
@@ -471,6 +480,6 @@ def run(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     daemon = Daemon(settings, Detectors(settings.model), metrics)
     web = settings.metrics
-    host, port = serve(web.host, web.port, metrics.registry, daemon.health)
-    log.info("serving", metrics=f"http://{host}:{port}/metrics")
+    host, port = serve(web.host, web.port, metrics.registry, daemon.health, daemon.live)
+    log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
     daemon.run()

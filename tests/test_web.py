@@ -1,0 +1,193 @@
+"""What is served over HTTP, to whom, and under which rules."""
+
+import http.client
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from monitor.live import Live
+from monitor.metrics import Metrics
+from monitor.program import ConfigurationError
+from monitor.web import FILES, serve
+
+
+class Server:
+    """What is served, and what it answers."""
+
+    def __init__(self, health: Callable[[], str | None], host: str = "127.0.0.1") -> None:
+        self.metrics = Metrics(CollectorRegistry())
+        self.live = Live(["ecg/{device}/beats"])
+        self.host, self.port = serve(host, 0, self.metrics.registry, health, self.live)
+
+    def ask(
+        self, path: str, method: str = "GET", **headers: str
+    ) -> tuple[int, str, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+            return answer.status, answer.headers["Content-Type"], body, dict(answer.headers)
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def trouble() -> list[str | None]:
+    return [None]
+
+
+@pytest.fixture
+def server(trouble: list[str | None]) -> Server:
+    return Server(lambda: trouble[0])
+
+
+def test_metrics_are_served_as_they_stand(server: Server) -> None:
+    server.metrics.received.inc(7)
+    status, kind, body, _ = server.ask("/metrics")
+    assert status == 200
+    assert kind.startswith("text/plain")
+    assert b"\necg_monitor_beats_received_total 7.0\n" in body
+    status, kind, body, _ = server.ask("/metrics?x=1", Accept="application/openmetrics-text")
+    assert status == 200
+    assert kind.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_health_tells_what_is_wrong(server: Server, trouble: list[str | None]) -> None:
+    assert server.ask("/healthz")[:3] == (200, "text/plain; charset=utf-8", b"ok\n")
+    trouble[0] = "no connection to host:1883: refused é"
+    status, _, body, _ = server.ask("/healthz")
+    assert (status, body.decode()) == (503, "no connection to host:1883: refused é\n")
+    trouble[0] = None
+    assert server.ask("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/metric", "/metrics/", "/healthz/x", "/%00", "/%e9"])
+def test_other_pages_are_not_there_and_it_says_which_are(server: Server, path: str) -> None:
+    status, _, body, _ = server.ask(path)
+    assert (status, body) == (404, b"there are /, /metrics and /healthz\n")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nowhere"])
+def test_head_is_get_without_the_body(server: Server, trouble: list[str | None], path: str) -> None:
+    trouble[0] = "gone"
+    got, head = server.ask(path), server.ask(path, "HEAD")
+    assert (got[0], got[1]) == (head[0], head[1])
+    assert got[3]["Content-Length"] == head[3]["Content-Length"] == str(len(got[2]))
+    assert head[2] == b""
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_other_methods_are_refused(server: Server, method: str) -> None:
+    assert server.ask("/metrics", method)[0] == 501
+
+
+def test_it_says_nothing_of_python(server: Server) -> None:
+    assert server.ask("/metrics")[3]["Server"].strip() == "ecg-monitor"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "\udcff", "é" * 300, "x" * 300])
+def test_an_address_that_cannot_be_bound_is_a_wrong_setting(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"metrics\.host = ") as refused:
+        serve(host, 0, CollectorRegistry(), lambda: None, Live([]))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"metrics.port = {port}: cannot be bound"):
+            serve("127.0.0.1", port, CollectorRegistry(), lambda: None, Live([]))
+
+
+# -- the page
+
+
+PAGE = ["/", *(f"/{file.name}" for file in FILES.iterdir() if file.name != "index.html")]
+
+
+@pytest.mark.parametrize("path", PAGE)
+def test_the_page_may_run_its_own_files_and_nothing_else(server: Server, path: str) -> None:
+    status, kind, body, headers = server.ask(path)
+    assert status == 200
+    assert kind in (
+        "text/html; charset=utf-8",
+        "text/css; charset=utf-8",
+        "text/javascript; charset=utf-8",
+    )
+    assert body
+    rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    assert not [name for name in headers if name.startswith("Access-Control")]
+
+
+def test_no_file_of_the_page_makes_markup_of_text_or_fetches_from_elsewhere() -> None:
+    files = {file.name: file.read_text() for file in FILES.iterdir()}
+    assert {"index.html", "style.css", "main.js"} <= set(files)
+    for name, text in files.items():
+        markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|DOMParser|srcdoc"
+        assert not re.search(markup, text), name
+        elsewhere = re.findall(r"(?:https?:)?//[a-z][a-z0-9.-]+\.[a-z]+[^\s\"']*", text)
+        assert set(elsewhere) <= {"http://www.w3.org/2000/svg"}, name
+    assert not re.search(r"<script>|<style|\son[a-z]+=|style=", files["index.html"])
+
+
+ALONE = ["localhost", "localhost:9464", "127.0.0.1:9464", "127.0.0.2", "[::1]:9464", "LocalHost"]
+OTHERS = [
+    "evil.example",
+    "evil.example:9464",
+    "127.0.0.1.evil.example",
+    "192.0.2.1",
+    "",
+    "[::1",
+    "::",
+]
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js", "/api/live"])
+@pytest.mark.parametrize("host", ALONE)
+def test_whoever_sits_at_this_machine_sees_the_page(server: Server, path: str, host: str) -> None:
+    assert server.ask(path, Host=host)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js", "/api/live", "/api/live?device=bed-1"])
+@pytest.mark.parametrize("host", OTHERS)
+def test_a_site_whose_name_leads_here_sees_nothing(server: Server, path: str, host: str) -> None:
+    status, _, body, _ = server.ask(path, Host=host)
+    assert (status, body) == (421, b"this address is to be asked for as localhost or 127.0.0.1\n")
+
+
+def test_prometheus_may_call_it_what_it_likes(server: Server) -> None:
+    assert server.ask("/metrics", Host="monitor:9464")[0] == 200
+    assert server.ask("/healthz", Host="monitor:9464")[0] == 200
+
+
+def test_an_address_for_others_is_open_to_their_names() -> None:
+    server = Server(lambda: None, "0.0.0.0")  # noqa: S104
+    assert server.ask("/", Host="monitor.ward.example")[0] == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_site_is_told_nothing(server: Server, site: str) -> None:
+    said = {"Sec-Fetch-Site": site}
+    assert server.ask("/api/live", **said)[0] == 403
+    assert server.ask("/api/live", "HEAD", **said)[0] == 403
+    assert server.ask("/", **said)[0] == 200  # a link to it may stand anywhere
+
+
+@pytest.mark.parametrize(
+    "query", ["device=" + "x" * 60000, "device=%ff%00", "&".join("abcdefg" * 9), "=", "device"]
+)
+def test_a_strange_question_is_answered(server: Server, query: str) -> None:
+    status, kind, body, _ = server.ask(f"/api/live?{query}")
+    assert (status, kind) == (200, "application/json")
+    assert body == b'{"trouble":null,"view":null}'  # no loop turns here, so nothing was shown
