@@ -27,8 +27,9 @@ export function showDevice(name, view) {
 
 function whyNone(name, row, view) {
   if (name === null) return "Its beats are drawn here once one is heard.";
-  if (!(name in view.beats) && Object.keys(view.beats).length >= view.eyes) {
-    return `${several(view.eyes, "device")} are looked at already, by other pages: close one of them.`;
+  if (!(name in view.beats)) {
+    const crowded = Object.keys(view.beats).length >= view.eyes;
+    return crowded ? `${several(view.eyes, "device")} are looked at by other pages: close one.` : "One moment …";
   }
   if (!row) return `Nothing was heard of ${name}. It is shown with its first beat.`;
   return row.heard === null ? "It is not heard. Its next beat is shown." : "Waiting for its next beat.";
