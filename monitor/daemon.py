@@ -24,6 +24,7 @@ from monitor.live import EVERY, Live
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
+from monitor.pages import pages
 from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
@@ -480,6 +481,6 @@ def run(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     daemon = Daemon(settings, Detectors(settings.model), metrics)
     web = settings.metrics
-    host, port = serve(web.host, web.port, metrics.registry, daemon.health, daemon.live)
+    host, port = serve(web.host, web.port, pages(metrics.registry, daemon.health, daemon.live))
     log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
     daemon.run()

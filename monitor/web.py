@@ -1,4 +1,4 @@
-"""Serves the live page, metrics and health over HTTP."""
+"""An HTTP server for a few pages, and the rules by which it answers browsers."""
 
 import ipaddress
 import threading
@@ -6,24 +6,15 @@ from collections.abc import Callable
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-
-from monitor.live import Live
 from monitor.program import ConfigurationError
-from monitor.view import View
 
-Health = Callable[[], str | None]
-"""What is wrong; None while all is well."""
-
-FILES = Path(__file__).parent / "page"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 TEXT = "text/plain; charset=utf-8"
+
+OPEN = ("/metrics", "/healthz")
+"""For programs, which may call this machine what they like."""
 
 POLICY = "; ".join(
     (
@@ -69,34 +60,20 @@ class Answer(NamedTuple):
 Page = Callable[[Request], Answer]
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What `/api/live` answers: what is wrong, if anything is, and what was shown last."""
-
-    trouble: str | None
-    view: View | None
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
 
-def serve(
-    host: str, port: int, registry: CollectorRegistry, health: Health, live: Live
-) -> tuple[str, int]:
-    """Serve `/`, `/metrics` and `/healthz` from threads of their own; gives the address.
+def serve(host: str, port: int, pages: dict[str, Page]) -> tuple[str, int]:
+    """Serve pages, by their paths, from threads of their own; gives the address.
 
     Raises:
         ConfigurationError: the address cannot be bound.
     """
 
     class Handler(_Handler):
-        pages: ClassVar = {
-            **_files(),
-            "/api/live": _live(health, live),
-            "/metrics": _metrics(registry),
-            "/healthz": _healthz(health),
-        }
+        there = pages
 
     try:
         server = _Server((host, port), Handler)
@@ -107,51 +84,21 @@ def serve(
             "allowed is an address of this machine with a port that is free"
         ) from None
     bound = server.server_address
-    Handler.here_alone = _is_loopback(str(bound[0]))
+    Handler.private = _is_loopback(str(bound[0]))
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
     return str(bound[0]), int(bound[1])
 
 
-def _files() -> dict[str, Page]:
-    """The files of the page, the page itself as `/`; they are read once."""
-
-    def page(file: Path) -> Page:
-        answer = Answer(HTTPStatus.OK, f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
-        return lambda _request: answer
-
-    names = {file: file.name for file in FILES.iterdir() if file.suffix in TYPES}
-    return {f"/{'' if name == 'index.html' else name}": page(file) for file, name in names.items()}
-
-
-def _live(health: Health, live: Live) -> Page:
-    def page(request: Request) -> Answer:
-        view = live.look(request.query.get("device", ""))
-        body = msgspec.json.encode(Seen(health(), view))
-        return Answer(HTTPStatus.OK, "application/json", body)
-
-    return page
-
-
-def _metrics(registry: CollectorRegistry) -> Page:
-    def page(request: Request) -> Answer:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Answer(HTTPStatus.OK, content_type, encode(registry))
-
-    return page
-
-
-def _healthz(health: Health) -> Page:
-    def page(_request: Request) -> Answer:
-        trouble = health()
-        status = HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE
-        return Answer(status, TEXT, f"{trouble or 'ok'}\n".encode())
-
-    return page
-
-
 class _Handler(BaseHTTPRequestHandler):
-    pages: ClassVar[dict[str, Page]] = {}
-    here_alone: ClassVar = True
+    """Answers one connection.
+
+    Attributes:
+        there: the pages.
+        private: whether the address is one that only this machine reaches.
+    """
+
+    there: ClassVar[dict[str, Page]] = {}
+    private: ClassVar = True
     protocol_version = "HTTP/1.1"
     server_version = "ecg-monitor"
     sys_version = ""
@@ -160,20 +107,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with a page."""
         path, _, query = self.path.partition("?")
-        page = self.pages.get(path)
+        page = self.there.get(path)
         if page is None:
-            answer = Answer(HTTPStatus.NOT_FOUND, TEXT, b"there are /, /metrics and /healthz\n")
+            said = b"there are /, /metrics and /healthz\n"
+            self._send(Answer(HTTPStatus.NOT_FOUND, TEXT, said))
         else:
-            answer = self._refusal(path) or page(Request(_parse(query), self.headers))
-        self._send(answer)
+            self._send(self._refusal(path) or page(Request(_parse(query), self.headers)))
 
     do_HEAD = do_GET  # noqa: N815
 
     def _refusal(self, path: str) -> Answer | None:
-        """Why the page that is asked for is not shown: another site's page may be behind it."""
-        if path in ("/metrics", "/healthz"):
+        """Why a page is not shown: another site's page may be behind the question."""
+        if path in OPEN:
             return None
-        if self.here_alone and not _is_here(self.headers.get("Host", "")):
+        if self.private and not _is_here(self.headers.get("Host", "")):
             # A site may give its own name the address of this machine, and then read what we say.
             said = b"this address is to be asked for as localhost or 127.0.0.1\n"
             return Answer(HTTPStatus.MISDIRECTED_REQUEST, TEXT, said)

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from monitor.live import Live
 from monitor.metrics import Metrics
+from monitor.pages import FILES, pages
 from monitor.program import ConfigurationError
-from monitor.web import FILES, serve
+from monitor.web import serve
 
 
 class Server:
@@ -20,7 +21,7 @@ class Server:
     def __init__(self, health: Callable[[], str | None], host: str = "127.0.0.1") -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.live = Live(["ecg/{device}/beats"])
-        self.host, self.port = serve(host, 0, self.metrics.registry, health, self.live)
+        self.host, self.port = serve(host, 0, pages(self.metrics.registry, health, self.live))
 
     def ask(
         self, path: str, method: str = "GET", **headers: str
@@ -93,7 +94,7 @@ def test_it_says_nothing_of_python(server: Server) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "\udcff", "é" * 300, "x" * 300])
 def test_an_address_that_cannot_be_bound_is_a_wrong_setting(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"metrics\.host = ") as refused:
-        serve(host, 0, CollectorRegistry(), lambda: None, Live([]))
+        serve(host, 0, {})
     assert "\n" not in str(refused.value)
 
 
@@ -101,7 +102,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"metrics.port = {port}: cannot be bound"):
-            serve("127.0.0.1", port, CollectorRegistry(), lambda: None, Live([]))
+            serve("127.0.0.1", port, {})
 
 
 # -- the page
