@@ -29,7 +29,7 @@ from monitor.program import ConfigurationError, Failure
 from monitor.recovery import standing_alarms
 from monitor.settings import Settings, subscription, topic_of
 from monitor.transport import READ_SIZE
-from monitor.web import serve
+from monitor.web import Site, serve
 
 log = structlog.get_logger()
 
@@ -481,6 +481,10 @@ def run(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     daemon = Daemon(settings, Detectors(settings.model), metrics)
     web = settings.metrics
-    host, port = serve(web.host, web.port, pages(metrics.registry, daemon.health, daemon.live))
+    host, port = serve(
+        web.host,
+        web.port,
+        Site(pages(metrics.registry, daemon.health, daemon.live), {}, None),
+    )
     log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
     daemon.run()

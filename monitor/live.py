@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,14 +73,19 @@ class Live:
         self._listed: dict[str, None] = {}
 
     def look(self, device: str) -> View | None:
-        """Ask for what was shown last, and for the beats of a device from now on. For any thread.
+        """See what was shown last, of all beats a device's alone, which are kept from now on.
 
-        Gives None where the loop has shown nothing for a while. No device has the name "".
+        For any thread. Gives None where the loop has shown nothing for a while. No device has the
+        name "".
         """
         self._asked.append((device[:LONGEST_NAME], time.monotonic()))
         self.watched = True
         self._shown.wait(PATIENCE)
-        return self._view
+        view = self._view
+        if view is None:
+            return None
+        theirs = {name: beats for name, beats in view.beats.items() if name == device}
+        return msgspec.structs.replace(view, beats=theirs)
 
     # -- what the loop does
 
@@ -166,7 +172,7 @@ class Live:
             ],
             len(alarms.devices) + len(alarms.silent),
             {name: list(eye.beats) for name, eye in self._eyes.items()},
-            EYES,
+            len(self._eyes) == EYES,
             self._topics,
         )
         self._shown.set()

@@ -86,7 +86,7 @@ class View(msgspec.Struct, frozen=True):
         devices: those in alarm, those that are looked at, and some of those that are heard.
         known: how many devices there are.
         beats: for each device that is looked at its last beats, the newest last.
-        eyes: how many devices can be looked at.
+        full: whether the beats of no other device can be looked at.
         topics: where beats are to be published.
     """
 
@@ -99,7 +99,7 @@ class View(msgspec.Struct, frozen=True):
     devices: list[Row]
     known: int
     beats: dict[str, list[Beat]]
-    eyes: int
+    full: bool
     topics: list[str]
 
 

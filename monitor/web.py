@@ -1,5 +1,6 @@
 """An HTTP server for a few pages, and the rules by which it answers browsers."""
 
+import hmac
 import ipaddress
 import threading
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 from monitor.program import ConfigurationError
 
 TEXT = "text/plain; charset=utf-8"
+
+LONGEST = 10_000
+"""Bytes of the largest request that is taken."""
 
 OPEN = ("/metrics", "/healthz")
 """For programs, which may call this machine what they like."""
@@ -47,6 +51,7 @@ class Request(NamedTuple):
 
     query: dict[str, str]
     headers: Message
+    body: bytes = b""
 
 
 class Answer(NamedTuple):
@@ -65,15 +70,29 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
 
-def serve(host: str, port: int, pages: dict[str, Page]) -> tuple[str, int]:
-    """Serve pages, by their paths, from threads of their own; gives the address.
+class Site(NamedTuple):
+    """What is served.
+
+    Attributes:
+        pages: by their paths, for everybody.
+        actions: by their paths, what changes something, for those who have the token.
+        token: None where nothing may be changed.
+    """
+
+    pages: dict[str, Page]
+    actions: dict[str, Page]
+    token: str | None
+
+
+def serve(host: str, port: int, site: Site) -> tuple[str, int]:
+    """Serve a site from threads of its own; gives the address.
 
     Raises:
         ConfigurationError: the address cannot be bound.
     """
 
     class Handler(_Handler):
-        there = pages
+        served = site
 
     try:
         server = _Server((host, port), Handler)
@@ -93,11 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one connection.
 
     Attributes:
-        there: the pages.
+        served: what is served.
         private: whether the address is one that only this machine reaches.
     """
 
-    there: ClassVar[dict[str, Page]] = {}
+    served: ClassVar = Site({}, {}, None)
     private: ClassVar = True
     protocol_version = "HTTP/1.1"
     server_version = "ecg-monitor"
@@ -107,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with a page."""
         path, _, query = self.path.partition("?")
-        page = self.there.get(path)
+        page = self.served.pages.get(path)
         if page is None:
             said = b"there are /, /metrics and /healthz\n"
             self._send(Answer(HTTPStatus.NOT_FOUND, TEXT, said))
@@ -115,6 +134,44 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self._refusal(path) or page(Request(_parse(query), self.headers)))
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        """Do what is asked, by somebody who may ask for it."""
+        path = self.path.partition("?")[0]
+        action = self.served.actions.get(path)
+        if action is None:
+            self.close_connection = True
+            self._send(Answer(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"nothing is changed here\n"))
+            return
+        refusal = self._refusal(path) or self._distrust() or self._misfit()
+        if refusal is not None:
+            self.close_connection = True  # its body was not read
+            self._send(refusal)
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self._send(action(Request({}, self.headers, body)))
+
+    def _distrust(self) -> Answer | None:
+        """Why whoever asks may not change anything."""
+        token = self.served.token
+        if token is None:
+            said = b"nothing can be changed here: metrics.token_file is not set\n"
+            return Answer(HTTPStatus.FORBIDDEN, TEXT, said)
+        given = self.headers.get("Authorization", "").encode(errors="replace")
+        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            said = b"only with the header Authorization: Bearer TOKEN\n"
+            return Answer(HTTPStatus.UNAUTHORIZED, TEXT, said)
+        return None
+
+    def _misfit(self) -> Answer | None:
+        """Why a request is not read. Only our own page can send JSON to us from a browser."""
+        if self.headers.get_content_type() != "application/json":
+            return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"only application/json\n")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or len(length) > 9 or int(length) > LONGEST:
+            said = f"with a Content-Length of at most {LONGEST}\n".encode()
+            return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TEXT, said)
+        return None
 
     def _refusal(self, path: str) -> Answer | None:
         """Why a page is not shown: another site's page may be behind the question."""
@@ -133,6 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in HEADERS.items():
             self.send_header(name, value)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()

@@ -124,7 +124,9 @@ def test_of_thousands_of_beats_a_second_a_few_are_kept(scene: Scene) -> None:
 def test_so_many_devices_can_be_looked_at_and_no_more(scene: Scene) -> None:
     for bed in range(EYES + 3):
         view = scene.look(f"bed-{bed}")
-    assert list(view.beats) == [f"bed-{bed}" for bed in range(EYES)]
+    assert (list(view.beats), view.full) == ([], True)
+    assert list(scene.look("bed-0").beats) == ["bed-0"]
+    assert list(scene.live._eyes) == [f"bed-{bed}" for bed in range(EYES)]
     scene.show(ATTENTION + 1)
     assert list(scene.look("another").beats) == ["another"]
 

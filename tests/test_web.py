@@ -4,6 +4,7 @@ import http.client
 import re
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,26 +13,40 @@ from monitor.live import Live
 from monitor.metrics import Metrics
 from monitor.pages import FILES, pages
 from monitor.program import ConfigurationError
-from monitor.web import serve
+from monitor.web import LONGEST, TEXT, Answer, Request, Site, serve
+
+TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
 
 
 class Server:
     """What is served, and what it answers."""
 
-    def __init__(self, health: Callable[[], str | None], host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        health: Callable[[], str | None],
+        host: str = "127.0.0.1",
+        token: str | None = None,
+    ) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.live = Live(["ecg/{device}/beats"])
-        self.host, self.port = serve(host, 0, pages(self.metrics.registry, health, self.live))
+        self.done: list[bytes] = []
+        site = Site(pages(self.metrics.registry, health, self.live), {"/api/act": self._act}, token)
+        self.host, self.port = serve(host, 0, site)
+
+    def _act(self, request: Request) -> Answer:
+        self.done.append(request.body)
+        return Answer(HTTPStatus.OK, TEXT, b"done\n")
 
     def ask(
-        self, path: str, method: str = "GET", **headers: str
+        self, path: str, method: str = "GET", body: bytes | None = None, /, **headers: str
     ) -> tuple[int, str, bytes, dict[str, str]]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
-            connection.request(method, path, headers=headers)
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
             answer = connection.getresponse()
-            body = answer.read()
-            return answer.status, answer.headers["Content-Type"], body, dict(answer.headers)
+            said = answer.read()
+            return answer.status, answer.headers["Content-Type"], said, dict(answer.headers)
         finally:
             connection.close()
 
@@ -82,9 +97,15 @@ def test_head_is_get_without_the_body(server: Server, trouble: list[str | None],
     assert head[2] == b""
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_other_methods_are_refused(server: Server, method: str) -> None:
     assert server.ask("/metrics", method)[0] == 501
+    assert server.ask("/api/act", method)[0] == 501
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/api/live", "/nowhere"])
+def test_what_is_read_cannot_be_written(server: Server, path: str) -> None:
+    assert server.ask(path, "POST", b"{}")[0] == 405
 
 
 def test_it_says_nothing_of_python(server: Server) -> None:
@@ -94,7 +115,7 @@ def test_it_says_nothing_of_python(server: Server) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "\udcff", "é" * 300, "x" * 300])
 def test_an_address_that_cannot_be_bound_is_a_wrong_setting(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"metrics\.host = ") as refused:
-        serve(host, 0, {})
+        serve(host, 0, Site({}, {}, None))
     assert "\n" not in str(refused.value)
 
 
@@ -102,7 +123,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"metrics.port = {port}: cannot be bound"):
-            serve("127.0.0.1", port, {})
+            serve("127.0.0.1", port, Site({}, {}, None))
 
 
 # -- the page
@@ -179,10 +200,9 @@ def test_an_address_for_others_is_open_to_their_names() -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_another_site_is_told_nothing(server: Server, site: str) -> None:
-    said = {"Sec-Fetch-Site": site}
-    assert server.ask("/api/live", **said)[0] == 403
-    assert server.ask("/api/live", "HEAD", **said)[0] == 403
-    assert server.ask("/", **said)[0] == 200  # a link to it may stand anywhere
+    assert server.ask("/api/live", Sec_Fetch_Site=site)[0] == 403
+    assert server.ask("/api/live", "HEAD", Sec_Fetch_Site=site)[0] == 403
+    assert server.ask("/", Sec_Fetch_Site=site)[0] == 200  # a link to it may stand anywhere
 
 
 @pytest.mark.parametrize(
@@ -192,3 +212,71 @@ def test_a_strange_question_is_answered(server: Server, query: str) -> None:
     status, kind, body, _ = server.ask(f"/api/live?{query}")
     assert (status, kind) == (200, "application/json")
     assert body == b'{"trouble":null,"view":null}'  # no loop turns here, so nothing was shown
+
+
+# -- what changes something
+
+RIGHT = {"Authorization": f"Bearer {TOKEN}", "Content_Type": "application/json"}
+
+
+@pytest.fixture
+def attended() -> Server:
+    return Server(lambda: None, token=TOKEN)
+
+
+def test_who_has_the_token_is_heard(attended: Server) -> None:
+    assert attended.ask("/api/act", "POST", b'{"x": 1}', **RIGHT)[:3] == (200, TEXT, b"done\n")
+    both = RIGHT | {"Content_Type": "application/json; charset=utf-8"}
+    assert attended.ask("/api/act", "POST", b"{}", **both, Sec_Fetch_Site="same-origin")[0] == 200
+    assert attended.done == [b'{"x": 1}', b"{}"]
+
+
+def test_without_a_token_nothing_can_be_changed(server: Server) -> None:
+    status, _, said, _ = server.ask("/api/act", "POST", b"{}", **RIGHT)
+    assert (status, b"metrics.token_file" in said) == (403, True)
+    for nothing in ("Bearer ", "Bearer None", ""):
+        wrong = RIGHT | {"Authorization": nothing}
+        assert server.ask("/api/act", "POST", b"{}", **wrong)[0] == 403
+    assert server.done == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"Authorization": ""}, 401),
+        ({"Authorization": TOKEN}, 401),
+        ({"Authorization": f"Bearer {TOKEN}x"}, 401),
+        ({"Authorization": f"Bearer {TOKEN[:-1]}"}, 401),
+        ({"Authorization": f"bearer {TOKEN}"}, 401),
+        ({"Authorization": "Bearer \xe9"}, 401),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Type": "multipart/form-data; boundary=application/json"}, 415),
+        ({"Content_Type": ""}, 415),
+        ({"Content_Length": "x"}, 413),
+        ({"Content_Length": "-1"}, 413),
+        ({"Content_Length": "9" * 4000}, 413),
+        ({"Host": "evil.example"}, 421),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
+    ],
+)
+def test_a_request_that_is_not_right_changes_nothing(
+    attended: Server, wrong: dict[str, str], status: int
+) -> None:
+    answer = attended.ask("/api/act", "POST", b"{}", **(RIGHT | wrong))
+    assert answer[0] == status
+    assert answer[3]["Connection"] == "close"  # what was not read is not taken for a new request
+    assert answer[3].get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
+    assert attended.done == []
+
+
+def test_a_request_that_is_too_long_is_not_read(attended: Server) -> None:
+    assert attended.ask("/api/act", "POST", b" " * LONGEST, **RIGHT)[0] == 200
+    assert attended.ask("/api/act", "POST", b" " * (LONGEST + 1), **RIGHT)[0] == 413
+    assert len(attended.done) == 1
+
+
+def test_the_token_is_no_part_of_an_address(attended: Server) -> None:
+    kind = {"Content_Type": "application/json"}
+    assert attended.ask(f"/api/act?token={TOKEN}", "POST", b"{}", **kind)[0] == 401

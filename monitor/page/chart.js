@@ -131,10 +131,9 @@ function steps(low, high, about) {
 
 /** The size that a drawing has on the page. */
 function size(svg) {
-  const { clientWidth: width, clientHeight: height } = svg.parentElement;
-  const tall = svg.clientHeight || height;
-  svg.setAttribute("viewBox", `0 0 ${width} ${tall}`);
-  return { width, height: tall };
+  const { width, height } = svg.getBoundingClientRect();
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  return { width, height };
 }
 
 const line = (x1, y1, x2, y2, kind = "grid") => shape("line", { class: kind, x1, y1, x2, y2 });

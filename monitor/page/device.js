@@ -1,5 +1,6 @@
 // The chosen device: its last beat large, those before it small, their scores, and their figures.
 
+import { shelve } from "./attend.js";
 import { describe, drawBeat, drawStrip, range } from "./chart.js";
 import { element, list, note, say, the } from "./elements.js";
 import { stateOf } from "./ward.js";
@@ -20,16 +21,22 @@ export function showDevice(name, view) {
   say(the("device-title"), name ?? "No device");
   say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}` : "");
   the("device-state").className = row?.priority ?? "ok";
+  showShelf(row?.shelved);
   note(the("no-beats"), beats.length ? "" : whyNone(name, row, view));
   the("beats").hidden = beats.length === 0;
   if (beats.length) draw();
 }
 
+function showShelf(shelved) {
+  const until = shelved && `Shelved by ${shelved.by} until ${time(Date.parse(shelved.until) / 1000)}: nobody is alerted.`;
+  note(the("shelved"), until ?? "");
+  the("unshelve").hidden = !shelved;
+}
+
 function whyNone(name, row, view) {
   if (name === null) return "Its beats are drawn here once one is heard.";
   if (!(name in view.beats)) {
-    const crowded = Object.keys(view.beats).length >= view.eyes;
-    return crowded ? `${several(view.eyes, "device")} are looked at by other pages: close one.` : "One moment …";
+    return view.full ? "Other pages look at as many devices as can be: close one." : "One moment …";
   }
   if (!row) return `Nothing was heard of ${name}. It is shown with its first beat.`;
   return row.heard === null ? "It is not heard. Its next beat is shown." : "Waiting for its next beat.";
@@ -102,6 +109,8 @@ function step(by) {
   if (beats[place]) hold(beats[place].number);
 }
 
+the("shelve").addEventListener("click", () => device && shelve(device, Number(the("minutes").value)));
+the("unshelve").addEventListener("click", () => device && shelve(device, 0));
 the("hold").addEventListener("click", () => hold(held === null ? (beats.at(-1)?.number ?? null) : null));
 the("earlier").addEventListener("click", () => step(-1));
 the("later").addEventListener("click", () => step(1));

@@ -1,7 +1,9 @@
 // Asks the daemon three times a second what there is to see, and shows it.
 
+import { allow, takeToken } from "./attend.js";
 import { showDevice } from "./device.js";
 import { note, say, the } from "./elements.js";
+import { showHistory } from "./history.js";
 import { several, time } from "./units.js";
 import { inOrder, showAlarms, showDevices } from "./ward.js";
 
@@ -25,6 +27,7 @@ async function look() {
     const seen = await answer.json();
     lost = null;
     view = seen.view ?? view;
+    allow(seen.attending);
     show(seen.trouble ?? (seen.view ? null : "it shows nothing"));
   } catch {
     lost ??= Date.now();
@@ -47,6 +50,7 @@ function show(trouble) {
   showAlarms(view);
   showDevices(view, chosen);
   showDevice(chosen, view);
+  showHistory(view, chosen);
 }
 
 function showState(trouble) {
@@ -75,6 +79,7 @@ function choose() {
 }
 
 addEventListener("hashchange", () => {
+  takeToken();
   if (view) {
     choose();
     showDevices(view, chosen);
@@ -88,4 +93,5 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("#alarm-list a, #devices a")) setTimeout(() => the("device-title").focus());
 });
 the("filter").addEventListener("input", () => view && showDevices(view, chosen));
+takeToken();
 look();

@@ -28,8 +28,10 @@ export const count = (number) => whole.format(number);
 export const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 /** A number to three digits. */
-export const short = (number) =>
-  Math.abs(number) >= 1000 ? number.toExponential(1) : String(Number(number.toPrecision(3)));
+export function short(number) {
+  const exact = Math.abs(number) >= 1000 ? number.toExponential(1) : String(Number(number.toPrecision(3)));
+  return exact.replace("-", "−");
+}
 
 /** A score as a multiple of its threshold, "0.13×"; nothing where there is none. */
 export function multiple(beat) {

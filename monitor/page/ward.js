@@ -1,5 +1,6 @@
 // The open alarms, and the list of devices.
 
+import { acknowledge } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
 import { KINDS, ago, count, duration, several, time } from "./units.js";
 
@@ -20,6 +21,8 @@ export function showAlarms(view) {
 }
 
 function makeAlarm(alarm) {
+  const button = element("button", { type: "button", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
+  button.addEventListener("click", () => acknowledge(alarm));
   return element(
     "li",
     {},
@@ -27,6 +30,8 @@ function makeAlarm(alarm) {
     element("a", { class: "name", href: address(alarm.device) }, alarm.device),
     element("span", { class: "kind" }, KINDS[alarm.kind]),
     element("span", { class: "why" }),
+    element("span", { class: "seen" }),
+    button,
   );
 }
 
@@ -40,6 +45,10 @@ function updateAlarm(card, alarm, now) {
   const why = card.querySelector(".why");
   say(why, beats + since);
   why.title = `since ${time(alarm.since)}`;
+  const { acknowledged } = alarm;
+  const seen = acknowledged ? `acknowledged by ${acknowledged.by}, ${time(Date.parse(acknowledged.time) / 1000)}` : "";
+  note(card.querySelector(".seen"), seen);
+  card.querySelector("button").hidden = Boolean(acknowledged);
 }
 
 function tell(alarms) {
@@ -93,15 +102,16 @@ function updateDevice(item, row, isChosen, now) {
   if (item.className !== state) {
     item.className = state;
     item.querySelector(".sign").replaceChildren(mark(state));
-    say(item.querySelector(".is"), stateOf(row));
   }
+  say(item.querySelector(".is"), stateOf(row));
   if (isChosen) link.setAttribute("aria-current", "true");
   else link.removeAttribute("aria-current");
   say(item.querySelector(".heard"), row.heard === null ? "not heard" : ago(now - row.heard));
 }
 
 /** The state of a device in words. */
-export const stateOf = (row) => (row.priority ? `${row.priority} alarm` : "no alarm");
+export const stateOf = (row) =>
+  (row.priority ? `${row.priority} alarm` : "no alarm") + (row.shelved ? " · shelved" : "");
 
 function showEmptiness(view, wanted, found) {
   const empty = the("no-devices");

@@ -9,9 +9,9 @@ import statistics
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 from rich.console import Console
@@ -42,11 +42,11 @@ def looked_at(daemon: RunningDaemon, pages: int) -> Iterator[None]:
     over = threading.Event()
 
     def look(device: int) -> None:
+        connection = HTTPConnection(daemon.address)
         while not over.wait(POLL):
-            with urllib.request.urlopen(
-                f"http://{daemon.address}/api/live?device=bed-{device}"
-            ) as answer:
-                answer.read()
+            connection.request("GET", f"/api/live?device=bed-{device}")
+            connection.getresponse().read()
+        connection.close()
 
     threads = [threading.Thread(target=look, args=(device,)) for device in range(pages)]
     for thread in threads:
