@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor import __version__
-from monitor.alarms import Alarms, Device
+from monitor.alarms import Alarms
 from monitor.detectors import Detectors, Outcome
+from monitor.device import Device, shelved
 from monitor.view import (
     HIGHEST_FIRST,
     VERDICTS,
@@ -167,6 +168,7 @@ class Live:
                     priority_of(device),
                     wall - (now - device.heard) if name in alarms.devices else None,
                     detectors.for_device(name).name,
+                    shelved(device),
                 )
                 for name, device in self._to_list(in_alarm, alarms)
             ],

@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.alarms import Device, Policy
-from monitor.wire import Kind, Priority
+from monitor.alarms import Policy
+from monitor.device import Device
+from monitor.wire import Acknowledged, Kind, Priority, Shelved
 
 DIGITS = 4
 """Of the largest sample of a beat: a chart is no finer, and they are half as long to send."""
@@ -57,15 +58,23 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     since: float
     beats: int
     seen: int
+    acknowledged: Acknowledged | None
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A device; `heard` is when, in seconds since 1970 UTC, and None while it is silent."""
+    """A device.
+
+    Attributes:
+        priority: of its open alarms the highest; None without one.
+        heard: when, in seconds since 1970 UTC; None while it is silent.
+        model: that scores its beats.
+    """
 
     device: str
     priority: Priority | None
     heard: float | None
     model: str
+    shelved: Shelved | None
 
 
 class DetectorInUse(msgspec.Struct, frozen=True):
@@ -107,11 +116,21 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
     """The open alarms of some devices, by priority and then the newest first."""
     alarms: list[OpenAlarm] = []
     for name, device in devices:
-        conditions = {"anomaly": device.anomaly, "signal-quality": device.quality}
         for kind, alarm in device.alarms():
-            condition = conditions.get(kind)
+            condition = device.condition(kind)
             beats, seen = (condition.bits.bit_count(), condition.seen) if condition else (0, 0)
-            alarms.append(OpenAlarm(alarm.id, name, kind, alarm.priority, alarm.since, beats, seen))
+            alarms.append(
+                OpenAlarm(
+                    alarm.id,
+                    name,
+                    kind,
+                    alarm.priority,
+                    alarm.since,
+                    beats,
+                    seen,
+                    alarm.acknowledged,
+                )
+            )
     alarms.sort(key=lambda alarm: (HIGHEST_FIRST.index(alarm.priority), -alarm.since))
     return alarms
 

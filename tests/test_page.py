@@ -340,3 +340,93 @@ def test_without_beats_it_says_what_to_do(browser: Browser, scene: Scene) -> Non
     scene.ward.send([Sent("bed-9", np.zeros(140, "<f4").tobytes())])
     expect(page.locator("#verdict")).to_contain_text("poor signal")
     expect(page.get_by_text("Not a medical device")).to_be_visible()
+
+
+# -- what people do
+
+TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
+
+
+@pytest.fixture
+def attended(tmp_path: Path) -> Iterator[Scene]:
+    """A daemon that takes requests from whoever has the token."""
+    with Mosquitto(tmp_path) as broker:
+        with RunningDaemon(tmp_path, broker.url, METRICS__TOKEN=TOKEN) as daemon:
+            with Ward(broker.port) as ward:
+                yield Scene(broker, daemon, ward)
+
+
+def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attended: Scene) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, hash_=f"#device=bed-1&token={TOKEN}")
+    assert TOKEN not in page.url
+    assert page.url.endswith("#device=bed-1")
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    page.get_by_label("Name", exact=True).fill("<b>Anna</b>")
+    page.get_by_role("button", name="Go on").click()
+    card = page.locator("#alarm-list li")
+    expect(card).to_contain_text("acknowledged by <b>Anna</b>")
+    expect(card.get_by_role("button")).to_be_hidden()
+    (standing,) = attended.ward.on("alarm")[-1][1]["alarms"]
+    assert standing["acknowledged"]["by"] == "<b>Anna</b>"
+    page.get_by_label("Shelve for").select_option("60")
+    page.get_by_role("button", name="Shelve", exact=True).click()
+    expect(page.locator("#shelved")).to_contain_text("Shelved by <b>Anna</b> until")
+    expect(page.locator("#device-list li")).to_contain_text("shelved")
+    page.get_by_role("button", name="End shelving").click()
+    expect(page.locator("#shelved")).to_be_hidden()
+    expect(page.locator("#done")).to_contain_text("not shelved any more")
+    expect(page.locator("#past li")).to_contain_text("acknowledged by <b>Anna</b>")
+    assert complaints(page) == []
+
+
+def test_a_wrong_token_changes_nothing_and_is_asked_for_again(
+    browser: Browser, attended: Scene
+) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, hash_="#token=this-is-not-the-right-one")
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    page.get_by_label("Name", exact=True).fill("Anna")
+    page.keyboard.press("Enter")
+    expect(page.locator("#wrong")).to_contain_text("not right")
+    page.get_by_label("Token of this monitor").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#alarm-list li")).to_contain_text("acknowledged by Anna")
+    assert TOKEN not in page.content()
+
+
+def test_without_a_token_it_says_what_allows_it(browser: Browser, scene: Scene) -> None:
+    scene.ectopic("bed-1")
+    page = opened(browser, scene)
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    expect(page.get_by_role("button", name=re.compile("Acknowledge|Shelve"))).to_have_count(0)
+    expect(page.get_by_text("metrics.token_file")).to_be_visible()
+
+
+def test_what_happened_is_there_with_its_beat_after_a_restart(
+    browser: Browser, scene: Scene
+) -> None:
+    scene.ectopic("bed-1")
+    scene.normal("bed-1", 12)
+    scene.flat("bed-2")
+    scene.ward.wait(lambda: len(scene.ward.alerts()) >= 3)
+    assert scene.daemon.stop() == 0
+    scene.daemon.start()
+    scene.ward.wait(scene.daemon.healthy)
+    page = opened(browser, scene)
+    rows = page.locator("#past li")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text(re.compile("bed-2.*Signal quality.*open"))
+    old = rows.last
+    expect(old).to_contain_text(re.compile("bed-1.*Anomaly.*for"))
+    old.locator("summary").click()
+    expect(old).to_contain_text(re.compile("Raised by 3 of .* beats.*threshold was"))
+    assert len(old.locator("svg path.error").get_attribute("d") or "") > 1000
+    page.goto(f"{scene.url}#device=bed-2")
+    page.get_by_label("of the chosen device alone").check()
+    expect(rows).to_have_count(1)
+    page.set_viewport_size(PHONE)
+    rows.first.locator("summary").click()
+    expect(rows.first).to_contain_text("Raised by")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert complaints(page) == []

@@ -30,7 +30,11 @@ class Server:
         self.metrics = Metrics(CollectorRegistry())
         self.live = Live(["ecg/{device}/beats"])
         self.done: list[bytes] = []
-        site = Site(pages(self.metrics.registry, health, self.live), {"/api/act": self._act}, token)
+        site = Site(
+            pages(self.metrics.registry, health, self.live, None, token is not None),
+            {"/api/act": self._act},
+            token,
+        )
         self.host, self.port = serve(host, 0, site)
 
     def _act(self, request: Request) -> Answer:
@@ -211,7 +215,9 @@ def test_another_site_is_told_nothing(server: Server, site: str) -> None:
 def test_a_strange_question_is_answered(server: Server, query: str) -> None:
     status, kind, body, _ = server.ask(f"/api/live?{query}")
     assert (status, kind) == (200, "application/json")
-    assert body == b'{"trouble":null,"view":null}'  # no loop turns here, so nothing was shown
+    assert (
+        body == b'{"trouble":null,"attending":false,"view":null}'
+    )  # no loop turns here, so nothing was shown
 
 
 # -- what changes something
