@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import Empty, Queue
 from socket import socket
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 import numpy as np
@@ -75,6 +75,7 @@ def run(seconds: float | None) -> None:
     with EmbeddedBroker() as broker:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)
+        console.print(f"page     http://127.0.0.1:{port}/")
         console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
         console.print(f"metrics  http://127.0.0.1:{port}/metrics")
         console.print(f"health   http://127.0.0.1:{port}/healthz")
@@ -89,8 +90,8 @@ def run(seconds: float | None) -> None:
         devices = threading.Thread(
             target=_play, args=(wards, settings, over), name="devices", daemon=True
         )
-        with TemporaryFile() as log:
-            daemon = _start_daemon(broker.url, port, log)
+        with TemporaryDirectory() as folder, TemporaryFile() as log:
+            daemon = _start_daemon(broker.url, port, folder, log)
             try:
                 devices.start()
                 _show_alerts(console, alerts, daemon, seconds)
@@ -112,8 +113,9 @@ def _metrics_port(wanted: int) -> int:
         return wanted if probe.connect_ex(("127.0.0.1", wanted)) else free_port()
 
 
-def _start_daemon(url: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_daemon(url: str, port: int, folder: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     settings = {
+        "HISTORY__FILE": f"{folder}/history.db",
         "MQTT__BROKER": url,
         "MQTT__PROTOCOL": "3.1.1",
         **{f"ALARM__{name}": value for name, value in BRISK.items()},

@@ -49,7 +49,7 @@ def test_a_file_that_holds_no_password_is_refused(tmp_path: Path, content: bytes
     said = str(refused.value)
     assert said.startswith("mqtt.password_file = ")
     assert str(file) in said
-    assert "must be a file that holds a password as text" in said
+    assert "must be a file that holds a secret as text" in said
     assert SECRET not in said
 
 
