@@ -239,7 +239,7 @@ def _card(path: Path, session: onnxruntime.InferenceSession) -> Card:
         card = msgspec.json.decode(text, type=Card)
         if card.kind == "detector":
             card = msgspec.json.decode(text, type=DetectorCard)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(path, f"its card cannot be used: {error}") from None
     return card
 

@@ -2,7 +2,6 @@
 
 from queue import Empty, Queue
 
-import msgspec
 import structlog
 from paho.mqtt.client import MQTTMessage
 
@@ -52,7 +51,7 @@ def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[Devic
             continue
         try:
             alarm = decode_alarm(message.payload)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             log.warning("a retained alarm cannot be read", detail=str(error)[:200])
             continue
         # We shall publish under the name that it tells: it must be the one that it stands under.

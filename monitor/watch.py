@@ -65,7 +65,7 @@ def print_json(payload: bytes) -> None:
     """Print one alert as a line of JSON in ASCII; what is none is said on standard error."""
     try:
         alert = _decode(payload)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         print(f"not an alert: {printable(str(error))}", file=sys.stderr)
         return
     print(json.dumps(msgspec.to_builtins(alert)), flush=True)
@@ -75,7 +75,7 @@ def show(console: Console, payload: bytes) -> None:
     """Print one alert: a line, and the beat that caused it where there is one."""
     try:
         alert = _decode(payload)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         console.print(Text(f"not an alert: {printable(str(error))}", "dim"))
         return
     console.print(headline(alert), soft_wrap=True)

@@ -64,6 +64,9 @@ INSTEAD = {
     },
     "ecg-monitor batch vae --model out/vae/vae-encoder.onnx": "ecg-monitor batch vae --model "
     f"{shipped('vae-encoder')}",
+    # An id of an alarm that there is.
+    "ecg-monitor acknowledge 3f9a17c2 --by Anna": "ecg-monitor acknowledge --by Anna $("
+    'ecg-monitor alarms --json | grep -o \'"id":"[0-9a-f]*\' | head -1 | cut -c 7-14)',
     # There is no systemd that could start it; tests/test_systemd.py looks at the unit.
     "sudo systemctl enable --now ecg-monitor": "test -s etc/systemd/system/ecg-monitor.service",
 }
@@ -85,12 +88,13 @@ class Terminals:
         scripts.mkdir()
         for name, module in {"ecg-monitor": "monitor", "ecg-train": "train"}.items():
             (scripts / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        (scripts / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
+        (scripts / "sudo").write_text('#!/bin/sh\nexec env "$@"\n')
         for script in scripts.iterdir():
             script.chmod(0o755)
         own = {name: text for name, text in os.environ.items() if "ECG_MONITOR_" not in name}
         self._environment = own | {
             "PATH": f"{scripts}:{os.environ['PATH']}:/usr/sbin",
+            "HOME": str(folder),
             "PYTHONPATH": str(TOP),
             "ECG_DATA": str(data),
             "ECG_MONITOR_MQTT__BROKER": broker.url,
@@ -134,8 +138,10 @@ class Terminals:
 
 
 @contextlib.contextmanager
-def clone(folder: Path, ecg: datasets.Beats, data: Path, small: Path) -> Iterator[Terminals]:
-    """A clone of the repository with a broker, a monitor and the data sets, images few."""
+def clone(
+    folder: Path, ecg: datasets.Beats, data: Path, small: Path, monitored: bool = True
+) -> Iterator[Terminals]:
+    """A clone of the repository with a broker, perhaps a monitor, and the data sets, images few."""
     for part in ("docker", "docs", "systemd"):
         shutil.copytree(TOP / part, folder / part)
     for part in ("Makefile", "pyproject.toml"):
@@ -146,11 +152,16 @@ def clone(folder: Path, ecg: datasets.Beats, data: Path, small: Path) -> Iterato
     _write_parquet(folder / "beats.parquet", chosen)
     (folder / "etc" / "systemd" / "system").mkdir(parents=True)
     conf = f"sys_interval 1\n{ANYBODY}"
-    with Mosquitto(folder, conf) as broker, RunningDaemon(folder, broker.url) as daemon:
+    with contextlib.ExitStack() as running:
+        broker = running.enter_context(Mosquitto(folder, conf))
+        daemon = RunningDaemon(folder, broker.url)
+        if monitored:
+            running.enter_context(daemon)
         places = {
             "mqtt://localhost:1883": broker.url,
             "-h localhost -p 1883": f"-h localhost -p {broker.port}",
             "127.0.0.1:9464": daemon.address,
+            "/var/lib/ecg-monitor/": f"{folder}/",
             " /etc/": f" {folder}/etc/",
             "/opt/": f"{folder}/opt/",
         }
@@ -184,6 +195,7 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
                     "▲ raised    signal-quality low    bed-3",
                     "▲ raised    anomaly        medium bed-7",
                 ),
+                *("is acknowledged by Anna", "bed-7: shelved until "),
                 *("wrote bed-7/ecg.onnx", "wrote out/what-if/what-if.png"),
             ],
         ),
@@ -200,7 +212,8 @@ def test_the_commands_of_a_page_do_what_it_says(
     lines = [line for block in blocks("sh") if block.page.name == page for line in block.lines]
     for name in {shlex.split(line)[0] for line in lines} & {"mosquitto_sub", "promtool", "curl"}:
         program(name)
-    with clone(tmp_path, ecg, data, small) as terminals:
+    brings_its_own = any(line.startswith("ecg-monitor run --broker") for line in lines)
+    with clone(tmp_path, ecg, data, small, not brings_its_own) as terminals:
         for line in lines:
             terminals.type(line)
     for said in says:
@@ -230,6 +243,7 @@ def test_what_needs_docker_or_root_is_spelled_right(
 
 COMPOSE = {
     "up": {"--build", "--detach"},
+    "exec": set[str](),
     "run": {"--rm", "--entrypoint"},
     "kill": {"--signal"},
     "logs": {"--since"},
@@ -263,7 +277,7 @@ def check_compose(line: str) -> None:
         if word == "--profile":
             assert any(value in dict(s).get("profiles", []) for s in services.values())  # type: ignore[call-overload]
     assert subcommand in COMPOSE, line
-    if subcommand in ("run", "cp"):
+    if subcommand in ("exec", "run", "cp"):
         names = [names[0].partition(":")[0]]
     assert set(names) <= set(services), line
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from monitor import client, wire
+from monitor import client, segment, wire
 from monitor.model import LARGEST, Detector, ModelError, shipped
 from monitor.printable import printable
 from monitor.settings import Mqtt
@@ -118,6 +118,18 @@ def test_what_a_card_says_reaches_a_terminal_as_text(tmp_path: Path) -> None:
         assert "<script>" in shown
 
 
+def test_a_card_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
+    for card in ('{"x":' + "[" * 100_000, "[" * 100_000, MARKUP, ""):
+        with pytest.raises(ModelError, match="its card cannot be used: "):
+            Detector(write(tmp_path / "model.onnx", graph(), card))
+
+
+def test_a_chunk_of_samples_that_nobody_can_read_is_rejected() -> None:
+    for payload in [*UNREADABLE, b""]:
+        with pytest.raises(segment.Rejected):
+            segment.decode(payload, None)
+
+
 def test_the_sha256_of_what_runs_is_in_the_metrics_and_on_the_card(tmp_path: Path) -> None:
     card = json.loads(run(["model", str(shipped("ecg")), "--json"]).stdout)
     series = f'ecg_monitor_model_info{{name="ecg",sha256="{card["sha256"]}"}}'
@@ -218,6 +230,12 @@ def test_a_log_line_is_one_line_of_text_on_a_terminal_and_in_a_file() -> None:
 # -- alerts and alarms that are not ours
 
 
+UNREADABLE = [
+    *(b"\x1b[2J", b"\xff\xfe", b"[" * 100_000, b"{}", MARKUP.encode()),
+    *(b'{"x":' + b"[" * 100_000, b'{"device":"\xff"}', b'{"device":' + b"[" * 100_000),
+]
+
+
 def hostile_alerts() -> list[bytes]:
     fields: dict[str, Any] = {
         "id": "0" * 32,
@@ -249,7 +267,7 @@ def hostile_alerts() -> list[bytes]:
     alerts = [json.dumps(fields | change).encode() for change in changes]
     raw = [json.dumps(fields | {"device": ESCAPES}, ensure_ascii=False).encode()]
     pretty = [json.dumps(fields, indent=2).encode()]
-    return [*alerts, *raw, *pretty, b"\x1b[2J", b"\xff\xfe", b"", b"[" * 100_000]
+    return [*alerts, *raw, *pretty, *UNREADABLE]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -306,7 +324,7 @@ def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path
                 changes=1,
             )
             attacker.publish(f"ecg/at-{at}/alarm", wire.encode(alarm), qos=1, retain=True)
-        for at, payload in enumerate([b"\x1b[2J", b"[" * 100_000, b"{}", MARKUP.encode()]):
+        for at, payload in enumerate(UNREADABLE):
             sent = attacker.publish(f"ecg/no-{at}/alarm", payload, qos=1, retain=True)
         sent.wait_for_publish(10)
         attacker.disconnect()
@@ -319,5 +337,5 @@ def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path
             assert daemon.stop() == 0
         log = daemon.log.read_text()
     assert log.count("a retained alarm is another device's") == 7
-    assert log.count("a retained alarm cannot be read") == 4
+    assert log.count("a retained alarm cannot be read") == len(UNREADABLE)
     assert all(line.isprintable() for line in log.splitlines())
