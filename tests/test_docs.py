@@ -53,7 +53,7 @@ INSTEAD = {
     "sudo /opt/ecg-monitor/bin/pip install .": "cp bin/ecg-monitor opt/ecg-monitor/bin/",
     f"curl -fsSO {datasets.FOLDERS[''][0]}ecg.csv": "test -s ecg.csv",
     # They would go on for ever, or for long.
-    "make demo": "ecg-monitor demo --seconds 24",
+    "make demo": "ecg-monitor demo --seconds 14",
     "ecg-monitor what-if mitdb/119 --model bed-7/ecg.onnx --start 300": "ecg-monitor what-if "
     "mitdb/119 --model bed-7/ecg.onnx --start 1500",
     **{f"make {target}": f"make --dry-run {target}" for target in ("test", "lint", "train")},
@@ -192,7 +192,7 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
             "README.md",
             [
                 *(
-                    "▲ raised    signal-quality low    bed-3",
+                    "▲ raised    anomaly        medium bed-2",
                     "▲ raised    anomaly        medium bed-7",
                 ),
                 *("is acknowledged by Anna", "bed-7: shelved until "),
