@@ -22,6 +22,8 @@ export function allow(attending) {
   the("attend").hidden = !allowed;
   the("unattended").hidden = allowed;
   document.body.classList.toggle("attending", allowed);
+  const by = sessionStorage.getItem("by");
+  say(the("identify"), by ? `You are ${by}` : "Who are you?");
 }
 
 export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
