@@ -61,7 +61,8 @@ async function ask(what, request, done) {
 function identify(problem = "") {
   the("by").value = sessionStorage.getItem("by") ?? "";
   the("token").value = "";
-  the("token").required = !sessionStorage.getItem("token");
+  the("unknown").hidden = Boolean(sessionStorage.getItem("token"));
+  the("token").required = !the("unknown").hidden;
   note(the("wrong"), problem);
   the("who").showModal();
 }

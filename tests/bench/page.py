@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor import datasets
-from monitor.live import EYES
+from monitor.live import ATTENTION, EYES
 from monitor.program import Failure
 from tests.bench.streaming import Publisher, daemon_rate, running, stream
 from tests.brokers import Mosquitto
@@ -28,7 +28,7 @@ from tests.faults import OPEN
 from tests.wards import Hearts
 
 PAGES = (0, 1, EYES)
-TURNS = 5
+TURNS = 4
 MESSAGES = 60_000
 DEVICES = 100
 RATE = 5000
@@ -58,6 +58,7 @@ def looked_at(daemon: RunningDaemon, pages: int) -> Iterator[None]:
     over.set()
     for thread in threads:
         thread.join()
+    time.sleep(ATTENTION if pages else 0.0)  # until the loop knows that nobody looks any more
 
 
 def busy(daemon: RunningDaemon) -> NDArray[np.float64]:
