@@ -90,7 +90,7 @@ class View(msgspec.Struct, frozen=True):
 
     Attributes:
         time: the moment, in seconds since 1970 UTC.
-        alarms: the open ones, by priority and then the newest first, of at most `IN_ALARM` devices.
+        alarms: the open ones in the order of `open_alarms`, of at most `live.IN_ALARM` devices.
         in_alarm: how many devices have an open alarm.
         devices: those in alarm, those that are looked at, and some of those that are heard.
         known: how many devices there are.
@@ -113,7 +113,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
-    """The open alarms of some devices, by priority and then the newest first."""
+    """The open alarms of some devices, by priority, those that nobody has seen first, then by age."""
     alarms: list[OpenAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
@@ -131,7 +131,13 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
                     alarm.acknowledged,
                 )
             )
-    alarms.sort(key=lambda alarm: (HIGHEST_FIRST.index(alarm.priority), -alarm.since))
+    alarms.sort(
+        key=lambda alarm: (
+            HIGHEST_FIRST.index(alarm.priority),
+            alarm.acknowledged is not None,
+            -alarm.since,
+        )
+    )
     return alarms
 
 

@@ -4,6 +4,7 @@ A ward of simulated patients, a real broker, the real daemon and a real Chromium
 """
 
 import argparse
+import secrets
 import tempfile
 import threading
 import time
@@ -19,16 +20,19 @@ from tests.daemons import RunningDaemon
 from tests.wards import Sent, Ward
 
 BEDS = 7
-ILL = "bed-2"
+ILL, WELL_AGAIN = "bed-2", "bed-5"
 EVERY = 0.8
 """Seconds between two beats of a patient."""
 
-SECONDS = 14
+SECONDS = 15
 """How long the ward is watched before the picture is taken."""
 
 
 def beats(seed: int = 5) -> list[list[Sent]]:
-    """The beats of all patients, moment by moment; those of one turn ectopic now and then."""
+    """The beats of all patients, moment by moment.
+
+    Those of one turn ectopic now and then; a lead of another was off at first.
+    """
     simulator = Simulator(seed)
     hearts = np.random.default_rng(seed).normal(1000 * EVERY, 25, (int(SECONDS / EVERY) + 30, BEDS))
     ward = []
@@ -37,6 +41,7 @@ def beats(seed: int = 5) -> list[list[Sent]]:
         for bed, interval in enumerate(intervals, start=1):
             ectopic = f"bed-{bed}" == ILL and number > 7 and number % 3 != 1
             samples = simulator.ectopic(1) if ectopic else simulator.normal(1)
+            samples *= f"bed-{bed}" != WELL_AGAIN or number > 3
             beat = {"beats": samples.tolist(), "seq": number, "rr_ms": [round(interval)]}
             moment.append(Sent(f"bed-{bed}", msgspec.json.encode(beat)))
         ward.append(moment)
@@ -54,7 +59,10 @@ def take(file: Path, width: int, height: int, scheme: str) -> None:
                 return
 
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        with Mosquitto(Path(folder)) as broker, RunningDaemon(Path(folder), broker.url) as daemon:
+        with (
+            Mosquitto(Path(folder)) as broker,
+            RunningDaemon(Path(folder), broker.url, METRICS__TOKEN=secrets.token_hex(16)) as daemon,
+        ):
             with Ward(broker.port, listen=False) as ward:
                 page = browser.new_page(
                     viewport={"width": width, "height": height},

@@ -263,7 +263,7 @@ def check_compose(line: str) -> None:
     words = words[words.index("docker") + 2 :]
     services: dict[str, object] = {}
     subcommand, names = "", list[str]()
-    while words:
+    while words and not (names and subcommand in ("exec", "run")):  # what follows is not Compose's
         word = words.pop(0)
         if not word.startswith("-"):
             names += [word] if subcommand else []
@@ -277,7 +277,7 @@ def check_compose(line: str) -> None:
         if word == "--profile":
             assert any(value in dict(s).get("profiles", []) for s in services.values())  # type: ignore[call-overload]
     assert subcommand in COMPOSE, line
-    if subcommand in ("exec", "run", "cp"):
+    if subcommand == "cp":
         names = [names[0].partition(":")[0]]
     assert set(names) <= set(services), line
 

@@ -4,16 +4,24 @@ import http.client
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
+from email.message import Message
 from http import HTTPStatus
+from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from monitor.history import History
 from monitor.live import Live
 from monitor.metrics import Metrics
-from monitor.pages import FILES, pages
+from monitor.pages import FILES, actions, pages
 from monitor.program import ConfigurationError
-from monitor.web import LONGEST, TEXT, Answer, Request, Site, serve
+from monitor.requests import Shelve
+from monitor.settings import History as Bounds
+from monitor.web import LONGEST, TEXT, Answer, Page, Request, Site, serve
+from monitor.wire import Alert, encode, rfc3339
 
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
 
@@ -286,3 +294,120 @@ def test_a_request_that_is_too_long_is_not_read(attended: Server) -> None:
 def test_the_token_is_no_part_of_an_address(attended: Server) -> None:
     kind = {"Content_Type": "application/json"}
     assert attended.ask(f"/api/act?token={TOKEN}", "POST", b"{}", **kind)[0] == 401
+
+
+# -- what is answered
+
+
+def asked(page: Page, body: bytes = b"", /, **query: str) -> tuple[int, str]:
+    answer = page(Request(query, Message(), body))
+    return answer.status, answer.body.decode()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A history of three alarms, the first of which is over."""
+    file = tmp_path / "history.db"
+    past = History(Bounds(), file, Metrics(CollectorRegistry()).lost)
+    for number, device in enumerate(("bed-1", "bed-2", "<b>")):
+        raised = Alert(
+            id=f"{number:032x}",
+            alarm=f"{number:032x}",
+            device=device,
+            event="raised",
+            kind="anomaly",
+            priority="medium",
+            time=rfc3339(1000 * number),
+            since=rfc3339(1000 * number),
+            score=0.5,
+            threshold=0.1,
+            beats_anomalous=3,
+            beats_seen=3,
+            model="ecg",
+            beat=[0.0] * 140,
+            reconstruction=[1.0] * 140,
+        )
+        cleared = msgspec.structs.replace(
+            raised, id=f"c{number:031x}", event="cleared", time=rfc3339(1000 * number + 500)
+        )
+        for alert in (raised, cleared) if number == 0 else (raised,):
+            past.keep(alert, encode(alert))
+    past.close(5)
+    return file
+
+
+def test_the_past_is_told_the_newest_first_and_each_with_its_beat(kept: Path) -> None:
+    served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+
+    def told(**query: str) -> list[str]:
+        status, body = asked(served["/api/alarms"], **query)
+        assert status == 200
+        found = msgspec.json.decode(body)
+        assert all(alarm["beat"] is None for alarm in found)
+        return [alarm["device"] for alarm in found]
+
+    assert told() == ["<b>", "bed-2", "bed-1"]
+    assert told(limit="1") == ["<b>"]
+    assert told(limit="-5") == ["<b>"]
+    assert told(device="bed-2") == ["bed-2"]
+    assert told(since=rfc3339(700)) == ["<b>", "bed-2"]
+    assert told(device="' OR 1 = 1 --") == []
+    status, body = asked(served["/api/alarm"], id=f"{1:032x}")
+    assert (status, msgspec.json.decode(body)["reconstruction"]) == (200, [1.0] * 140)
+    assert asked(served["/api/alarm"], id="nobody")[0] == 404
+    assert asked(served["/api/alarm"])[0] == 404
+
+
+@pytest.mark.parametrize("query", [{"since": "yesterday"}, {"limit": "x"}, {"since": ""}])
+def test_a_question_about_the_past_that_is_none_is_refused(
+    kept: Path, query: dict[str, str]
+) -> None:
+    served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+    assert asked(served["/api/alarms"], **query)[0] == 400
+
+
+def test_without_a_history_it_says_so(tmp_path: Path) -> None:
+    for kept, reason in ((None, "no history is kept"), (tmp_path / "gone.db", "no monitor has")):
+        served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+        for path in ("/api/alarms", "/api/alarm"):
+            status, said = asked(served[path], id="x")
+            assert (status, reason in said) == (404, True)
+
+
+def test_what_is_asked_for_reaches_the_loop_and_its_answer_comes_back() -> None:
+    heard: list[tuple[object, str | None]] = []
+
+    def ask(request: object, device: str | None) -> Future[str | None]:
+        heard.append((request, device))
+        answer: Future[str | None] = Future()
+        answer.set_result(None if device == "bed-1" else "no such device")
+        return answer
+
+    shelve = actions(ask)["/api/shelve"]
+    body = b'{"device": "bed-1", "minutes": 5, "by": "Anna"}'
+    assert asked(shelve, body) == (200, "done\n")
+    assert heard == [(Shelve(5, "Anna"), "bed-1")]
+    assert asked(shelve, body.replace(b"-1", b"-2")) == (409, "no such device\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"minutes": "5"}',
+        b'{"minutes": 1e9}',
+        b'{"minutes": -1}',
+        b'{"minutes": 5, "device": 7}',
+        b'{"minutes": 5, "by": ""}',
+        b'{"minutes": 5, "by": "\\u001b[2J"}',
+    ],
+)
+def test_a_request_that_cannot_be_understood_does_not_reach_the_loop(body: bytes) -> None:
+    def ask(_request: object, _device: str | None) -> Future[str | None]:
+        pytest.fail("it did")
+
+    assert asked(actions(ask)["/api/shelve"], body)[0] == 400

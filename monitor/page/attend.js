@@ -22,6 +22,8 @@ export function allow(attending) {
   the("attend").hidden = !allowed;
   the("unattended").hidden = allowed;
   document.body.classList.toggle("attending", allowed);
+  const by = sessionStorage.getItem("by");
+  say(the("identify"), by ? `You are ${by}` : "Who are you?");
 }
 
 export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
@@ -59,7 +61,8 @@ async function ask(what, request, done) {
 function identify(problem = "") {
   the("by").value = sessionStorage.getItem("by") ?? "";
   the("token").value = "";
-  the("token").required = !sessionStorage.getItem("token");
+  the("unknown").hidden = Boolean(sessionStorage.getItem("token"));
+  the("token").required = !the("unknown").hidden;
   note(the("wrong"), problem);
   the("who").showModal();
 }

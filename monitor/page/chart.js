@@ -35,7 +35,7 @@ export function drawBeat(svg, shown, [low, high]) {
     axes.append(line(left, y(value), right, y(value)));
     axes.append(letters(short(value), left - 8, y(value) + 4, "end"));
   }
-  for (const sample of steps(0, shown.beat.length - 1, Math.floor(width / 60))) {
+  for (const sample of steps(0, shown.beat.length - 1, Math.floor(width / 80))) {
     axes.append(line(x(sample), top, x(sample), bottom));
     axes.append(letters(String(sample), x(sample), bottom + LINE, "middle"));
   }
