@@ -39,11 +39,8 @@ log = structlog.get_logger()
 KEEPALIVE = 30
 """Seconds after which a silent connection is probed."""
 
-MAXIMUM_PACKET = 8 * 1024 * 1024
-"""Bytes of the largest message that the broker may send us (MQTT 5): 14,900 beats as float32.
-
-Twice as much JSON, made for the purpose, takes 6 s to read and 550 MB.
-"""
+MAXIMUM_PACKET = 16 * 1024 * 1024
+"""Bytes of the largest message that the broker may send us (MQTT 5)."""
 
 PAUSES = (0.1, 1.0)
 """Seconds before the first and before a later attempt to connect."""
