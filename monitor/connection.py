@@ -247,7 +247,9 @@ class Connection:
             return
         failure = client.packets.failure if client.packets is not None else None
         self._fatal = self._fatal or self._refused_certificate(failure)
-        self._no_answer(str(failure or reason).lower())
+        # A reset and an orderly end take turns where a broker hangs up: that is one thing to say.
+        said = failure if isinstance(failure, ssl.SSLError) else reason
+        self._no_answer(str(said).lower())
 
     def _refused_certificate(self, error: OSError | None) -> ConfigurationError | None:
         # With TLS 1.3 the broker looks at our certificate when we think that we are connected.
