@@ -119,7 +119,6 @@ class Live:
         for name, beats, start in heard:
             if name in self._eyes:
                 theirs.setdefault(name, []).append((beats, start))
-        thresholds = np.broadcast_to(scored.thresholds, len(batch))
         for name, messages in theirs.items():
             eye = self._eyes[name]
             for number, beats, i, at in eye.choose(messages, time.monotonic()):
@@ -133,7 +132,7 @@ class Live:
                         rr_ms=None if beats.rr_ms is None else beats.rr_ms[i],
                         verdict=verdict,
                         score=float(scored.scores[at]) if believed else None,
-                        threshold=float(thresholds[at]),
+                        threshold=float(np.broadcast_to(scored.thresholds, len(batch))[at]),
                         beat=shorten(batch[at]),
                         reconstruction=shorten(scored.reconstructions[at]) if believed else None,
                     )
