@@ -119,7 +119,6 @@ class Live:
         for name, beats, start in heard:
             if name in self._eyes:
                 theirs.setdefault(name, []).append((beats, start))
-        thresholds = np.broadcast_to(scored.thresholds, len(batch))
         for name, messages in theirs.items():
             eye = self._eyes[name]
             for number, beats, i, at in eye.choose(messages, time.monotonic()):
@@ -127,15 +126,15 @@ class Live:
                 believed = verdict != "poor"
                 eye.beats.append(
                     Beat(
-                        number,
-                        beats.times(wall)[i],
-                        None if beats.seq is None else beats.seq + i,
-                        None if beats.rr_ms is None else beats.rr_ms[i],
-                        verdict,
-                        float(scored.scores[at]) if believed else None,
-                        float(thresholds[at]),
-                        shorten(batch[at]),
-                        shorten(scored.reconstructions[at]) if believed else None,
+                        number=number,
+                        time=beats.times(wall)[i],
+                        seq=None if beats.seq is None else beats.seq + i,
+                        rr_ms=None if beats.rr_ms is None else beats.rr_ms[i],
+                        verdict=verdict,
+                        score=float(scored.scores[at]) if believed else None,
+                        threshold=float(np.broadcast_to(scored.thresholds, len(batch))[at]),
+                        beat=shorten(batch[at]),
+                        reconstruction=shorten(scored.reconstructions[at]) if believed else None,
                     )
                 )
 
@@ -156,26 +155,28 @@ class Live:
         wall = time.time()
         in_alarm = list(islice(self._in_alarm(), IN_ALARM))
         self._view = View(
-            wall,
-            __version__,
-            [DetectorInUse(each.name, each.sha256, each.threshold) for each in detectors.all],
-            alarms.policy,
-            open_alarms(in_alarm),
-            sum(map(len, self._open.values())),
-            [
+            time=wall,
+            version=__version__,
+            models=[
+                DetectorInUse(each.name, each.sha256, each.threshold) for each in detectors.all
+            ],
+            policy=alarms.policy,
+            alarms=open_alarms(in_alarm),
+            in_alarm=sum(map(len, self._open.values())),
+            devices=[
                 Row(
-                    name,
-                    priority_of(device),
-                    wall - (now - device.heard) if name in alarms.devices else None,
-                    detectors.for_device(name).name,
-                    shelved(device),
+                    device=name,
+                    priority=priority_of(device),
+                    heard=wall - (now - device.heard) if name in alarms.devices else None,
+                    model=detectors.for_device(name).name,
+                    shelved=shelved(device),
                 )
                 for name, device in self._to_list(in_alarm, alarms)
             ],
-            len(alarms.devices) + len(alarms.silent),
-            {name: list(eye.beats) for name, eye in self._eyes.items()},
-            len(self._eyes) == EYES,
-            self._topics,
+            known=len(alarms.devices) + len(alarms.silent),
+            beats={name: list(eye.beats) for name, eye in self._eyes.items()},
+            full=len(self._eyes) == EYES,
+            topics=self._topics,
         )
         self._shown.set()
 

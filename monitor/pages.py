@@ -6,6 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -94,14 +95,13 @@ def _alarms(kept: Path | None) -> Page:
             since = from_rfc3339(asked["since"]) if "since" in asked else None
             most = int(asked.get("limit", MOST))
         except (ValueError, OverflowError):
-            return _said(HTTPStatus.BAD_REQUEST, "since is a time, as 2026-11-21T22:00:00Z, and "
-                         "limit a number")  # fmt: skip
+            said = "since is a time, as 2026-11-21T22:00:00Z, and limit a number"
+            return _said(HTTPStatus.BAD_REQUEST, said)
         if kept is None:
             return _said(HTTPStatus.NOT_FOUND, "no history is kept")
         found = history.alarms(kept, since, asked.get("device"), max(1, min(most, MOST)))
         try:
-            return _json([msgspec.structs.replace(each, beat=None, reconstruction=None)
-                          for each in found])  # fmt: skip
+            return _json([replace(each, beat=None, reconstruction=None) for each in found])
         except Failure as failure:
             return _said(HTTPStatus.NOT_FOUND, str(failure))
 

@@ -113,7 +113,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
-    """The open alarms of some devices, by priority, those that nobody has seen first, then by age."""
+    """The open alarms of some devices, by priority, unseen ones first, and then by age."""
     alarms: list[OpenAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():

@@ -3,6 +3,8 @@
 import http.client
 import re
 import socket
+import struct
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from email.message import Message
@@ -122,6 +124,16 @@ def test_what_is_read_cannot_be_written(server: Server, path: str) -> None:
 
 def test_it_says_nothing_of_python(server: Server) -> None:
     assert server.ask("/metrics")[3]["Server"].strip() == "ecg-monitor"
+
+
+def test_who_hangs_up_is_no_news(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection((server.host, server.port)) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert client.recv(1000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert server.ask("/healthz")[0] == 200
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "\udcff", "é" * 300, "x" * 300])

@@ -17,14 +17,17 @@ let moment = 0; // now, in seconds since 1970 on the daemon's clock
 /** Read the history again where alarms have changed, or another device is looked at. */
 export function showHistory(view, chosen) {
   const now = view.alarms.map((alarm) => [alarm.id, alarm.priority, alarm.acknowledged?.time]).join();
-  if (the("only").checked && device !== chosen) read(0);
-  if (now !== known) read(LATER);
+  const other = the("only").checked && device !== chosen;
+  const changed = now !== known;
   [known, device, moment] = [now, chosen, view.time];
+  if (other) read(0);
+  else if (changed && !timer) read(LATER); // in a flood, now and then
 }
 
 function read(after) {
   clearTimeout(timer);
   timer = setTimeout(async () => {
+    timer = 0;
     const since = new Date((moment - 3600 * the("period").value) * 1000).toISOString();
     const question = new URLSearchParams({ since, limit: MOST });
     if (the("only").checked && device !== null) question.set("device", device);

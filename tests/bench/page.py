@@ -19,8 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor import datasets
-from monitor.live import ATTENTION, EYES
+from monitor.alarms import Alarms, Policy
+from monitor.detectors import Detectors
+from monitor.live import ATTENTION, EVERY, EYES, Live
 from monitor.program import Failure
+from monitor.settings import Model
+from monitor.wire import Beats
 from tests.bench.streaming import Publisher, daemon_rate, running, stream
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
@@ -33,6 +37,9 @@ MESSAGES = 60_000
 DEVICES = 100
 RATE = 5000
 """Messages a second, one beat each, at which the processor's time is measured."""
+
+BATCH = 25
+"""Messages that come between two turns at that rate."""
 
 SECONDS = 6
 POLL = 0.3
@@ -104,6 +111,35 @@ def measure(folder: Path, hearts: Hearts) -> Table:
     return table
 
 
+def alone(hearts: Hearts) -> float:
+    """The share of a second, in percent, that the loop spends on one page at `RATE`, by itself.
+
+    What `measure` finds on a machine that does nothing else; the least of ten runs.
+    """
+    live, alarms, detectors = Live([]), Alarms(Policy()), Detectors(Model())
+    names = [f"bed-{device}" for device in range(DEVICES)]
+    for name in names:
+        alarms.hear(name, 0.0)
+    batch = hearts.normal(BATCH)
+    outcome = detectors.score(batch, [("bed-0", 0, BATCH)])
+    heard = [(names[i % DEVICES], Beats(batch[i].tobytes()), i) for i in range(BATCH)]
+    spent = []
+    for _ in range(10):
+        second = 0.0
+        begun = time.monotonic()
+        while time.monotonic() < begun + 1:  # in real time, as room for beats comes with it
+            threading.Thread(target=live.look, args=("bed-0",)).start()
+            for turn in range(RATE // BATCH // 5):
+                if turn == 0:
+                    time.sleep(EVERY)
+                before = time.perf_counter()
+                live.see(heard, batch, outcome, bytes(BATCH), time.time())
+                live.show(alarms, detectors, time.monotonic())
+                second += time.perf_counter() - before
+        spent.append(100 * second / (time.monotonic() - begun))
+    return min(spent)
+
+
 def _spread(values: Sequence[float] | NDArray[np.float64], how: str) -> str:
     return f"{np.median(values):{how}} ({min(values):{how}} to {max(values):{how}})"
 
@@ -111,7 +147,10 @@ def _spread(values: Sequence[float] | NDArray[np.float64], how: str) -> str:
 def main() -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        Console(width=100).print(measure(Path(folder), Hearts(datasets.ecg())))
+        hearts = Hearts(datasets.ecg())
+        console = Console(width=100)
+        console.print(f"of the loop's time at {RATE:,}/s, one page takes {alone(hearts):.2f} %")
+        console.print(measure(Path(folder), hearts))
 
 
 if __name__ == "__main__":
