@@ -87,13 +87,31 @@ def evaluate(
     mitdb: Annotated[
         Path | None, typer.Option(help="A folder of WFDB records: judge patients' own detectors.")
     ] = None,
+    table: Annotated[
+        Literal["records", "peaks", "stress"],
+        typer.Option(
+            help="Of --mitdb: each record; how R peaks are found; or what noise, a lead off or "
+            "upside down, and other sampling rates do."
+        ),
+    ] = "records",
 ) -> None:
     """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
     if mitdb is not None:
-        from train import mitdb as records
+        if table == "peaks":
+            from train import peaks
 
-        records.main(mitdb, out)
+            peaks.main(mitdb, out)
+        elif table == "stress":
+            from train import stress
+
+            stress.main(mitdb, out)
+        else:
+            from train import mitdb as records
+
+            records.main(mitdb, out)
         return
+    if table != "records":
+        raise program.UsageError(f"--table {table}: of the records that --mitdb names")
     from train import evaluate
 
     evaluate.main(data, out)

@@ -78,10 +78,10 @@ def main(folder: Path, out: Path, seed: int = 0) -> None:
         raise UsageError(f"--mitdb {folder}: no WFDB records there (*.hea)")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    rows = [
-        _judge(path, seed)
-        for path in track(paths, "records", console=console, disable=not console.is_terminal)
-    ]
+    rows = []
+    for path in track(paths, "records", console=console, disable=not console.is_terminal):
+        ecg = record.read(path)
+        rows.append(judge(path.stem, ecg, fit(ecg, seed)))
     _print(rows)
     _print_settings([row.outcomes for row in rows])
     content = [
@@ -92,17 +92,22 @@ def main(folder: Path, out: Path, seed: int = 0) -> None:
     (out / "mitdb.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _judge(path: Path, seed: int) -> Judged:
+def fit(ecg: record.Record, seed: int) -> patient.Patient:
+    """Fit a patient's detector to the first minutes of his record."""
+    beats = np.array([beat.samples for beat in record.beats(ecg, 0, 60 * MINUTES)], np.float32)
+    return patient.fit(beats[quality.assess(beats) == quality.GOOD], seed)
+
+
+def judge(name: str, ecg: record.Record, fitted: patient.Patient) -> Judged:
+    """Judge a patient's detector on the rest of a record."""
     from sklearn.metrics import roc_auc_score
 
-    ecg = record.read(path)
     fitted_until = 60 * MINUTES * ecg.rate
     cut = record.beats(ecg)
     beats = np.array([beat.samples for beat in cut], np.float32)
     at = np.array([beat.seq for beat in cut])
     believed = quality.assess(beats) == quality.GOOD
 
-    fitted = patient.fit(beats[believed & (at < fitted_until)], seed)
     judged = at >= fitted_until
     scores: Floats = detector.outputs(fitted.fitted.graph, beats[judged])["score"]
     anomalous = scores > fitted.threshold
@@ -117,7 +122,7 @@ def _judge(path: Path, seed: int) -> Judged:
     hours = (len(ecg.signal) - fitted_until) / ecg.rate / 3600
     known = Annotated(annotated[rest], ecg.classes[rest], hours)
     return Judged(
-        path.stem,
+        name,
         float((gap.min(axis=1) <= TOLERANCE).mean()),
         float((gap.min(axis=0) <= TOLERANCE).mean()),
         float(roc_auc_score(ventricular[both], scores[both]))
