@@ -35,8 +35,7 @@ def _band(low: float, high: float) -> Noise:
 
 def _mains(hertz: float) -> Noise:
     def noise(n: int, rate: float, _: Random) -> Signal:
-        swing: Signal = np.sin(2 * np.pi * hertz * np.arange(n) / rate)
-        return swing
+        return np.asarray(np.sin(2 * np.pi * hertz * np.arange(n) / rate))
 
     return noise
 
@@ -47,8 +46,7 @@ def _falling(power: float) -> Noise:
     def noise(n: int, rate: float, random: Random) -> Signal:
         hertz = np.fft.rfftfreq(n, 1 / rate)
         spectrum = np.fft.rfft(random.normal(size=n)) * np.maximum(hertz, 0.5) ** (-power / 2)
-        noise: Signal = np.fft.irfft(spectrum, n)
-        return noise
+        return np.asarray(np.fft.irfft(spectrum, n))
 
     return noise
 
@@ -67,7 +65,7 @@ def _motion(n: int, rate: float, random: Random) -> Signal:
 def _in(noise: Noise, decibels: float) -> Change:
     def change(signal: Signal, rate: float, random: Random) -> Signal:
         added = noise(len(signal), rate, random)
-        return signal + signal.std() * 10 ** (-decibels / 20) * added / added.std()
+        return signal + added * float(signal.std() / added.std()) * 10 ** (-decibels / 20)
 
     return change
 
@@ -77,7 +75,7 @@ def _alone(noise: Noise, level: float) -> Change:
 
     def change(signal: Signal, rate: float, random: Random) -> Signal:
         alone = noise(len(signal), rate, random)
-        return signal[0] + level * signal.std() * alone / alone.std()
+        return signal[0] + alone * float(level * signal.std() / alone.std())
 
     return change
 
