@@ -60,18 +60,24 @@ class Heard:
     Attributes:
         at: the number of each beat, by its samples.
         alerts: in their order.
+        scored: the numbers of the beats that were scored.
     """
 
     def __init__(self) -> None:
         self.at: dict[tuple[float, ...], int] = {}
         self.alerts: list[dict[str, Any]] = []
+        self.scored: list[int] = []
 
     def take(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
         content = msgspec.json.decode(message.payload)
         if message.topic.endswith("/alerts"):
             self.alerts.append(content)
+        elif message.topic.endswith("/scores"):
+            self.scored += [score["seq"] for score in content["scores"]]
         else:
-            self.at[tuple(content["beats"][0])] = content["seq"]
+            numbers = content.get("seqs") or [content["seq"]]
+            for beat, number in zip(content["beats"], numbers, strict=True):
+                self.at[tuple(beat)] = number
 
     def events(self, kind: str, event: str, rate: float) -> list[float]:
         """When the beats were that caused such alerts, in seconds of the recording."""
@@ -90,12 +96,12 @@ def ward(tmp_path: Path, model: Path) -> Iterator[tuple[Mosquitto, RunningDaemon
     conf = "allow_anonymous true\nmax_queued_messages 100000\n"
     with (
         Mosquitto(tmp_path, conf) as broker,
-        RunningDaemon(tmp_path, broker.url, {}, **SHIPPED, **devices) as daemon,
+        RunningDaemon(tmp_path, broker.url, {}, **SHIPPED, **devices, OUTPUT__SCORES="1") as daemon,
     ):
         listener = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         listener.on_message = heard.take
         listener.connect("127.0.0.1", broker.port)
-        listener.subscribe([("ecg/bed-1/beats", 1), ("ecg/bed-1/alerts", 1)])
+        listener.subscribe([(f"ecg/bed-1/{what}", 1) for what in ("beats", "alerts", "scores")])
         listener.loop_start()
         try:
             yield broker, daemon, heard
@@ -162,6 +168,18 @@ def test_ventricular_episodes_are_raised(source: Path, model: Path, tmp_path: Pa
     assert judged.episodes > 10
     assert judged.raised >= 0.8 * judged.episodes
     assert judged.false <= 2
+
+
+@pytest.mark.parametrize("each", [1, 8])
+def test_every_beat_has_the_number_of_its_r_peak(
+    source: Path, model: Path, tmp_path: Path, each: int
+) -> None:
+    expected = [beat.seq for beat in record.beats(record.read(source), 300, 360)]
+    with ward(tmp_path, model) as (broker, _, heard):
+        options = ("--start", "300", "--stop", "360", "--beats-per-message", str(each))
+        assert replay(broker, source, *options) == len(expected)
+        until(lambda: len(heard.scored) == len(expected), "every beat was scored")
+    assert heard.scored == list(heard.at.values()) == expected
 
 
 @pytest.mark.parametrize(
