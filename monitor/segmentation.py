@@ -36,11 +36,13 @@ NOISY: Final = 0.35
 White noise has 0.9; of the beats annotated in DS1 one in a thousand has more, most of 108 and 203.
 """
 
-RESTLESS, APERIODIC = 0.6, 0.4
-"""The usual 50 ms of QRS energy, in sizes of all of it, and how like itself the signal comes again.
+HISSING, RESTLESS, REPEATING = 0.06, 0.6, 0.45
+"""Where the signal hisses so much, never rests and does not repeat itself, it is noise, too.
 
-QRS complexes are short and rare, so what lies between them is small; ventricular flutter is not,
-but repeats itself. What never rests nor repeats itself is noise of the same band as QRS complexes.
+The first is measured as `NOISY`; the second is the usual 50 ms of QRS energy, in sizes of it all;
+the third how like itself the signal comes again. QRS complexes are short and rare, so what lies
+between them is small; ventricular flutter, which never rests, hisses less or repeats itself. Noise
+whose power falls with the frequency does neither.
 """
 
 LOWEST_RATE: Final = 100.0
@@ -211,8 +213,9 @@ class _Finder:
         hum, _, usual = np.median(energy, axis=2)
         _, size, whole = np.mean(energy, axis=2)
         drowned = hum > NOISY**2 * size
-        for i in np.flatnonzero(~drowned & (usual > RESTLESS**2 * whole)):
-            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < APERIODIC
+        doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
+        for i in np.flatnonzero(doubtful & ~drowned):
+            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
         return np.asarray(drowned)
 
     def _repeats(self, signal: Signal) -> float:
