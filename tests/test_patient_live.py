@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor import episodes, record
 from monitor.segmentation import Signal
@@ -68,7 +69,7 @@ class Heard:
         self.alerts: list[dict[str, Any]] = []
         self.scored: list[int] = []
 
-    def take(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+    def take(self, _client: object, _data: object, message: MQTTMessage) -> None:
         content = msgspec.json.decode(message.payload)
         if message.topic.endswith("/alerts"):
             self.alerts.append(content)
@@ -98,7 +99,7 @@ def ward(tmp_path: Path, model: Path) -> Iterator[tuple[Mosquitto, RunningDaemon
         Mosquitto(tmp_path, conf) as broker,
         RunningDaemon(tmp_path, broker.url, {}, **SHIPPED, **devices, OUTPUT__SCORES="1") as daemon,
     ):
-        listener = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        listener = Client(CallbackAPIVersion.VERSION2)
         listener.on_message = heard.take
         listener.connect("127.0.0.1", broker.port)
         listener.subscribe([(f"ecg/bed-1/{what}", 1) for what in ("beats", "alerts", "scores")])
@@ -221,7 +222,7 @@ def test_so_they_are_live(source: Path, model: Path, tmp_path: Path) -> None:
         )
         try:
             until(lambda: b"started" in Path(log.name).read_bytes(), "segment has started")
-            device = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+            device = Client(CallbackAPIVersion.VERSION2)
             device.connect("127.0.0.1", broker.port)
             device.loop_start()
             for first in range(300 * rate, len(signal), rate):

@@ -65,7 +65,7 @@ def _motion(n: int, rate: float, random: Random) -> Signal:
 def _in(noise: Noise, decibels: float) -> Change:
     def change(signal: Signal, rate: float, random: Random) -> Signal:
         added = noise(len(signal), rate, random)
-        return signal + added * float(signal.std() / added.std()) * 10 ** (-decibels / 20)
+        return signal + added * float(signal.std() / added.std() * 10 ** (-decibels / 20))
 
     return change
 
