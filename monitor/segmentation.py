@@ -30,6 +30,9 @@ BAND: Final = (0.5, 40.0)
 NOISE_BAND: Final = (20.0, 60.0)
 """Hz; a heart is quiet here but for its QRS complexes, noise is there all the time."""
 
+SHOWN_BAND: Final = (30.0, 60.0)
+"""Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
+
 NOISY: Final = 0.35
 """The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
 
@@ -160,9 +163,9 @@ class _Finder:
         self._rate = rate
         self._detect = detect_heartbeats
         top = 0.45 * rate
-        self._qrs, self._wide, self._sharp, self._beat, self._noise = (
+        self._qrs, self._wide, self._sharp, self._beat, self._noise, self._shown = (
             butter(2, (low, min(high, top)), "bandpass", fs=rate, output="sos")
-            for low, high in ((3, 25), (2, 25), (5, 25), BAND, NOISE_BAND)
+            for low, high in ((3, 25), (2, 25), (5, 25), BAND, NOISE_BAND, SHOWN_BAND)
         )
 
     def peaks(self, signal: Signal) -> Positions:
@@ -192,23 +195,24 @@ class _Finder:
         raw = np.interp(places, number, signal).astype(np.float32)
         if len(signal) < self._rate:
             return raw
-        smooth, noise = sosfiltfilt(self._beat, signal), sosfiltfilt(self._noise, signal)
-        both = CubicSpline(number, np.stack([smooth, noise], axis=1))(places).astype(np.float32)
-        drowned = self._drowned(signal, smooth, noise, centres)
-        beats = np.where(drowned[:, None], both[..., 1], both[..., 0])
+        smooth = sosfiltfilt(self._beat, signal)
+        beats = CubicSpline(number, smooth)(places).astype(np.float32)
+        drowned = self._drowned(signal, smooth, centres)
+        if drowned.any():
+            fast = CubicSpline(number, sosfiltfilt(self._shown, signal))
+            shown = fast(places).astype(np.float32)
+            seen = drowned & (quality.assess(shown) == quality.NOISE)  # not where it just begins
+            beats[seen] = shown[seen]
         return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
 
-    def _drowned(
-        self, signal: Signal, smooth: Signal, noise: Signal, centres: Positions
-    ) -> NDArray[np.bool_]:
+    def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
         """Say which beats have noise around them, 1.5 s before and after."""
         from scipy.ndimage import uniform_filter1d
         from scipy.signal import sosfiltfilt
 
         short = round(0.05 * self._rate)
-        near = centres[:, None] + np.arange(-30, 31) * short
-        near = np.clip(near, 0, len(signal) - 1)
-        sharp = sosfiltfilt(self._sharp, signal)
+        near = np.clip(centres[:, None] + np.arange(-30, 31) * short, 0, len(signal) - 1)
+        noise, sharp = (sosfiltfilt(band, signal) for band in (self._noise, self._sharp))
         energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
         hum, _, usual = np.median(energy, axis=2)
         _, size, whole = np.mean(energy, axis=2)
