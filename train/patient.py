@@ -38,23 +38,30 @@ class Patient(NamedTuple):
 
 
 def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int) -> None:
-    """Fit a detector to a WFDB record's first minutes or to a file of beats; write `ecg.onnx`."""
-    backend.load(seed)
-    out.mkdir(parents=True, exist_ok=True)
+    """Fit a detector to a WFDB record's first minutes or to a file of beats; write `ecg.onnx`.
 
+    Of a file with labels, the rows labelled as normal are fitted. Raises UsageError for too few
+    beats or too short a record, Failure for a source that cannot be read.
+    """
     # Data
     if minutes is None:
-        given = np.concatenate([block.beats for block in beats.read(source)])
+        given = np.concatenate([_normal(block) for block in beats.read(source)])
         content, cut = source.read_bytes(), None
     else:
         raw = record.read(source)
+        lasts = len(raw.signal) / raw.rate / 60
+        if minutes > lasts:
+            raise UsageError(f"--minutes {minutes:g}: {source} lasts {lasts:.1f} minutes")
         given = np.array([beat.samples for beat in record.beats(raw, 0, 60 * minutes)], np.float32)
         content, cut = raw.signal[: round(60 * minutes * raw.rate)].tobytes(), segmentation
     believed = given[quality.assess(given) == quality.GOOD] if len(given) else given
     if len(believed) < FEWEST:
         raise UsageError(
-            f"{source}: {len(believed)} beats that can be believed, at least {FEWEST} are needed"
+            f"{source}: {len(believed)} normal beats that can be believed, at least {FEWEST} are "
+            "needed; fit more minutes or a longer file"
         )
+    backend.load(seed)
+    out.mkdir(parents=True, exist_ok=True)
 
     # Fit and calibrate
     patient = fit(believed, seed, epochs)
@@ -89,8 +96,12 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
                     "fitted": int(patient.used.sum()),
                 },
             ),
-            split=("all beats" if minutes is None else f"the first {minutes:g} minutes")
-            + ", without labels; those unlike the others left out; for the threshold and the "
+            split=(
+                "all beats not labelled abnormal"
+                if minutes is None
+                else f"the first {minutes:g} minutes, without labels"
+            )
+            + "; those unlike the others left out; for the threshold and the "
             f"quantiles each beat was scored by a network fitted to {ecg.FOLDS - 1} fifths without "
             "it",
             training={"recipe": "patient", "seed": seed, "unit": patient.unit}
@@ -115,15 +126,26 @@ def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS) -> Patient:
         SMOOTH, np.ones(BEAT, np.float32), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
     )
     _, fitted = ecg.fit_both(own, seed, how, epochs)
-    calibrated = float(np.quantile(fitted.held_out, 1 - ecg.FALSE_ALARM_RATE))
-    allowed = ALLOWED + FLOOR
+    value = threshold(fitted.held_out)
     chosen = (
-        f"{ALLOWED:.0%} of a usual beat's variance unexplained; more than all but "
+        f"{ALLOWED:.3g} of a usual beat's variance unexplained; more than all but "
         f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats have"
-        if allowed > calibrated
+        if value == ALLOWED + FLOOR
         else f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats lie above it"
     )
-    return Patient(fitted, max(calibrated, allowed), chosen, used, unit)
+    return Patient(fitted, value, chosen, used, unit)
+
+
+def threshold(held_out: Floats, allowed: float = ALLOWED) -> float:
+    """Give the threshold for scores of beats that were held out, float32 [N].
+
+    `allowed`: the share of a usual beat's variance that may stay unexplained in any case.
+    """
+    return max(float(np.quantile(held_out, 1 - ecg.FALSE_ALARM_RATE)), allowed + FLOOR)
+
+
+def _normal(block: beats.Block) -> Floats:
+    return block.beats if block.labels is None else block.beats[block.labels]
 
 
 def alike(beats: Floats) -> NDArray[np.bool_]:
