@@ -211,7 +211,9 @@ class _Finder:
         from scipy.signal import sosfiltfilt
 
         short = round(0.05 * self._rate)
-        near = np.clip(centres[:, None] + np.arange(-30, 31) * short, 0, len(signal) - 1)
+        reach, last = 30 * short, len(signal) - 1
+        middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
+        near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
         noise, sharp = (sosfiltfilt(band, signal) for band in (self._noise, self._sharp))
         energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
         hum, _, usual = np.median(energy, axis=2)

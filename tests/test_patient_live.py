@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor import episodes, record
 from monitor.segmentation import Signal
+from monitor.settings import Settings
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
 from train.noise import CHANGES
@@ -29,7 +30,10 @@ from train.peaks import resampled
 WITHIN = 60.0
 """Seconds that a program may take, on a machine that others use too."""
 
-SHIPPED = {"ALARM__WINDOW": "20", "ALARM__RAISE_AT": "5", "ALARM__CLEAR_AT": "0"}
+SHIPPED = {
+    f"ALARM__{name.upper()}": str(getattr(Settings().alarm, name))
+    for name in ("window", "raise_at", "clear_at")
+}
 
 NOISE, OFF = 380, 450
 """When 30 seconds of noise begin, and when a lead is off for as long."""
