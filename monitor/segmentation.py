@@ -33,8 +33,10 @@ NOISE_BAND: Final = (20.0, 60.0)
 SHOWN_BAND: Final = (30.0, 60.0)
 """Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
 
-NOISY: Final = 0.35
+NOISY, NOISY_BESIDE = 0.35, 0.5
 """The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
+
+The second is for either side alone, where noise begins or ends.
 
 White noise has 0.9; of the beats annotated in DS1 one in a thousand has more, most of 108 and 203.
 """
@@ -206,7 +208,7 @@ class _Finder:
         return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
 
     def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
-        """Say which beats have noise around them, 1.5 s before and after."""
+        """Say which beats have noise around them: in the 1.5 s before, those after, or both."""
         from scipy.ndimage import uniform_filter1d
         from scipy.signal import sosfiltfilt
 
@@ -219,6 +221,9 @@ class _Finder:
         hum, _, usual = np.median(energy, axis=2)
         _, size, whole = np.mean(energy, axis=2)
         drowned = hum > NOISY**2 * size
+        for side in (slice(None, 31), slice(30, None)):
+            noisy, all_of = energy[0][:, side], energy[1][:, side]
+            drowned |= np.median(noisy, axis=1) > NOISY_BESIDE**2 * np.mean(all_of, axis=1)
         doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
         for i in np.flatnonzero(doubtful & ~drowned):
             drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING

@@ -35,9 +35,9 @@ SHIPPED = {
     for name in ("window", "raise_at", "clear_at")
 }
 
-NOISE, OFF = 380, 450
-"""When 30 seconds of noise begin, and when a lead is off for as long."""
-END = 520
+NOISE, OFF = 380, 500
+"""When 30 seconds of noise begin, and when a lead is off for as long; no ventricular beat is near."""
+END = 570
 
 
 @pytest.fixture(scope="module")
