@@ -36,7 +36,7 @@ SHIPPED = {
 }
 
 NOISE, OFF = 380, 500
-"""When 30 seconds of noise begin, and when a lead is off for as long; no ventricular beat is near."""
+"""When 30 seconds of noise begin, and when a lead is off for as long; all is calm before them."""
 END = 570
 
 
