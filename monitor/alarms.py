@@ -40,8 +40,8 @@ class Policy:
         silent_after: seconds without a beat after which a device is silent; 0 for never.
     """
 
-    window: int = 20
-    raise_at: int = 5
+    window: int = 16
+    raise_at: int = 4
     clear_at: int = 0
     silent_after: float = 30.0
 

@@ -299,7 +299,7 @@ class Daemon:
             times = beats.times(wall)
             scores = [
                 wire.Score(
-                    None if beats.seq is None else beats.seq + i,
+                    beats.number(i),
                     wire.rfc3339(times[i]),
                     float(scored.scores[start + i]),
                     verdicts[start + i] == 1,

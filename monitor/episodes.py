@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms import Alarms, Policy
+from monitor.wire import Kind
 
 BEATS: Final = 10
 VENTRICULAR: Final = 3
@@ -45,8 +46,8 @@ class Judged(NamedTuple):
     hours: float
 
 
-def alarms(verdicts: bytes, times: Seconds, policy: Policy) -> list[Span]:
-    """Give the anomaly alarms that the daemon raises for one device.
+def alarms(verdicts: bytes, times: Seconds, policy: Policy, kind: Kind = "anomaly") -> list[Span]:
+    """Give the alarms of a kind that the daemon raises for one device; the last may have no end.
 
     `verdicts`: for each beat NORMAL, ANOMALOUS or POOR of `monitor.alarms`; `times`: [n], seconds.
     """
@@ -55,13 +56,13 @@ def alarms(verdicts: bytes, times: Seconds, policy: Policy) -> list[Span]:
     spans: list[Span] = []
     begin = 0.0
     for decision in decided.observe("", device, verdicts, range(len(verdicts)), times.tolist()):
-        if decision.kind != "anomaly" or decision.beat is None:
+        if decision.kind != kind or decision.beat is None:
             continue
         if decision.event == "raised":
             begin = float(times[decision.beat])
         elif decision.event == "cleared":
             spans.append(Span(begin, float(times[decision.beat]), begin))
-    if device.anomaly.alarm is not None:
+    if kind in dict(device.alarms()):
         spans.append(Span(begin, np.inf, begin))
     return spans
 

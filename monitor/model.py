@@ -76,6 +76,17 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
         if any(low > high for low, high in pairwise(self.scores)):
             raise ValueError("scores must not fall")
 
+    def interval(self, rate: float) -> tuple[float, float]:
+        """Give what the true rate may be, with 95 % confidence, where `rate` of the beats was seen.
+
+        Source: E. Wilson, "Probable inference, the law of succession, and statistical inference",
+        Journal of the American Statistical Association 22, 1927.
+        """
+        square = 1.96**2 / self.beats
+        middle = (rate + square / 2) / (1 + square)
+        reach = (square * (rate * (1 - rate) + square / 4)) ** 0.5 / (1 + square)
+        return middle - reach, middle + reach
+
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What a model file says about itself. `created` is UTC in the form of RFC 3339."""

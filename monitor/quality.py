@@ -13,6 +13,9 @@ GOOD, NOT_FINITE, FLAT, SATURATED, NOISE = range(5)
 LONGEST_PLATEAU = 14
 """Samples in a row at the very top or bottom of a beat: a tenth of the beat is a clipped signal."""
 
+FLATNESS = 1e-6
+"""Of the largest sample, the span up to which a beat is flat."""
+
 RESTLESS = 10.0
 """Spans that a beat goes up and down in all, beyond which it is looked at more closely.
 
@@ -46,21 +49,40 @@ def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
     Args:
         beats: float32 [N, 140] in any unit.
     """
-    faults = np.zeros(len(beats), np.uint8)
-    highest = np.maximum.reduce(beats, axis=1)
-    lowest = np.minimum.reduce(beats, axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
+        highest = np.maximum.reduce(beats, axis=1)
+        lowest = np.minimum.reduce(beats, axis=1)
         span = highest - lowest
-        restless = np.flatnonzero(_size(beats[:, 1:] - beats[:, :-1]) > RESTLESS * span)
-        if len(restless):
-            faults[restless[_is_noise(beats[restless])]] = NOISE
-    for extreme in (highest, lowest):
-        at = beats == extreme[:, np.newaxis]
-        # So many samples at an extreme are rare in a living signal: only those are looked at.
-        for i in np.flatnonzero(np.add.reduce(at, axis=1, dtype=np.uint8) >= LONGEST_PLATEAU):
-            if _longest_run(at[i]) >= LONGEST_PLATEAU:
+        moves = beats[:, 1:] - beats[:, :-1]
+        np.abs(moves, out=moves)
+        # Nearly every beat ends here; a span that is no number or infinite is larger than nothing.
+        usual = np.add.reduce(moves, axis=1) < RESTLESS * span
+        usual &= span > FLATNESS * np.maximum(highest, -lowest)
+        usual &= np.add.reduce(moves == 0, axis=1, dtype=np.uint8) < LONGEST_PLATEAU - 1
+    faults = np.zeros(len(beats), np.uint8)
+    if not usual.all():
+        odd = np.flatnonzero(~usual)
+        faults[odd] = _faults(beats[odd], highest[odd], lowest[odd], span[odd])
+    return faults
+
+
+def _faults(
+    beats: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    lowest: NDArray[np.float32],
+    span: NDArray[np.float32],
+) -> NDArray[np.uint8]:
+    """The fault of each beat that is not like most, looked at closely."""
+    faults = np.zeros(len(beats), np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        restless = _size(beats[:, 1:] - beats[:, :-1]) > RESTLESS * span
+        faults[restless & _is_noise(beats)] = NOISE
+    still = np.add.reduce(beats[:, 1:] == beats[:, :-1], axis=1) >= LONGEST_PLATEAU - 1
+    for i in np.flatnonzero(still):
+        for extreme in (highest[i], lowest[i]):
+            if _longest_run(beats[i] == extreme) >= LONGEST_PLATEAU:
                 faults[i] = SATURATED
-    faults[span <= 1e-6 * np.maximum(highest, -lowest)] = FLAT
+    faults[span <= FLATNESS * np.maximum(highest, -lowest)] = FLAT
     faults[~np.isfinite(span)] = NOT_FINITE
     return faults
 
@@ -80,4 +102,4 @@ def _size(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def _longest_run(flags: NDArray[np.bool_]) -> int:
     edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
-    return int((edges[1::2] - edges[::2]).max())
+    return int((edges[1::2] - edges[::2]).max(initial=0))

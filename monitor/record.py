@@ -22,12 +22,16 @@ AAMI: Final = (
 )
 """The classes of ANSI/AAMI EC57: normal, supraventricular, ventricular, fusion, and unknown."""
 
+MILLIVOLTS: Final = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "nv": 1e-6}
+"""What a unit of a header is in millivolts; other units stay as they are."""
+
 
 class Record(NamedTuple):
     """The first lead of a record.
 
     Attributes:
-        signal: float64 [n], in the record's units (millivolts); a lost sample has its neighbour's.
+        signal: float64 [n], in millivolts, or in the record's units where those are no volts; a
+            lost sample has its neighbour's value.
         rate: samples a second.
         positions: int64 [m], the sample numbers of the annotated beats; empty without annotations.
         classes: [m], the class of each, one letter of `AAMI`.
@@ -55,6 +59,7 @@ def read(path: Path) -> Record:
     try:
         record = wfdb.rdrecord(name, channels=[0])
         signal = np.asarray(record.p_signal[:, 0], np.float64)
+        signal *= MILLIVOLTS.get(str(record.units[0]).lower(), 1.0)
     except FileNotFoundError as error:
         raise Failure(f"{path}: no WFDB record there: {error.filename} is missing") from None
     except (OSError, ValueError, IndexError, TypeError, KeyError) as error:

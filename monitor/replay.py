@@ -140,6 +140,9 @@ def encode(chunk: list[Beat], payload: Literal["json", "float32"]) -> bytes:
     if payload == "float32":
         return samples.tobytes()
     message: dict[str, object] = {"beats": samples.tolist(), "seq": chunk[0].seq}
+    numbers = [beat.seq for beat in chunk]
+    if numbers != list(range(numbers[0], numbers[0] + len(chunk))):
+        message["seqs"] = numbers
     intervals = [beat.rr_ms for beat in chunk if beat.rr_ms is not None]
     if len(intervals) == len(chunk):
         message["rr_ms"] = intervals

@@ -239,7 +239,7 @@ class Model(Table):
         None,
         gt=0,
         lt=1,
-        description="share of normal beats above the threshold; sets the threshold",
+        description="share of normal beats above it; sets the threshold of every model file",
     )
     threshold: float | None = Field(
         None, description="a score of model.path above it is anomalous; the file's if unset"

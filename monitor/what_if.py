@@ -15,7 +15,7 @@ from monitor.model import Detector, Floats
 from monitor.program import ConfigurationError
 from monitor.replay import INTERVAL
 
-WINDOWS: Final = (10, 20)
+WINDOWS: Final = (10, 16, 20)
 RAISE_AT: Final = (3, 4, 5)
 CLEAR_AT: Final = (0, 1)
 RATES: Final = (0.05, 0.02, 0.01, 0.005)
@@ -89,7 +89,8 @@ def outcomes(recording: Recording, detector: Detector) -> Iterator[Outcome]:
 def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
     """Print the grid, and draw it to `what-if.png` in the folder `out`."""
     recording = read(source, start)
-    every = list(outcomes(recording, Detector(model)))
+    detector = Detector(model)
+    every = list(outcomes(recording, detector))
     annotated = len(recording.annotated) > 0
     table = Table("rate", "window", "raise_at", "clear_at", "alarms/h", box=None)
     for column in ("episodes", "raised", "missed", "false/h") if annotated else ():
@@ -106,6 +107,7 @@ def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
             cells.append(f"{judged.false / judged.hours:.1f}")
         table.add_row(*cells)
     Console(width=None if Console().is_terminal else 110).print(table)
+    _print_rates(detector, [rate for rate in dict.fromkeys(rate for rate, *_ in every) if rate])
     out.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[float]] = {}
     rates: dict[str, None] = {}
@@ -115,3 +117,14 @@ def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
         lines.setdefault(name, []).append(per_hour)
     ecg_figures.trade(out / "what-if.png", source.stem, lines, list(rates))
     print(f"wrote {out / 'what-if.png'}")
+
+
+def _print_rates(detector: Detector, supported: list[float]) -> None:
+    """Say how far a rate can be trusted, and which rates of the grid cannot be asked for."""
+    held_out = detector.card.quantiles
+    for rate in RATES:
+        if rate in supported:
+            low, high = held_out.interval(rate)
+            print(f"rate {rate:g}: by {held_out.beats:,} held-out beats, {low:.2g} to {high:.2g}")
+        else:
+            print(f"rate {rate:g}: not supported by {held_out.beats:,} held-out beats")

@@ -46,6 +46,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         data: little-endian float32, 560 bytes a beat.
         seq: the number of the first beat; the next one has the next number. None where not given.
+        seqs: the number of each beat, where they do not follow one another. None where they do.
         time: when the first beat was, in seconds since 1970 UTC. None where not given.
         rr_ms: for each beat the RR interval before it, in milliseconds. None where not given.
     """
@@ -54,6 +55,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
     seq: int | None = None
     time: float | None = None
     rr_ms: list[float] | None = None
+    seqs: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.data) // BYTES
@@ -70,15 +72,16 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         """What tells each beat from others: its fingerprint, and number and time where given."""
         if self.seq is None and self.time is None:
             return fingerprints
-        first = self.seq
         return [
-            key(
-                fingerprint,
-                None if first is None else first + i,
-                None if self.time is None else times[i],
-            )
+            key(fingerprint, self.number(i), None if self.time is None else times[i])
             for i, fingerprint in enumerate(fingerprints)
         ]
+
+    def number(self, beat: int) -> int | None:
+        """The number of a beat, counted from 0 within the message; None where not given."""
+        if self.seqs is not None:
+            return self.seqs[beat]
+        return None if self.seq is None else self.seq + beat
 
 
 class _Message(msgspec.Struct):
@@ -86,6 +89,7 @@ class _Message(msgspec.Struct):
     seq: int | None = None
     time: str | int | float | None = None
     rr_ms: list[float] | None = None
+    seqs: list[int] | None = None
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,9 +291,14 @@ def _from_json(payload: bytes) -> Beats:
     for interval in message.rr_ms or ():
         if not 0 <= interval <= LONGEST_INTERVAL:
             raise Rejected("time", f"an RR interval of {interval} ms is not in 0 … 60,000")
-    if message.seq is not None and not 0 <= message.seq < 2**53:
-        raise Rejected("shape", f"seq {message.seq} is not in 0 … 2^53")
-    return Beats(_float32(beats), message.seq, _seconds(message.time), message.rr_ms)
+    seqs = message.seqs
+    if seqs is not None and len(seqs) != len(beats):
+        raise Rejected("shape", f"{len(seqs)} numbers for {len(beats)} beats")
+    seq = message.seq if seqs is None else seqs[0]
+    for number in seqs or (() if seq is None else (seq,)):
+        if not 0 <= number < 2**53:
+            raise Rejected("shape", f"seq {number} is not in 0 … 2^53")
+    return Beats(_float32(beats), seq, _seconds(message.time), message.rr_ms, seqs)
 
 
 def _float32(beats: list[list[float]]) -> bytes:

@@ -152,6 +152,8 @@ def test_encoded_messages_fit_their_schemas() -> None:
         {"beats": [BEAT], "seq": -1},
         {"beats": [BEAT], "seq": 2**53},
         {"beats": [BEAT], "seq": 1.5},
+        {"beats": [BEAT, BEAT], "seqs": [7, 300]},
+        {"beats": [BEAT], "seqs": [-1]},
         {"beats": [BEAT], "time": [1]},
         {"beats": [BEAT], "rr_ms": ["812"]},
         "beats",

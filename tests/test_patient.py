@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from monitor import record
+from monitor.datasets import Beats
 from monitor.model import Detector
 from monitor.program import Failure
-from train import patient
+from train import judge, patient
 from train.cli import app
 
 
@@ -77,3 +78,58 @@ def test_a_record_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> None
     )
     assert isinstance(result.exception, Failure)
     assert "no WFDB record there" in str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def few_odd(ecg: Beats) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    """300 beats of ECG5000 as they come, but for one abnormal beat in twenty; its label last."""
+    normal, odd = ecg.beats[ecg.labels][:285], ecg.beats[~ecg.labels][:15]
+    beats = np.vstack([np.insert(normal, 140, 1, axis=1), np.insert(odd, 140, 0, axis=1)])
+    return np.random.default_rng(0).permutation(beats)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_file_of_beats_gives_a_detector_with_or_without_labels(
+    labelled: bool,
+    few_odd: "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
+    ecg: Beats,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "bed-7.csv"
+    np.savetxt(file, few_odd if labelled else few_odd[:, :140], delimiter=",", fmt="%.7g")
+    command = ["ecg", "--data", str(file), "--out", str(tmp_path), "--epochs", "60"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    detector = Detector(tmp_path / "ecg.onnx")
+    rows = detector.card.dataset.rows
+    assert rows["given"] == (285 if labelled else 300)
+    assert 200 < rows["fitted"] < rows["given"]
+    assert detector.card.segmentation is None
+    scores = detector.score(ecg.beats[1000:]).scores
+    normal = ecg.labels[1000:]
+    assert judge.figures(scores, normal, detector.threshold)["roc_auc"] > 0.96
+    assert (scores[~normal] > detector.threshold).mean() > 0.9
+    assert (scores[normal] > detector.threshold).mean() < 0.1
+
+
+def test_a_source_that_cannot_be_fitted_is_refused_in_a_line(
+    source: Path, tmp_path: Path, ecg: Beats
+) -> None:
+    flat, odd = tmp_path / "flat.csv", tmp_path / "odd.csv"
+    np.savetxt(flat, np.ones((200, 140)), delimiter=",")
+    np.savetxt(odd, np.insert(ecg.beats[~ecg.labels][:150], 140, 0, axis=1), delimiter=",")
+    beats, record_ = ["ecg", "--data"], ["ecg", "--record", str(source)]
+    for arguments, reason in (
+        ([*beats, str(flat)], "0 normal beats that can be believed"),
+        ([*beats, str(odd)], "0 normal beats that can be believed"),
+        ([*beats, str(tmp_path / "none.csv")], "no such file"),
+        ([*record_, "--data", str(flat)], "those of --record or those of --data"),
+        ([*record_, "--networks", "5"], "a patient's detector has five"),
+        ([*record_, "--minutes", "40"], "lasts 30.1 minutes"),
+    ):
+        result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+        assert isinstance(result.exception, Failure), arguments
+        assert reason in str(result.exception)
+        assert "\n" not in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert CliRunner().invoke(app, [*record_, "--minutes", "0"]).exit_code

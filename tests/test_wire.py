@@ -133,6 +133,11 @@ def test_each_beat_of_a_message_has_its_number_and_its_time() -> None:
     assert beats.times(50.0) == pytest.approx([1.0, 1.8, 2.7])
     times = beats.times(50.0)
     assert beats.keys([5, 5, 5], times) == [wire.key(5, 7 + i, times[i]) for i in range(3)]
+    apart = wire.decode(message(beats=[ROW] * 3, seq=7, seqs=[7, 300, 612]))
+    assert apart.seq == 7
+    assert [apart.number(i) for i in range(3)] == [7, 300, 612]
+    assert apart.keys([5, 5, 5], [0.0] * 3) == [wire.key(5, n, None) for n in (7, 300, 612)]
+    assert Beats(bytes(2 * BYTES)).number(1) is None
     assert Beats(bytes(2 * BYTES)).times(50.0) == [50.0, 50.0]
     assert Beats(bytes(2 * BYTES)).keys([5, 6], [0.0, 0.0]) == [5, 6]
     assert Beats(bytes(2 * BYTES), time=3.0).times(50.0) == [3.0, 3.0]
@@ -188,6 +193,9 @@ def test_bytes_of_any_other_length_are_refused_for_it(length: int) -> None:
         (json.dumps({"beats": [ROW], "seq": 2**53}), "shape"),
         (json.dumps({"beats": [ROW], "seq": 1.5}), "shape"),
         (json.dumps({"beats": [ROW], "seq": True}), "shape"),
+        (json.dumps({"beats": [ROW], "seqs": [1, 2]}), "shape"),
+        (json.dumps({"beats": [ROW], "seqs": [-1]}), "shape"),
+        (json.dumps({"beats": [ROW], "seqs": 1}), "shape"),
         (json.dumps({"beats": [ROW], "rr_ms": 800}), "shape"),
         (json.dumps({"beats": [ROW], "rr_ms": []}), "shape"),
         (json.dumps({"beats": [ROW], "rr_ms": [800, 800]}), "shape"),

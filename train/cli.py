@@ -51,7 +51,13 @@ def anomaly(
 
 @app.command()
 def ecg(
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the data sets, as elsewhere; or a .csv or .parquet file of one "
+            "patient's beats, 140 values a row: fit a detector for him."
+        ),
+    ] = None,
     out: Out = Path("out/ecg"),
     epochs: Epochs = None,
     seed: Seed = None,
@@ -70,12 +76,15 @@ def ecg(
     """The detector that ships, or one for a patient: --record, or --data FILE.csv of his beats."""
     if recipe != "tuned":
         raise program.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
+    beats = data if data and (data.is_file() or data.suffix in (".csv", ".parquet")) else None
+    if record and data:
+        raise program.UsageError("a patient's beats are those of --record or those of --data")
+    if networks and (record or beats):
+        raise program.UsageError("--networks: a patient's detector has five")
     from train import ecg, patient
 
-    if record is not None:
-        patient.main(record, minutes, out, epochs or ecg.EPOCHS, seed or 0)
-    elif data is not None and data.is_file():
-        patient.main(data, None, out, epochs or ecg.EPOCHS, seed or 0)
+    if source := record or beats:
+        patient.main(source, minutes if record else None, out, epochs or ecg.EPOCHS, seed or 0)
     else:
         ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0, int(networks) if networks else None)
 
@@ -87,13 +96,31 @@ def evaluate(
     mitdb: Annotated[
         Path | None, typer.Option(help="A folder of WFDB records: judge patients' own detectors.")
     ] = None,
+    table: Annotated[
+        Literal["records", "peaks", "stress"],
+        typer.Option(
+            help="Of --mitdb: each record; how R peaks are found; or what noise, a lead off or "
+            "upside down, and other sampling rates do."
+        ),
+    ] = "records",
 ) -> None:
     """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
     if mitdb is not None:
-        from train import mitdb as records
+        if table == "peaks":
+            from train import peaks
 
-        records.main(mitdb, out)
+            peaks.main(mitdb, out)
+        elif table == "stress":
+            from train import stress
+
+            stress.main(mitdb, out)
+        else:
+            from train import mitdb as records
+
+            records.main(mitdb, out)
         return
+    if table != "records":
+        raise program.UsageError(f"--table {table}: of the records that --mitdb names")
     from train import evaluate
 
     evaluate.main(data, out)

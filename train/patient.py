@@ -21,7 +21,9 @@ FEWEST = 100  # beats to fit and to calibrate on
 
 # Chosen on DS1 of the MIT-BIH Arrhythmia Database: see docs/detector.md
 SMOOTH = 5
-ALLOWED = 0.15  # of a beat's variance may stay unexplained: over hours, normal beats change so much
+QRS_ENDS = 0.12  # seconds after its centre; the T wave behind it changes with rate and posture
+T_WEIGHT = 0.3
+ALLOWED = 0.175  # of a beat's variance may stay unexplained: so much normal ones change over hours
 UNLIKE = 1.5  # robust deviations from the patient's usual distance between beats
 FLOOR = 0.001
 
@@ -38,26 +40,33 @@ class Patient(NamedTuple):
 
 
 def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int) -> None:
-    """Fit a detector to a WFDB record's first minutes or to a file of beats; write `ecg.onnx`."""
-    backend.load(seed)
-    out.mkdir(parents=True, exist_ok=True)
+    """Fit a detector to a WFDB record's first minutes or to a file of beats; write `ecg.onnx`.
 
+    Of a file with labels, the rows labelled as normal are fitted. Raises UsageError for too few
+    beats or too short a record, Failure for a source that cannot be read.
+    """
     # Data
     if minutes is None:
-        given = np.concatenate([block.beats for block in beats.read(source)])
+        given = np.concatenate([_normal(block) for block in beats.read(source)])
         content, cut = source.read_bytes(), None
     else:
         raw = record.read(source)
+        lasts = len(raw.signal) / raw.rate / 60
+        if minutes > lasts:
+            raise UsageError(f"--minutes {minutes:g}: {source} lasts {lasts:.1f} minutes")
         given = np.array([beat.samples for beat in record.beats(raw, 0, 60 * minutes)], np.float32)
         content, cut = raw.signal[: round(60 * minutes * raw.rate)].tobytes(), segmentation
     believed = given[quality.assess(given) == quality.GOOD] if len(given) else given
     if len(believed) < FEWEST:
         raise UsageError(
-            f"{source}: {len(believed)} beats that can be believed, at least {FEWEST} are needed"
+            f"{source}: {len(believed)} normal beats that can be believed, at least {FEWEST} are "
+            "needed; fit more minutes or a longer file"
         )
+    backend.load(seed)
+    out.mkdir(parents=True, exist_ok=True)
 
     # Fit and calibrate
-    patient = fit(believed, seed, epochs)
+    patient = fit(believed, seed, epochs, cut is not None)
     held_out = patient.fitted.held_out
     table = judge.quantiles(held_out)
     told = float(np.mean(held_out > patient.threshold))
@@ -89,8 +98,12 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
                     "fitted": int(patient.used.sum()),
                 },
             ),
-            split=("all beats" if minutes is None else f"the first {minutes:g} minutes")
-            + ", without labels; those unlike the others left out; for the threshold and the "
+            split=(
+                "all beats not labelled abnormal"
+                if minutes is None
+                else f"the first {minutes:g} minutes, without labels"
+            )
+            + "; those unlike the others left out; for the threshold and the "
             f"quantiles each beat was scored by a network fitted to {ecg.FOLDS - 1} fifths without "
             "it",
             training={"recipe": "patient", "seed": seed, "unit": patient.unit}
@@ -106,24 +119,46 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     print(f"wrote {out / 'ecg.onnx'}")
 
 
-def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS) -> Patient:
-    """Fit a detector to a patient's beats, float32 [N, 140], most of them normal."""
+def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS, cut: bool = True) -> Patient:
+    """Fit a detector to a patient's beats, float32 [N, 140], most of them normal.
+
+    `cut`: whether `monitor.segmentation` cut them, so that it is known where the T wave is.
+    """
     used = alike(believed)
     own = believed[used]
     unit = float((own - own.mean(axis=1, keepdims=True)).std())
     how = detector.Scoring(
-        SMOOTH, np.ones(BEAT, np.float32), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
+        SMOOTH, weights(cut), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
     )
     _, fitted = ecg.fit_both(own, seed, how, epochs)
-    calibrated = float(np.quantile(fitted.held_out, 1 - ecg.FALSE_ALARM_RATE))
-    allowed = ALLOWED + FLOOR
+    value = threshold(fitted.held_out)
     chosen = (
-        f"{ALLOWED:.0%} of a usual beat's variance unexplained; more than all but "
+        f"{ALLOWED:.1%} of a usual beat's variance unexplained; more than all but "
         f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats have"
-        if allowed > calibrated
+        if value == ALLOWED + FLOOR
         else f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats lie above it"
     )
-    return Patient(fitted, max(calibrated, allowed), chosen, used, unit)
+    return Patient(fitted, value, chosen, used, unit)
+
+
+def weights(cut: bool) -> Floats:
+    """Say how much each sample of a beat counts: float32 [140], 1 on average."""
+    seconds = np.linspace(-segmentation.BEFORE, segmentation.AFTER, BEAT)
+    weight = np.where(cut & (seconds > QRS_ENDS), T_WEIGHT, 1.0)
+    shared: Floats = (weight / weight.mean()).astype(np.float32)
+    return shared
+
+
+def threshold(held_out: Floats, allowed: float = ALLOWED) -> float:
+    """Give the threshold for scores of beats that were held out, float32 [N].
+
+    `allowed`: the share of a usual beat's variance that may stay unexplained in any case.
+    """
+    return max(float(np.quantile(held_out, 1 - ecg.FALSE_ALARM_RATE)), allowed + FLOOR)
+
+
+def _normal(block: beats.Block) -> Floats:
+    return block.beats if block.labels is None else block.beats[block.labels]
 
 
 def alike(beats: Floats) -> NDArray[np.bool_]:
