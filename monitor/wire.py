@@ -84,8 +84,12 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         return None if self.seq is None else self.seq + beat
 
 
+# Held to their length as they are read: 16 MiB of `[0],[0],…` would else take half a gigabyte.
+_Beat = Annotated[list[float], Meta(min_length=SAMPLES, max_length=SAMPLES)]
+
+
 class _Message(msgspec.Struct):
-    beats: list[list[float]]
+    beats: list[_Beat]
     seq: int | None = None
     time: str | int | float | None = None
     rr_ms: list[float] | None = None
@@ -131,6 +135,11 @@ class Acknowledged(msgspec.Struct, frozen=True):
     by: str
     time: str
 
+    def __post_init__(self) -> None:
+        """Refuse a time that is none, and a name that cannot be printed."""
+        from_rfc3339(self.time)
+        _check_name(self.by)
+
 
 class StandingAlarm(msgspec.Struct, frozen=True):
     """One open alarm of a device.
@@ -163,9 +172,15 @@ class Shelved(msgspec.Struct, frozen=True):
     until: str
 
     def __post_init__(self) -> None:
-        """Refuse times that are none."""
+        """Refuse times that are none, and a name that cannot be printed."""
         from_rfc3339(self.since)
         from_rfc3339(self.until)
+        _check_name(self.by)
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise ValueError("a character that cannot be printed")
 
 
 Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
@@ -213,8 +228,8 @@ encode = msgspec.json.Encoder().encode
 decode_alarm = msgspec.json.Decoder(DeviceAlarm).decode
 decode_alert = msgspec.json.Decoder(Alert).decode
 
-_decode_beat = msgspec.json.Decoder(list[float]).decode
-_decode_beats = msgspec.json.Decoder(list[list[float]]).decode
+_decode_beat = msgspec.json.Decoder(_Beat).decode
+_decode_beats = msgspec.json.Decoder(list[_Beat]).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
 
 LONGEST_INTERVAL = 60_000
@@ -283,9 +298,6 @@ def _from_json(payload: bytes) -> Beats:
     beats = message.beats
     if not beats:
         raise Rejected("shape", "there is no beat in the message")
-    for i, beat in enumerate(beats):
-        if len(beat) != SAMPLES:
-            raise Rejected("shape", f"beat {i} has {len(beat)} samples, not {SAMPLES}")
     if message.rr_ms is not None and len(message.rr_ms) != len(beats):
         raise Rejected("shape", f"{len(message.rr_ms)} RR intervals for {len(beats)} beats")
     for interval in message.rr_ms or ():
