@@ -45,7 +45,7 @@ function whyNone(name, row, view) {
 /** Draw what there is, unless it stands there already. */
 function draw() {
   const shown = beats.find((beat) => beat.number === held) ?? beats.at(-1);
-  const state = [device, shown.number, beats.at(-1).number, held, innerWidth].join();
+  const state = [device, shown.number, shown.time, beats.at(-1).number, held].join();
   if (state === drawn) return;
   drawn = state;
   const limits = range(beats);
