@@ -5,11 +5,11 @@ What it made of it shows in the device's alarm as it stands, which is waited for
 
 import getpass
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import Empty, Queue
 
-import msgspec
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 
 from monitor import client, wire
 from monitor.program import Failure, UsageError
@@ -32,10 +32,9 @@ class _Desk:
 
     def __init__(self, settings: Settings, device: str) -> None:
         self._output = settings.output
-        self._alarms: Queue[bytes | None] = Queue()
+        self._arrivals: Queue[MQTTMessage] = Queue()
         self._client: Client = client.join(settings.mqtt, "attend")
-        self._client.on_message = lambda *given: self._alarms.put(bytes(given[2].payload))
-        self._client.on_subscribe = lambda *_: self._alarms.put(None)
+        self._client.on_message = lambda _client, _data, message: self._arrivals.put(message)
         self._client.subscribe(topic_of(self._output, device, "alarm"), qos=1)
 
     def __enter__(self) -> "_Desk":
@@ -47,10 +46,8 @@ class _Desk:
 
     def standing(self) -> list[DeviceAlarm]:
         """The alarms that stand retained with the broker."""
-        found = []
-        while (alarm := self._next(QUIET)) is not None:
-            found.append(alarm)
-        return found
+        newest = {alarm.device: alarm for alarm in self._alarms(QUIET)}
+        return list(newest.values())
 
     def ask(
         self,
@@ -66,24 +63,25 @@ class _Desk:
         """
         topic = topic_of(self._output, device, f"alarm/{end}")
         self._client.publish(topic, wire.encode(request), qos=1)
-        deadline = time.monotonic() + WITHIN
-        while (left := deadline - time.monotonic()) > 0:
-            alarm = self._next(left)
-            if alarm is not None and alarm.device == device and done(alarm):
-                return
-        raise Failure(
-            f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, and "
-            f"be allowed to read {topic}, and you to write there"
-        )
+        if not any(alarm.device == device and done(alarm) for alarm in self._alarms(WITHIN)):
+            raise Failure(
+                f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, "
+                f"and be allowed to read {topic}, and you to write there"
+            )
 
-    def _next(self, within: float) -> DeviceAlarm | None:
-        try:
-            payload = self._alarms.get(timeout=within)
-            while not payload:
-                payload = self._alarms.get(timeout=within)
-            return decode_alarm(payload)
-        except (Empty, msgspec.DecodeError):
-            return None
+    def _alarms(self, quiet: float) -> Iterator[DeviceAlarm]:
+        """Alarms as they come, until none has come for `quiet` seconds, or `WITHIN` are over.
+
+        What is none, or stands under another name than its own, is passed over.
+        """
+        deadline = time.monotonic() + WITHIN
+        with suppress(Empty):
+            while (left := deadline - time.monotonic()) > 0:
+                message = self._arrivals.get(timeout=min(quiet, left))
+                with suppress(ValueError, RecursionError):
+                    alarm = decode_alarm(message.payload)
+                    if topic_of(self._output, alarm.device, "alarm") == message.topic:
+                        yield alarm
 
 
 def acknowledge(settings: Settings, identity: str, by: str | None) -> None:

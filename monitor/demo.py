@@ -110,7 +110,8 @@ def run(seconds: float | None) -> None:
 
 def _metrics_port(wanted: int) -> int:
     with socket() as probe:
-        return wanted if probe.connect_ex(("127.0.0.1", wanted)) else free_port()
+        free = wanted and probe.connect_ex(("127.0.0.1", wanted))
+        return wanted if free else free_port()
 
 
 def _start_daemon(url: str, port: int, folder: str, log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -30,6 +30,9 @@ BAND: Final = (0.5, 40.0)
 LOWEST_RATE: Final = 100.0
 """Hz; below it the band does not fit and QRS complexes lose their shape."""
 
+HIGHEST_RATE: Final = 20_000.0
+"""Hz; above it is no ECG but a mistake, for which seconds of samples would be kept in vain."""
+
 DESCRIPTION: Final[dict[str, Any]] = {
     "before_s": BEFORE,
     "after_s": AFTER,
@@ -73,8 +76,11 @@ class Segmenter:
         Raises ConfigurationError for a rate under 100 Hz, Failure where SciPy or sleepecg is not
         installed.
         """
-        if not rate >= LOWEST_RATE:
-            raise ConfigurationError(f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz")
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise ConfigurationError(
+                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, "
+                f"at most {HIGHEST_RATE:g} Hz"
+            )
         self.rate = float(rate)
         self._finder = _Finder(self.rate)
         self._signal: Signal = np.empty(0)
