@@ -67,6 +67,7 @@ def take(file: Path, width: int, height: int, scheme: str) -> None:
                 page = browser.new_page(
                     viewport={"width": width, "height": height},
                     color_scheme="dark" if scheme == "dark" else "light",
+                    reduced_motion="reduce",  # no picture of half a beat
                 )
                 page.goto(f"http://{daemon.address}/#device={ILL}")
                 patients = threading.Thread(target=play, args=(ward,))

@@ -9,7 +9,10 @@ import { VERDICTS, count, multiple, several, short, time } from "./units.js";
 let beats = []; // what is shown, the newest last
 let held = null; // the number of the beat that is held; null while the newest is followed
 let drawn = ""; // what was drawn last, so that it is not drawn again
+let drawnAt = 0; // when, in milliseconds
 let device = null;
+
+const SELDOM = 500; // milliseconds between two beats from which on each is swept over the chart
 
 /** Show a device and its beats. */
 export function showDevice(name, view) {
@@ -45,12 +48,15 @@ function whyNone(name, row, view) {
 /** Draw what there is, unless it stands there already. */
 function draw() {
   const shown = beats.find((beat) => beat.number === held) ?? beats.at(-1);
-  const state = [device, shown.number, beats.at(-1).number, held, innerWidth].join();
+  const state = [device, shown.number, shown.time, beats.at(-1).number, held].join();
   if (state === drawn) return;
   drawn = state;
   const limits = range(beats);
   showFigures(shown);
   drawBeat(the("chart"), shown, limits);
+  const now = performance.now();
+  the("chart").classList.toggle("sweep", held === null && now - drawnAt > SELDOM);
+  drawnAt = now;
   the("chart").setAttribute("aria-label", inWords(shown));
   const there = drawStrip(the("strip"), beats, shown, limits);
   the("strip").setAttribute("aria-label", describe(there));

@@ -19,23 +19,29 @@ let timer = 0;
 async function look() {
   clearTimeout(timer);
   if (document.hidden) return; // the tab's return asks again
-  let pause = EVERY;
-  try {
-    const question = new URLSearchParams(chosen === null ? {} : { device: chosen });
-    const answer = await fetch(`api/live?${question}`, { signal: AbortSignal.timeout(WITHIN) });
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    const seen = await answer.json();
+  const seen = await ask();
+  clearTimeout(timer);
+  timer = setTimeout(look, seen ? EVERY : AGAIN);
+  if (seen) {
     lost = null;
     view = seen.view ?? view;
     allow(seen.attending);
     show(seen.trouble ?? (seen.view ? null : "it shows nothing"));
-  } catch {
+  } else {
     lost ??= Date.now();
-    pause = AGAIN;
     showLoss();
   }
-  clearTimeout(timer);
-  timer = setTimeout(look, pause);
+}
+
+/** What there is to see; null where the daemon cannot be reached. */
+async function ask() {
+  const question = new URLSearchParams(chosen === null ? {} : { device: chosen });
+  try {
+    const answer = await fetch(`api/live?${question}`, { signal: AbortSignal.timeout(WITHIN) });
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
 }
 
 function show(trouble) {
