@@ -128,7 +128,7 @@ class Live:
                     Beat(
                         number=number,
                         time=beats.times(wall)[i],
-                        seq=None if beats.seq is None else beats.seq + i,
+                        seq=beats.number(i),
                         rr_ms=None if beats.rr_ms is None else beats.rr_ms[i],
                         verdict=verdict,
                         score=float(scored.scores[at]) if believed else None,
