@@ -5,20 +5,12 @@ Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality,
 """
 
 import hashlib
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.wire import (
-    DeviceAlarm,
-    Event,
-    Kind,
-    Priority,
-    StandingAlarm,
-    from_rfc3339,
-    rfc3339,
-)
+from monitor.device import Alarm, Condition, Device, Shelf, as_it_was
+from monitor.wire import Acknowledged, DeviceAlarm, Event, Kind, Priority
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""
@@ -54,113 +46,22 @@ class Policy:
     silent_after: float = 30.0
 
 
-@dataclass(slots=True)
-class Alarm:
-    """An open alarm.
-
-    Attributes:
-        id: of the alert that raised it.
-        since: when it was raised, in seconds since 1970.
-    """
-
-    id: str
-    priority: Priority
-    since: float
-
-
-class Condition:
-    """The last beats of a device as bits, newest lowest: set where a beat speaks for the alarm."""
-
-    __slots__ = ("alarm", "bits", "seen")
-
-    def __init__(self, window: str = "", alarm: Alarm | None = None) -> None:
-        """Go on from a window that `window` wrote."""
-        self.bits = int(window.translate(_TO_BITS) or "0", 2)
-        self.seen = len(window)
-        self.alarm = alarm
-
-    def window(self) -> str:
-        """The window as text, the oldest beat first: `x` where a beat speaks for the alarm."""
-        return f"{self.bits:0{self.seen}b}".translate(_TO_MARKS) if self.seen else ""
-
-    @property
-    def clean(self) -> bool:
-        """Whether there is neither an alarm nor anything that speaks for one."""
-        return not self.bits and self.alarm is None
-
-
-_TO_BITS, _TO_MARKS = str.maketrans(".x", "01"), str.maketrans("01", ".x")
-
-
-class Device:
-    """What is known of one device, in under 1 kB.
-
-    Attributes:
-        heard: when its last message came, in seconds on the caller's clock.
-        seq: the number of the last beat; -1 where the device does not number them.
-        known: the keys of its last beats, the newest last.
-        restored: True from a restart to the first beat that the broker had not sent before.
-        unsaved: whether the alarm as it stands is not yet what was last made known of it.
-        changes: how often an alarm of it has changed.
-    """
-
-    __slots__ = (
-        "anomaly",
-        "changes",
-        "heard",
-        "known",
-        "quality",
-        "restored",
-        "seq",
-        "silent",
-        "unsaved",
-    )
-
-    def __init__(self, heard: float) -> None:
-        self.heard = heard
-        self.anomaly = Condition()
-        self.quality: Condition | None = None  # made with the first beat of poor quality
-        self.silent: Alarm | None = None
-        self.seq = -1
-        self.known = array("Q")
-        self.restored = False
-        self.unsaved = False
-        self.changes = 0
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is open and no beat in sight speaks for an alarm."""
-        quality = self.quality is None or self.quality.clean
-        return self.silent is None and self.anomaly.clean and quality
-
-    @property
-    def attentive(self) -> bool:
-        """Whether it is heard, and has only sent beats that can be believed."""
-        return self.silent is None and self.quality is None
-
-    def alarms(self) -> Iterator[tuple[Kind, Alarm]]:
-        """The open alarms."""
-        if self.anomaly.alarm is not None:
-            yield "anomaly", self.anomaly.alarm
-        if self.quality is not None and self.quality.alarm is not None:
-            yield "signal-quality", self.quality.alarm
-        if self.silent is not None:
-            yield "silent", self.silent
-
-
 class Decision(NamedTuple):
     """A change of an alarm.
 
     Attributes:
         id: the same whenever the same beats cause the same event.
+        alarm: the id of the alert that raised the alarm.
         beat: which beat of the message caused it; None where none did.
         anomalous: how many beats of the window speak for the alarm.
         seen: how many beats are in the window.
-        alarm: as it is now; for "cleared", as it was.
+        priority: as it is now; for "cleared", as it was.
         before: the priority it had; None for "raised".
+        withheld_by: who has the device shelved, so that nobody is to be alerted; None else.
     """
 
     id: str
+    alarm: str
     device: str
     event: Event
     kind: Kind
@@ -170,19 +71,24 @@ class Decision(NamedTuple):
     priority: Priority
     since: float
     before: Priority | None
+    withheld_by: str | None
 
 
 class Alarms:
     """The alarms of all devices.
 
     `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
-    that are not. A device is forgotten an hour after it fell silent.
+    that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
+    that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
+    that are.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.devices: dict[str, Device] = {}
         self.silent: dict[str, Device] = {}
+        self.open: dict[str, str] = {}
+        self.shelved: dict[str, Device] = {}
         self._full = (1 << policy.window) - 1
 
     def hear(self, name: str, now: float) -> Device:
@@ -254,8 +160,8 @@ class Alarms:
         decisions: list[Decision],
     ) -> None:
         if device.silent is not None:
-            decisions.append(_end(name, device, "silent", device.silent, beat))
-            device.silent = None
+            silent, device.silent = device.silent, None
+            decisions.append(self._change(name, device, "silent", "cleared", silent, beat))
         if verdict == POOR and device.quality is None:
             device.quality = Condition("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
@@ -283,8 +189,8 @@ class Alarms:
         condition.seen = min(condition.seen + 1, policy.window)
         number, alarm = condition.bits.bit_count(), condition.alarm
         first, whole = PRIORITIES[kind]
-        event: Event
         before = alarm.priority if alarm is not None else None
+        event: Event
         if alarm is None:
             if number < policy.raise_at or not speaks:
                 return
@@ -292,29 +198,12 @@ class Alarms:
             priority = whole if number == policy.window else first
             alarm = condition.alarm = Alarm("", priority, time)
         elif number == policy.window and alarm.priority != whole:
-            event = "escalated"
-            alarm.priority = whole
+            event, alarm.priority = "escalated", whole
         elif number <= policy.clear_at and condition.seen == policy.window:
-            event = "cleared"
-            condition.alarm = None
+            event, condition.alarm = "cleared", None
         else:
             return
-        identity = _change(name, kind, event, device)
-        alarm.id = alarm.id or identity
-        decisions.append(
-            Decision(
-                identity,
-                name,
-                event,
-                kind,
-                beat,
-                number,
-                condition.seen,
-                alarm.priority,
-                alarm.since,
-                before,
-            )
-        )
+        decisions.append(self._change(name, device, kind, event, alarm, beat, before))
 
     def fall_silent(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
         """Decide on the devices that were not heard for too long, at most `most` at a time.
@@ -336,13 +225,9 @@ class Alarms:
             fallen.append(name)
             if device.silent is not None:
                 continue  # since then it has only repeated itself
-            device.silent = Alarm(_change(name, "silent", "raised", device), "medium", wall)
+            alarm = device.silent = Alarm("", "medium", wall)
             device.unsaved = True
-            decisions.append(
-                Decision(
-                    device.silent.id, name, "raised", "silent", None, 0, 0, "medium", wall, None
-                )
-            )
+            decisions.append(self._change(name, device, "silent", "raised", alarm))
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
             device.heard = now  # from here on, the time until it is forgotten
@@ -358,8 +243,13 @@ class Alarms:
         for name, device in self.silent.items():
             if len(gone) == most or device.heard + FORGET_AFTER > now:
                 break
+            if device.shelf is not None:
+                continue
             gone.append(name)
-            decisions += [_end(name, device, kind, alarm, None) for kind, alarm in device.alarms()]
+            decisions += [
+                self._change(name, device, kind, "cleared", alarm, None, alarm.priority)
+                for kind, alarm in device.alarms()
+            ]
         for name in gone:
             del self.silent[name]
         return gone, decisions
@@ -373,42 +263,107 @@ class Alarms:
 
         A device with nothing open counts as silent without an alarm: nobody knows since when.
         """
-        alarms = {
-            alarm.kind: Alarm(alarm.id, alarm.priority, from_rfc3339(alarm.since))
-            for alarm in saved.alarms
-        }
-        window = self.policy.window
-        device = Device(now)
-        device.anomaly = Condition(saved.anomalous[-window:], alarms.get("anomaly"))
-        if "x" in saved.poor or "signal-quality" in alarms:
-            device.quality = Condition(saved.poor[-window:], alarms.get("signal-quality"))
-        device.silent = alarms.get("silent")
-        device.changes = saved.changes
-        device.seq = -1 if saved.seq is None else saved.seq
-        device.known.extend(int(key, 16) for key in saved.counted)
-        device.restored = True
+        device = as_it_was(saved, self.policy.window, now)
+        for _, alarm in device.alarms():
+            self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
+        if device.shelf is not None:
+            self.shelved[saved.device] = device
         expected = device.silent is None and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
 
+    # -- what people say of them
 
-def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
-    """The alarm of a device as it is made known, with all that `Alarms.restore` needs."""
-    alarms = [
-        StandingAlarm(alarm.id, kind, alarm.priority, rfc3339(alarm.since))
-        for kind, alarm in device.alarms()
-    ]
-    order: tuple[Priority, ...] = ("high", "medium", "low")
-    return DeviceAlarm(
-        device=name,
-        state="alarm" if alarms else "ok",
-        priority=min((alarm.priority for alarm in alarms), key=order.index, default=None),
-        time=rfc3339(wall),
-        alarms=alarms,
-        anomalous=device.anomaly.window(),
-        poor=device.quality.window() if device.quality else "",
-        seq=None if device.seq < 0 else device.seq,
-        counted=[f"{key:016x}" for key in device.known],
-        changes=device.changes,
+    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> Alarm:
+        """Note who has seen an open alarm; `identity` is one that `open` has."""
+        device = self.find(self.open[identity])
+        assert device is not None
+        alarm = next(a for _, a in device.alarms() if identity in (a.id, a.escalation))
+        alarm.acknowledged = acknowledged
+        return alarm
+
+    def shelve(self, name: str, shelf: Shelf) -> None:
+        """Alert nobody of a device that is known until `unshelve`."""
+        device = self.find(name)
+        assert device is not None
+        device.shelf = shelf
+        self.shelved[name] = device
+
+    def unshelve(self, name: str) -> list[Decision]:
+        """Alert of a device again, and first of what was withheld and still stands."""
+        device = self.shelved.pop(name, None)
+        if device is None:
+            return []
+        device.shelf = None
+        decisions: list[Decision] = []
+        for kind, alarm in device.alarms():
+            event, alarm.withheld = alarm.withheld, None
+            if event is not None:
+                identity = alarm.id if event == "raised" else alarm.escalation or alarm.id
+                decisions.append(_decision(identity, name, device, kind, event, alarm))
+        return decisions
+
+    def due(self, wall: float) -> list[str]:
+        """The devices whose shelf is over at `wall` seconds since 1970."""
+        return [
+            name
+            for name, device in self.shelved.items()
+            if device.shelf is not None and device.shelf.until <= wall
+        ]
+
+    def _change(
+        self,
+        name: str,
+        device: Device,
+        kind: Kind,
+        event: Event,
+        alarm: Alarm,
+        beat: int | None = None,
+        before: Priority | None = None,
+    ) -> Decision:
+        """Give a change its id, and keep which alarms are open and what is withheld of them."""
+        identity = _identity(name, kind, event, device)
+        if event == "cleared":
+            before = alarm.priority
+            for own in (alarm.id, alarm.escalation):
+                self.open.pop(own or "", None)
+            withheld = alarm.withheld == "raised"  # of the others, people are to know the end
+        else:
+            if event == "raised":
+                alarm.id = identity
+            else:
+                alarm.escalation, alarm.acknowledged = identity, None
+            self.open[identity] = name
+            withheld = device.shelf is not None
+            alarm.withheld = (alarm.withheld or event) if withheld else None
+        by = device.shelf.by if device.shelf is not None and withheld else None
+        return _decision(identity, name, device, kind, event, alarm, beat, before, by)
+
+
+def _decision(
+    identity: str,
+    name: str,
+    device: Device,
+    kind: Kind,
+    event: Event,
+    alarm: Alarm,
+    beat: int | None = None,
+    before: Priority | None = None,
+    withheld_by: str | None = None,
+) -> Decision:
+    condition = device.condition(kind)
+    return Decision(
+        identity,
+        alarm.id,
+        name,
+        event,
+        kind,
+        beat,
+        condition.bits.bit_count() if condition else 0,
+        condition.seen if condition else 0,
+        alarm.priority,
+        alarm.since,
+        before,
+        withheld_by,
     )
 
 
@@ -422,7 +377,7 @@ def _counted(device: Device, seq: int | None, key: int) -> bool:
     return key in device.known or (device.restored and seq is not None and seq <= device.seq)
 
 
-def _change(name: str, kind: Kind, event: Event, device: Device) -> str:
+def _identity(name: str, kind: Kind, event: Event, device: Device) -> str:
     """The id of a change: derived from the beat that causes it, so that the beat gives it again.
 
     Beats without a number may be the same again and again, such as those of a lead that is off;
@@ -434,18 +389,3 @@ def _change(name: str, kind: Kind, event: Event, device: Device) -> str:
     return hashlib.blake2b(
         f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16
     ).hexdigest()
-
-
-def _end(name: str, device: Device, kind: Kind, alarm: Alarm, beat: int | None) -> Decision:
-    return Decision(
-        _change(name, kind, "cleared", device),
-        name,
-        "cleared",
-        kind,
-        beat,
-        0,
-        0,
-        alarm.priority,
-        alarm.since,
-        alarm.priority,
-    )

@@ -169,6 +169,59 @@ def watch(
 
 
 @app.command()
+def alarms(
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Those that stood since: 12h, 2d, or a time. Else all."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the beats.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    config: Config = None,
+) -> None:
+    """Show the alarms that the monitor has kept, and who acknowledged and shelved."""
+    from monitor import past_alarms, settings
+
+    past_alarms.show(settings.load(config).history_file, since, device, as_json, as_csv)
+
+
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who does; else your login's name.")
+]
+
+
+@app.command()
+def acknowledge(
+    alarm: Annotated[str, typer.Argument(metavar="ID", help="The id of an alarm, or its begin.")],
+    by: By = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Say that you have seen an alarm that is open."""
+    from monitor import attend, settings
+
+    attend.acknowledge(settings.load(config, settings.flags(broker=broker)), alarm, by)
+
+
+@app.command()
+def shelve(
+    device: Annotated[str, typer.Argument(metavar="DEVICE")],
+    minutes: Annotated[
+        float, typer.Option(min=0, max=1440, help="For so long; 0: alert of it again.")
+    ],
+    by: By = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Have nobody alerted of a device for a while; its alarms are kept all the same."""
+    from monitor import attend, settings
+
+    attend.shelve(settings.load(config, settings.flags(broker=broker)), device, minutes, by)
+
+
+@app.command()
 def demo(
     seconds: Annotated[
         float | None, typer.Option(min=1, metavar="N", help="End after so many; else at Ctrl-C.")

@@ -7,6 +7,8 @@ together. A message is acknowledged when every publish that it caused is.
 import gc
 import signal
 import time
+from concurrent.futures import Future
+from queue import SimpleQueue
 from types import FrameType
 from typing import NamedTuple
 
@@ -15,19 +17,24 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from monitor import home_assistant, notify, quality, wire
-from monitor.alarms import POOR, Alarms, Decision, Device, as_it_stands
+from monitor import notify, quality, requests, wire
+from monitor.alarms import POOR, Alarms
 from monitor.connection import wait
 from monitor.detectors import Detectors, Outcome
+from monitor.device import Shelf
+from monitor.history import Action, History
 from monitor.inbound import Inbound, Message
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
 from monitor.program import ConfigurationError, Failure
+from monitor.publisher import Evidence, Publisher
 from monitor.recovery import standing_alarms
+from monitor.requests import Request
 from monitor.settings import Settings, subscription, topic_of
 from monitor.transport import READ_SIZE
 from monitor.web import serve
+from monitor.wire import Acknowledged, rfc3339
 
 log = structlog.get_logger()
 
@@ -39,9 +46,6 @@ FAREWELL = 3.0
 
 AT_ONCE = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
-
-RECURRENT = 60.0
-"""Seconds after an alarm has cleared within which it counts as come again."""
 
 QUIET = 16
 """Messages in a batch up to which each beat is saved of a device with anomalous beats in sight."""
@@ -78,14 +82,6 @@ class Intake(NamedTuple):
         return self.device, self.start, self.stop
 
 
-class Evidence(NamedTuple):
-    """The beat that caused an alert, as far as it is known: its score and its reconstruction."""
-
-    score: float | None = None
-    beat: list[float] | None = None
-    reconstruction: list[float] | None = None
-
-
 class Daemon:
     """Reads beats from the broker until it is told to stop."""
 
@@ -97,14 +93,18 @@ class Daemon:
         self.topics = wire.Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
-        self.outbound = Outbound(settings.mqtt, metrics)
+        asked = [topic_of(settings.output, "+", f"alarm/{end}") for end in requests.ENDS]
+        self.outbound = Outbound(settings.mqtt, asked, metrics)
+        self.history = History(settings.history, settings.history_file, metrics.lost)
+        self.publisher = Publisher(
+            settings, self.alarms, detectors, self.outbound, self.history, metrics
+        )
+        self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._stop = False
         self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
-        self._rejections, self._events = Throttle(LINES), Throttle(LINES)
-        self._announced: set[str] = set()
-        self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
+        self._rejections = Throttle(LINES)
 
     # -- its life
 
@@ -129,6 +129,7 @@ class Daemon:
         log.info(
             "started",
             model=self.detectors.default.name,
+            sha256=self.detectors.default.sha256,
             threshold=round(self.detectors.default.threshold, 6),
             topics=self.settings.input.topic,
         )
@@ -146,8 +147,11 @@ class Daemon:
             messages = []  # they come again; nothing can be decided yet
         if messages:
             self._work(messages)
+        if self._recovered:
+            self._attend()
         if self.inbound.new_session:
-            self._renew()
+            self.inbound.new_session = False
+            self.publisher.renew()
         self._tell_status()
         now = time.monotonic()
         if now - self._turned > STALLED:
@@ -170,6 +174,7 @@ class Daemon:
         self.inbound.acknowledge()
         self.inbound.hang_up()
         self.outbound.hang_up()
+        self.history.close(FAREWELL)
         log.info("stopped")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -204,8 +209,8 @@ class Daemon:
         self.metrics.last_beat.set(wall)
         for message, name, beats, start, stop in intakes:
             device = self.alarms.hear(name, message.arrived)
-            if self.settings.output.home_assistant and name not in self._announced:
-                self._announce(name, device)
+            if self.settings.output.home_assistant:
+                self.publisher.announce(name)
             times = beats.times(wall)
             decisions = self.alarms.observe(
                 name,
@@ -220,13 +225,13 @@ class Daemon:
                 at = decision.beat or 0
                 believed = verdicts[start + at] != POOR
                 evidence = _evidence(batch, scored, start + at, believed)
-                self._alert(decision, times[at], evidence, message)
+                self.publisher.alert(decision, times[at], evidence, message)
             if decisions or (device.unsaved and not busy) or (quiet and not device.clean):
                 unsaved.setdefault(name, message)
         # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
         # its alert. The first message that changed it waits, and so do all behind that one.
         for name, message in unsaved.items():
-            self._save(name, wall, message)
+            self.publisher.save(name, wall, message)
         if self.settings.output.scores:
             self._publish_scores(intakes, verdicts, scored, wall)
 
@@ -279,85 +284,6 @@ class Daemon:
         self.metrics.ratio.observe(ratios)
         return verdicts.tobytes()
 
-    def _alert(
-        self,
-        decision: Decision,
-        moment: float,
-        evidence: Evidence,
-        cause: Message | None = None,
-    ) -> None:
-        """Publish a change of an alarm."""
-        detector = self.detectors.for_device(decision.device)
-        alert = wire.Alert(
-            id=decision.id,
-            device=decision.device,
-            event=decision.event,
-            kind=decision.kind,
-            priority=decision.priority,
-            time=wire.rfc3339(moment),
-            since=wire.rfc3339(decision.since),
-            score=evidence.score,
-            threshold=detector.threshold,
-            beats_anomalous=decision.anomalous,
-            beats_seen=decision.seen,
-            model=detector.name,
-            beat=evidence.beat,
-            reconstruction=evidence.reconstruction,
-        )
-        topic = topic_of(self.settings.output, decision.device, "alerts")
-        self.outbound.publish(topic, wire.encode(alert), cause=cause, timed=True)
-        self._count(decision)
-        if self._events.admits(decision.id, time.monotonic()):
-            log.info(
-                decision.event,
-                device=decision.device,
-                kind=decision.kind,
-                priority=decision.priority,
-                beats=f"{decision.anomalous}/{decision.seen}",
-                withheld=self._events.take_withheld(),
-            )
-
-    def _count(self, decision: Decision) -> None:
-        kind, gauge = decision.kind, self.metrics.alarms
-        self.metrics.alerts.labels(kind, decision.event, decision.priority).inc()
-        if decision.before is not None:
-            gauge.labels(kind, decision.before).dec()
-        if decision.event != "cleared":
-            gauge.labels(kind, decision.priority).inc()
-        self._count_recurrence(decision, time.monotonic())
-
-    def _count_recurrence(self, decision: Decision, now: float) -> None:
-        """Count an alarm that is raised again soon after it has cleared."""
-        while self._cleared and next(iter(self._cleared.values())) + RECURRENT <= now:
-            del self._cleared[next(iter(self._cleared))]
-        cleared = self._cleared.pop((decision.device, decision.kind), None)
-        if decision.event == "cleared":
-            self._cleared[decision.device, decision.kind] = now
-        elif cleared is not None:
-            self.metrics.recurring.inc()
-
-    def _announce(self, name: str, device: Device) -> None:
-        """Show a device to Home Assistant, and its alarm as it stands, though there be none."""
-        self._announced.add(name)
-        alarm = topic_of(self.settings.output, name, "alarm")
-        status = f"ecg-monitor/{self.settings.mqtt.client_id}/status"
-        payload = home_assistant.announcement(name, alarm, status)
-        self.outbound.publish(home_assistant.topic(name), payload, retain=True)
-        device.unsaved = True
-
-    def _save(self, name: str, wall: float, cause: Message | None = None) -> None:
-        """Make a device's alarm known as it stands; gone, if the device was forgotten."""
-        device = self.alarms.find(name)
-        payload = b""
-        if device is not None:
-            device.unsaved = False
-            payload = wire.encode(as_it_stands(name, device, wall))
-        elif name in self._announced:
-            self._announced.remove(name)
-            self.outbound.publish(home_assistant.topic(name), b"", retain=True)
-        topic = topic_of(self.settings.output, name, "alarm")
-        self.outbound.publish(topic, payload, retain=True, cause=cause)
-
     def _publish_scores(
         self, intakes: list[Intake], verdicts: bytes, scored: Outcome, wall: float
     ) -> None:
@@ -390,6 +316,67 @@ class Daemon:
                 withheld=self._rejections.take_withheld(),
             )
 
+    # -- what people ask
+
+    def ask(self, request: Request, device: str | None = None) -> Future[str | None]:
+        """Have a request attended to by the loop; called from other threads.
+
+        Gives why it cannot be done, or None once it is.
+        """
+        answer: Future[str | None] = Future()
+        self._asked.put((device, request, answer))
+        return answer
+
+    def _attend(self) -> None:
+        for asked in self.outbound.take_requests():
+            *_, device, _, end = asked.topic.split(b"/")
+            try:
+                request = requests.decode(end.decode(), asked.payload)
+            except wire.Rejected as rejected:
+                self._reject(asked.topic, rejected.reason, str(rejected))
+                continue
+            problem = self._do(request, device.decode(errors="replace"))
+            if problem is not None:
+                log.warning("not done", request=type(request).__name__.lower(), reason=problem)
+        while not self._asked.empty():
+            name, request, answer = self._asked.get()
+            answer.set_result(self._do(request, name))
+
+    def _do(self, request: Request, device: str | None) -> str | None:
+        """Do what is asked; gives why it cannot be done."""
+        wall = time.time()
+        if isinstance(request, requests.Shelve):
+            return self._shelve(request, device or "", wall)
+        name = self.alarms.open.get(request.id)
+        if name is None or device not in (None, name):
+            return f"no alarm with the id {request.id} is open"
+        seen = Acknowledged(request.by, rfc3339(wall))
+        alarm = self.alarms.acknowledge(request.id, seen)
+        self.history.note(Action("acknowledged", name, request.by, wall, alarm.id))
+        log.info("acknowledged", device=name, alarm=alarm.id, by=request.by)
+        self.publisher.save(name, wall)
+        return None
+
+    def _shelve(self, request: requests.Shelve, name: str, wall: float) -> str | None:
+        if self.alarms.find(name) is None:
+            return f"no device {name!r} is known"
+        if not request.minutes:
+            self._unshelve(name, request.by, wall)
+            return None
+        until = wall + 60 * request.minutes
+        self.alarms.shelve(name, Shelf(request.by, wall, until))
+        self.history.note(Action("shelved", name, request.by, wall, until=until))
+        log.info("shelved", device=name, minutes=request.minutes, by=request.by)
+        self.publisher.save(name, wall)
+        return None
+
+    def _unshelve(self, name: str, by: str, wall: float) -> None:
+        for decision in self.alarms.unshelve(name):
+            self.publisher.alert_late(decision, wall)
+        self.history.note(Action("unshelved", name, by, wall))
+        log.info("unshelved", device=name, by=by)
+        self.publisher.save(name, wall)
+
     # -- what is not caused by a beat
 
     def _look_round(self, now: float) -> None:
@@ -401,13 +388,15 @@ class Daemon:
             wall = time.time()
             since = max(self.inbound.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
-                self._alert(decision, wall, Evidence())
-                self._save(decision.device, wall)
+                self.publisher.alert(decision, wall)
+                self.publisher.save(decision.device, wall)
             gone, cleared = self.alarms.forget(now, AT_ONCE)
             for decision in cleared:
-                self._alert(decision, wall, Evidence())
+                self.publisher.alert(decision, wall)
             for name in gone:
-                self._save(name, wall)
+                self.publisher.save(name, wall)
+            for name in self.alarms.due(wall):
+                self._unshelve(name, "the clock", wall)
         self.metrics.devices.set(len(self.alarms.devices))
 
     def _refresh_models(self) -> None:
@@ -443,16 +432,6 @@ class Daemon:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
         self._recovered = True
         return True
-
-    def _renew(self) -> None:
-        """Make the open alarms known again to a broker that has lost its memory."""
-        self.inbound.new_session = False
-        self._announced.clear()  # each is announced again with its next beat
-        wall = time.time()
-        for devices in (self.alarms.devices, self.alarms.silent):
-            for name, device in list(devices.items()):
-                if not device.clean:
-                    self._save(name, wall)
 
 
 def _evidence(batch: NDArray[np.float32], scored: Outcome, at: int, believed: bool) -> Evidence:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import Empty, Queue
 from socket import socket
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 import numpy as np
@@ -89,8 +89,8 @@ def run(seconds: float | None) -> None:
         devices = threading.Thread(
             target=_play, args=(wards, settings, over), name="devices", daemon=True
         )
-        with TemporaryFile() as log:
-            daemon = _start_daemon(broker.url, port, log)
+        with TemporaryDirectory() as folder, TemporaryFile() as log:
+            daemon = _start_daemon(broker.url, port, folder, log)
             try:
                 devices.start()
                 _show_alerts(console, alerts, daemon, seconds)
@@ -112,8 +112,9 @@ def _metrics_port(wanted: int) -> int:
         return wanted if probe.connect_ex(("127.0.0.1", wanted)) else free_port()
 
 
-def _start_daemon(url: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_daemon(url: str, port: int, folder: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     settings = {
+        "HISTORY__FILE": f"{folder}/history.db",
         "MQTT__BROKER": url,
         "MQTT__PROTOCOL": "3.1.1",
         **{f"ALARM__{name}": value for name, value in BRISK.items()},

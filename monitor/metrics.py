@@ -21,7 +21,7 @@ from monitor.quality import FAULTS
 from monitor.wire import REASONS
 
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
-SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0)
+SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0)
 BATCH_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096)
 
 
@@ -80,6 +80,7 @@ class Metrics:
             "alarms_recurring", "Alarms raised within a minute of their clearing."
         )
         self.refused = counter("publishes_refused", "Publishes that the broker refused.")
+        self.lost = counter("history_lost", "Alerts and actions that the history could not keep.")
         self.connects = counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = counter(
             "messages_redelivered", "Messages that the broker marked as delivered before."

@@ -1,4 +1,7 @@
-"""The alerts' way out: everything is published until the broker has acknowledged it."""
+"""The alerts' way out: everything is published until the broker has acknowledged it.
+
+What people ask of us comes in here, too, where it does not stand in line behind beats.
+"""
 
 import time
 
@@ -13,7 +16,7 @@ from monitor.connection import Connection, wait
 from monitor.metrics import Metrics
 from monitor.outbox import Outbox, Publication, Waiting
 from monitor.settings import Mqtt
-from monitor.transport import Client
+from monitor.transport import Client, Publish, parse_publish
 
 log = structlog.get_logger()
 
@@ -27,9 +30,12 @@ REFUSED_PAUSE = 5.0
 class Outbound(Connection):
     """What the daemon says, and that it is there: its status, with a last will."""
 
-    def __init__(self, mqtt: Mqtt, metrics: Metrics) -> None:
+    def __init__(self, mqtt: Mqtt, requests: list[str], metrics: Metrics) -> None:
+        """Publish over this broker; `requests` are the filters of what people ask."""
         super().__init__(mqtt, f"{mqtt.client_id}-alerts", keep_session=False)
         self._metrics = metrics
+        self._filters = requests
+        self._requests: list[Publish] = []
         self._topic = f"ecg-monitor/{mqtt.client_id}/status"
         self._status = ""  # what was last said on this connection
         self._outbox = Outbox()
@@ -57,6 +63,14 @@ class Outbound(Connection):
                 that people look at.
         """
         self._outbox.add(Publication(topic, payload, retain, cause, timed))
+
+    def take_requests(self) -> list[Publish]:
+        """What people asked since it was last looked at; it counts as taken."""
+        requests, self._requests = self._requests, []
+        client = self._client
+        if client is not None and client.packets is not None:
+            client.packets.acknowledge([request.mid for request in requests if request.qos])
+        return requests
 
     def say(self, status: str) -> None:
         """Publish our status, unless it is what we said last on this connection."""
@@ -97,14 +111,23 @@ class Outbound(Connection):
         client.on_publish = self._on_publish
 
     def _begin(
-        self, _client: PahoClient, _flags: ConnectFlags, properties: Properties | None
+        self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
+        # A broker that does not let us hear requests is no trouble: alerts matter more.
+        client.subscribe([(topic, 1) for topic in self._filters])
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._status = ""  # the last will has spoken since
         self.trouble = None
 
     def _end(self) -> None:
         self._outbox.lose()
+        # What they ask is done, but can no longer be acknowledged.
+        self._requests = [request._replace(qos=0) for request in self._requests]
+
+    def _take(self, header: int, body: bytes, _arrived: float) -> None:
+        request = parse_publish(header, body, self._protocol == "5")
+        if not request.retain:  # nobody means an alarm that is still to come
+            self._requests.append(request)
 
     def _on_publish(
         self,

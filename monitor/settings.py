@@ -1,6 +1,7 @@
 """The settings: flags win over the environment, the environment over the TOML file."""
 
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -28,11 +29,16 @@ from pydantic_settings import (
 
 from monitor.alarms import Policy
 from monitor.program import ConfigurationError
+from monitor.requests import ENDS
 from monitor.wire import Payload
 
 Protocol = Literal["5", "3.1.1"]
 
 DEVICE = "{device}"
+
+SHORTEST_TOKEN = 16
+"""Characters of a token: one that can be guessed is none."""
+
 DEFAULT = Policy()
 
 
@@ -42,6 +48,23 @@ class Table(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
     )
+
+
+def readable(path: Path | None) -> Path | None:
+    """The same path. Raises ValueError if it is no file that can be read."""
+    if path is not None:
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+    return path
+
+
+def secret(given: SecretStr | None, file: Path | None) -> str | None:
+    """A secret, from a file or as it was given."""
+    if file is not None:
+        return file.read_text().rstrip("\r\n")
+    return given.get_secret_value() if given else None
 
 
 def _client_id() -> str:
@@ -92,12 +115,7 @@ class Mqtt(Table):
     @field_validator("password_file", "ca_file", "cert_file", "key_file")
     @classmethod
     def _check_file(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise ValueError(f"must be a file that can be read ({error.strerror})") from None
-        return path
+        return readable(path)
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Mqtt":
@@ -128,9 +146,7 @@ class Mqtt(Table):
     @property
     def secret(self) -> str | None:
         """The password, from wherever it was given."""
-        if self.password_file:
-            return self.password_file.read_text().rstrip("\r\n")
-        return self.password.get_secret_value() if self.password else None
+        return secret(self.password, self.password_file)
 
 
 class Input(Table):
@@ -247,11 +263,43 @@ class Output(Table):
         return topic
 
 
+class History(Table):
+    """What is kept of alarms, and of what people did about them."""
+
+    file: Path | None = Field(
+        None, description="in SQLite; ~/.local/state/ecg-monitor/<client id>.db if unset"
+    )
+    days: float = Field(90, ge=0, le=36500, description="days that it is kept; 0: nothing is")
+    megabytes: int = Field(256, ge=1, description="its size, beyond which the oldest goes")
+
+
 class Metrics(Table):
-    """Where metrics and health are served."""
+    """Where metrics, health and the live page are served."""
 
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 to be seen from outside")
     port: int = Field(9464, ge=0, le=65535, description="/metrics and /healthz; 0: any free port")
+    token: SecretStr | None = Field(
+        None, description="who has it may acknowledge and shelve over HTTP; nobody may if unset"
+    )
+    token_file: Path | None = Field(None, description="file that holds the token")
+
+    @field_validator("token_file")
+    @classmethod
+    def _check_file(cls, path: Path | None) -> Path | None:
+        return readable(path)
+
+    @model_validator(mode="after")
+    def _check_token(self) -> "Metrics":
+        if self.token and self.token_file:
+            raise ValueError("metrics.token and metrics.token_file exclude each other")
+        if self.secret is not None and len(self.secret) < SHORTEST_TOKEN:
+            raise ValueError(f"metrics.token: must have {SHORTEST_TOKEN} characters or more")
+        return self
+
+    @property
+    def secret(self) -> str | None:
+        """The token, from wherever it was given."""
+        return secret(self.token, self.token_file)
 
 
 class Settings(BaseSettings):
@@ -270,14 +318,21 @@ class Settings(BaseSettings):
     model: Model = Model()
     alarm: Alarm = Alarm()
     output: Output = Output()
+    history: History = History()
     metrics: Metrics = Metrics()
+
+    @property
+    def history_file(self) -> Path:
+        """Where the history is kept."""
+        folder = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return self.history.file or Path(folder, "ecg-monitor", f"{self.mqtt.client_id}.db")
 
     @model_validator(mode="after")
     def _check_no_loop(self) -> "Settings":
         from paho.mqtt.client import topic_matches_sub
 
         for topic in self.input.topic:
-            for end in ("alerts", "alarm", "scores"):
+            for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in ENDS)):
                 if topic_matches_sub(
                     subscription(topic, bare=True), topic_of(self.output, "x", end)
                 ):
@@ -358,8 +413,8 @@ def _explain(error: ErrorDetails) -> str:
     said = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
         return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
-    secret = "password" in setting and "file" not in setting
-    value = "'***'" if secret else _LOGIN.sub("//***@", repr(error["input"]))
+    hidden = setting.endswith(("password", "token"))
+    value = "'***'" if hidden else _LOGIN.sub("//***@", repr(error["input"]))
     return f"{setting} = {value}: {said}"
 
 

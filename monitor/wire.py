@@ -28,6 +28,7 @@ Payload = Literal["auto", "json", "float32"]
 
 Kind = Literal["anomaly", "signal-quality", "silent"]
 Event = Literal["raised", "escalated", "cleared"]
+Withheld = Literal["raised", "escalated"]
 Priority = Literal["high", "medium", "low"]
 
 
@@ -96,6 +97,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: the same whenever the same beats cause the same event.
+        alarm: the id of the alert that raised the alarm: the same in all alerts of it.
         time: when the beat was that caused the event; RFC 3339, UTC.
         since: when the alarm was raised; RFC 3339, UTC.
         score: of the beat that caused the event; None where it was not scored.
@@ -107,6 +109,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
+    alarm: str = ""
     device: str
     event: Event
     kind: Kind
@@ -122,17 +125,47 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     reconstruction: list[float] | None
 
 
+class Acknowledged(msgspec.Struct, frozen=True):
+    """Who has seen an alarm, and when."""
+
+    by: str
+    time: str
+
+
 class StandingAlarm(msgspec.Struct, frozen=True):
-    """One open alarm of a device."""
+    """One open alarm of a device.
+
+    Attributes:
+        id: of the alert that raised it.
+        acknowledged: None until somebody has seen it, and again once it escalates.
+        escalation: the id of the alert that escalated it.
+        withheld: the event that nobody was alerted of, for the device is shelved.
+    """
 
     id: str
     kind: Kind
     priority: Priority
     since: str
+    acknowledged: Acknowledged | None = None
+    escalation: str | None = None
+    withheld: Withheld | None = None
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
         from_rfc3339(self.since)
+
+
+class Shelved(msgspec.Struct, frozen=True):
+    """Until when nobody is alerted of a device, and who wanted it so."""
+
+    by: str
+    since: str
+    until: str
+
+    def __post_init__(self) -> None:
+        """Refuse times that are none."""
+        from_rfc3339(self.since)
+        from_rfc3339(self.until)
 
 
 Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
@@ -152,6 +185,7 @@ class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None
     time: str
     alarms: list[StandingAlarm]
+    shelved: Shelved | None = None
     anomalous: Window
     poor: Window
     seq: Annotated[int, Meta(ge=0, lt=2**53)] | None

@@ -43,6 +43,7 @@ class RunningDaemon:
         self.log = folder / "daemon.log"
         own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
+        given["HISTORY__FILE"] = str(folder / "history.db")
         given |= {"ALARM__WINDOW": "10", "ALARM__RAISE_AT": "3", "ALARM__CLEAR_AT": "0"}
         self._environment = own | (variables or {})
         for name, value in (given | settings).items():

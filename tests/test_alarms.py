@@ -22,8 +22,8 @@ from monitor.alarms import (
     Alarms,
     Decision,
     Policy,
-    as_it_stands,
 )
+from monitor.device import Shelf, as_it_stands
 
 THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
 EPOCH = 1_795_262_400.0
@@ -528,3 +528,71 @@ def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[
     except msgspec.DecodeError:
         return
     Alarms(THREE_OF_TEN).restore(saved, 0.0)
+
+
+# -- shelved devices
+
+
+@given(policies(), STREAMS, st.data())
+def test_whoever_is_alerted_knows_what_stands_once_a_shelf_is_over(
+    policy: Policy, verdicts: list[int], data: st.DataObject
+) -> None:
+    """Alerts alone, with those of a shelf told late, lead to the alarms that stand."""
+    alarms = Alarms(policy)
+    shelved = data.draw(st.integers(0, len(verdicts) - 1))
+    over = data.draw(st.integers(shelved, len(verdicts)))
+    restart = data.draw(st.integers(0, len(verdicts)))
+    known: dict[str, str] = {}
+
+    def hear(decision: Decision) -> None:
+        if decision.event == "raised":
+            assert decision.kind not in known
+        else:
+            assert decision.kind in known, "a change of an alarm that nobody knows of"
+        known[decision.kind] = decision.priority
+        if decision.event == "cleared":
+            del known[decision.kind]
+
+    told: list[Decision] = []
+    for i, beat in enumerate(beats_of(verdicts, numbered=True)):
+        if i == restart:
+            alarms = restarted(alarms, 0.0)
+        if i == shelved and alarms.find("a") is not None:
+            alarms.shelve("a", Shelf("Anna", EPOCH, EPOCH + 60))
+        if i == over:
+            told += alarms.unshelve("a")
+        for decision in send(alarms, "a", [beat]):
+            on_shelf = alarms.shelved.get("a") is not None
+            assert decision.withheld_by in (None, "Anna")
+            assert on_shelf or decision.withheld_by is None
+            if decision.withheld_by is None:
+                assert not on_shelf or decision.event == "cleared"
+                told.append(decision)
+    told += alarms.unshelve("a")
+    assert not alarms.unshelve("a")
+    for decision in told:
+        hear(decision)
+    device = alarms.find("a")
+    assert device is not None
+    assert known == {kind: alarm.priority for kind, alarm in device.alarms()}
+    assert len({decision.id for decision in told}) == len(told)
+    own = {alarm.id for _, alarm in device.alarms()}
+    own |= {alarm.escalation for _, alarm in device.alarms() if alarm.escalation}
+    assert set(alarms.open) == own
+
+
+def test_a_shelf_is_over_when_its_time_has_come_and_keeps_its_device() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    send(alarms, "a", beats_of([NORMAL] * 10, numbered=True))
+    alarms.shelve("a", Shelf("Anna", EPOCH, EPOCH + 7200))
+    assert alarms.due(EPOCH + 7199) == []
+    assert alarms.due(EPOCH + 7200) == ["a"]
+    (silent,) = alarms.fall_silent(100.0, 0.0, EPOCH + 100, 10)
+    assert silent.withheld_by == "Anna"
+    later = 100.0 + FORGET_AFTER
+    assert alarms.forget(later, 10) == ([], [])
+    (told,) = alarms.unshelve("a")
+    assert told.id == silent.id and told.withheld_by is None
+    gone, (cleared,) = alarms.forget(later, 10)
+    assert gone == ["a"] and cleared.alarm == silent.id and cleared.withheld_by is None
+    assert not alarms.open and not alarms.due(EPOCH + 9999)

@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.client import topic_matches_sub as fits
 
-from monitor import client, segment, wire
+from monitor import client, requests, segment, wire
 from monitor.settings import Settings, load, subscription, topic_of
 from monitor.simulator import Simulator
 from tests.brokers import Mosquitto
@@ -64,7 +64,16 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", [wire.Alert, wire.DeviceAlarm, wire.StandingAlarm, wire.Score, wire.Scores]
+    "struct",
+    [
+        wire.Acknowledged,
+        wire.Alert,
+        wire.DeviceAlarm,
+        wire.Score,
+        wire.Scores,
+        wire.Shelved,
+        wire.StandingAlarm,
+    ],
 )
 def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
     struct: type[msgspec.Struct],
@@ -84,6 +93,7 @@ def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
 def test_encoded_messages_fit_their_schemas() -> None:
     alert = wire.Alert(
         id="0" * 32,
+        alarm="0" * 32,
         device="bed-7",
         event="raised",
         kind="anomaly",
@@ -100,6 +110,7 @@ def test_encoded_messages_fit_their_schemas() -> None:
     )
     without = {"score": None, "beat": None, "reconstruction": None}
     standing = wire.StandingAlarm("0" * 32, "silent", "medium", TIME)
+    seen = msgspec.structs.replace(standing, acknowledged=wire.Acknowledged("Anna", TIME))
     for state in (
         alert,
         msgspec.structs.replace(alert, **without),
@@ -108,7 +119,8 @@ def test_encoded_messages_fit_their_schemas() -> None:
             state="alarm",
             priority="medium",
             time=TIME,
-            alarms=[standing],
+            alarms=[standing, seen],
+            shelved=wire.Shelved("Anna", TIME, TIME),
             anomalous="..x",
             poor="",
             seq=None,
@@ -184,11 +196,39 @@ def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
     assert validator("Samples").is_valid(chunk) == taken
 
 
+@pytest.mark.parametrize(
+    ("end", "request_"),
+    [
+        ("acknowledge", {"id": "0" * 32}),
+        ("acknowledge", {"id": "0" * 32, "by": "Anna", "ward": 3}),
+        ("acknowledge", {"id": "0" * 31}),
+        ("acknowledge", {"id": "0" * 32, "by": ""}),
+        ("acknowledge", {"id": "0" * 32, "by": "x" * 101}),
+        ("acknowledge", {"by": "Anna"}),
+        ("acknowledge", "0" * 32),
+        ("shelve", {"minutes": 1440, "by": "Anna"}),
+        ("shelve", {"minutes": 0}),
+        ("shelve", {"minutes": 1440.1}),
+        ("shelve", {"minutes": -1}),
+        ("shelve", {"minutes": "1"}),
+        ("shelve", {"by": "Anna"}),
+    ],
+    ids=str,
+)
+def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: object) -> None:
+    try:
+        requests.decode(end, msgspec.json.encode(request_))
+        taken = True
+    except wire.Rejected:
+        taken = False
+    assert validator(end.capitalize()).is_valid(request_) == taken
+
+
 def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, segment.TOPIC} <= described
-    for end in ("alerts", "alarm", "scores"):
+    for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in requests.ENDS)):
         assert topic_of(settings.output, "{device}", end) in described
 
 
@@ -230,6 +270,14 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
                 subscriber.publish(bed, beats.astype("<f4").tobytes(), qos=1)
             raised = 'ecg_monitor_alerts_total{event="raised",kind="silent",priority="medium"}'
             daemon.wait_until(raised, 1)
+            shelve = topic_of(settings.output, "bed-7", "alarm/shelve")
+            subscriber.publish(shelve, wire.encode(requests.Shelve(5, "Anna")), qos=1)
+            while not (silent := [m for topic, m, *_ in seen if b'"silent"' in m]):
+                time.sleep(0.05)
+            alarm = msgspec.json.decode(silent[0])["id"]  # the alert comes before the alarm
+            seen_it = requests.Acknowledge(alarm, "Anna")
+            acknowledge = topic_of(settings.output, "bed-7", "alarm/acknowledge")
+            subscriber.publish(acknowledge, wire.encode(seen_it), qos=1)
             again = subscription(settings.input.topic[0], device="bed-8")
             message = {"beats": simulator.normal(2).tolist(), "seq": 4, "rr_ms": [800, 810]}
             subscriber.publish(again, msgspec.json.encode(message), qos=1)
@@ -252,14 +300,14 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     for topic, payload, qos, _ in seen:
         channel = channel_of(topic)
         message_of = look_up(next(iter(channel["messages"].values()))["$ref"])
-        if channel is not DOCUMENT["channels"]["beats"]:
+        if channel["address"].rpartition("/")[2] not in ("beats", *requests.ENDS):
             operation = next(
                 o["bindings"]["mqtt"]
                 for o in DOCUMENT["operations"].values()
                 if look_up(o["channel"]["$ref"]) is channel
             )
             assert (qos, topic in kept) == (operation["qos"], operation["retain"]), topic
-        elif len(payload) % wire.BYTES == 0:
+        elif topic.endswith("/beats") and len(payload) % wire.BYTES == 0:
             continue  # float32
         text = message_of["contentType"] == "text/plain"
         content: Any = payload.decode() if text else msgspec.json.decode(payload)

@@ -26,7 +26,7 @@ from tests.daemons import RunningDaemon
 
 TOP = Path(__file__).parent.parent
 DOCKER = TOP / "docker"
-USERS = ("bed-1", "bed-2", "monitor", "segmenter", "viewer")
+USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
 
 
 class _Loader(yaml.SafeLoader):
@@ -146,7 +146,7 @@ def test_what_compose_sets_are_settings_of_the_monitor(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
-    file.write_text("secret")
+    file.write_text("a secret that is long")
     for name, service in services():
         for variable, value in service.get("environment", {}).items():
             if variable.startswith("ECG_MONITOR_"):
@@ -220,10 +220,12 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert {str(path.relative_to(tmp_path)) for path in before} == {
+        "attendant/password",
         "broker/passwords",
         "devices/bed-1",
         "grafana/password",
         "monitor/password",
+        "page/token",
         "segmenter/password",
         "viewer/password",
     }
@@ -249,7 +251,7 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["viewer", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
+    "name", ["viewer", "attendant", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
 )
 def test_no_login_is_made_for_what_is_no_device(tmp_path: Path, name: str) -> None:
     assert make_passwords(tmp_path, name).returncode == 64
@@ -273,6 +275,7 @@ MAY_PUBLISH = {
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
     "segmenter": {f"ecg/{user}/beats" for user in USERS},
     "viewer": set(),
+    "attendant": {"ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve"},
     "monitor": {
         "ecg/bed-1/alerts",
         "ecg/bed-1/alarm",
@@ -281,21 +284,32 @@ MAY_PUBLISH = {
         "homeassistant/device/x/config",
     },
 }
+SEEN = {
+    "ecg/bed-1/samples",
+    "ecg/bed-2/samples",
+    "ecg/bed-1/alerts",
+    "ecg/bed-1/alarm",
+    "ecg/bed-1/alarm/acknowledge",
+    "ecg/bed-1/alarm/shelve",
+    "ecg/bed-1/scores",
+    "ecg-monitor/ward/status",
+}
 MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
     "segmenter": {"ecg/bed-1/samples", "ecg/bed-2/samples"},
     "viewer": {
         *(f"ecg/{user}/beats" for user in USERS if user != "viewer"),
-        "ecg/bed-1/samples",
-        "ecg/bed-2/samples",
-        "ecg/bed-1/alerts",
-        "ecg/bed-1/alarm",
-        "ecg/bed-1/scores",
-        "ecg-monitor/ward/status",
+        *SEEN,
         "homeassistant/device/x/config",
     },
-    "monitor": {*(f"ecg/{user}/beats" for user in USERS if user != "monitor"), "ecg/bed-1/alarm"},
+    "attendant": {*(f"ecg/{user}/beats" for user in USERS if user != "attendant"), *SEEN},
+    "monitor": {
+        *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
+        "ecg/bed-1/alarm",
+        "ecg/bed-1/alarm/acknowledge",
+        "ecg/bed-1/alarm/shelve",
+    },
 }
 TRIED = sorted(
     {topic for topics in [*MAY_PUBLISH.values(), *MAY_READ.values()] for topic in topics}

@@ -1,0 +1,144 @@
+"""Asks the monitor, over the broker, to note an acknowledgement or to shelve a device.
+
+What it made of it shows in the device's alarm as it stands, which is waited for.
+"""
+
+import getpass
+import time
+from collections.abc import Callable
+from queue import Empty, Queue
+
+import msgspec
+from paho.mqtt.client import Client
+
+from monitor import client, wire
+from monitor.program import Failure, UsageError
+from monitor.requests import Acknowledge, Shelve
+from monitor.settings import Settings, topic_of
+from monitor.wire import DeviceAlarm, StandingAlarm, decode_alarm
+
+QUIET = 0.5
+"""Seconds without another alarm after which there is none left."""
+
+WITHIN = 5.0
+"""Seconds that the monitor may take to answer."""
+
+FEWEST = 6
+"""Characters of an id that are enough, if no other alarm's begins like it."""
+
+
+class _Desk:
+    """A connection over which alarms are read and requests are sent."""
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        self._output = settings.output
+        self._alarms: Queue[bytes | None] = Queue()
+        self._client: Client = client.join(settings.mqtt, "attend")
+        self._client.on_message = lambda *given: self._alarms.put(bytes(given[2].payload))
+        self._client.on_subscribe = lambda *_: self._alarms.put(None)
+        self._client.subscribe(topic_of(self._output, device, "alarm"), qos=1)
+
+    def __enter__(self) -> "_Desk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def standing(self) -> list[DeviceAlarm]:
+        """The alarms that stand retained with the broker."""
+        found = []
+        while (alarm := self._next(QUIET)) is not None:
+            found.append(alarm)
+        return found
+
+    def ask(
+        self,
+        device: str,
+        end: str,
+        request: Acknowledge | Shelve,
+        done: Callable[[DeviceAlarm], bool],
+    ) -> None:
+        """Send a request and wait until the device's alarm shows that it was done.
+
+        Raises:
+            Failure: it does not show in time.
+        """
+        topic = topic_of(self._output, device, f"alarm/{end}")
+        self._client.publish(topic, wire.encode(request), qos=1)
+        deadline = time.monotonic() + WITHIN
+        while (left := deadline - time.monotonic()) > 0:
+            alarm = self._next(left)
+            if alarm is not None and alarm.device == device and done(alarm):
+                return
+        raise Failure(
+            f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, and "
+            f"be allowed to read {topic}, and you to write there"
+        )
+
+    def _next(self, within: float) -> DeviceAlarm | None:
+        try:
+            payload = self._alarms.get(timeout=within)
+            while not payload:
+                payload = self._alarms.get(timeout=within)
+            return decode_alarm(payload)
+        except (Empty, msgspec.DecodeError):
+            return None
+
+
+def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
+    """Acknowledge an open alarm by its id, or by as much of it as tells it from others.
+
+    Raises:
+        UsageError: no such alarm is open.
+        Failure: the broker or the monitor does not answer.
+    """
+    by = by or getpass.getuser()
+    with _Desk(settings, "+") as desk:
+        fitting = [
+            (device, alarm)
+            for device in desk.standing()
+            for alarm in device.alarms
+            if _is(alarm, identity)
+        ]
+        if len(identity) < FEWEST or len(fitting) != 1:
+            raise UsageError(
+                f"{identity!r}: {len(fitting) or 'no'} open alarms have this id; allowed is the id "
+                f"of one, of which {FEWEST} characters or more may do"
+            )
+        device, alarm = fitting[0]
+        begun = wire.rfc3339(time.time() - 1)
+
+        def done(now: DeviceAlarm) -> bool:
+            seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
+            return any(a is not None and a.by == by and a.time >= begun for a in seen)
+
+        desk.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
+    print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
+
+
+def _is(alarm: StandingAlarm, identity: str) -> bool:
+    return any((own or "").startswith(identity) for own in (alarm.id, alarm.escalation))
+
+
+def shelve(settings: Settings, device: str, minutes: float, by: str | None) -> None:
+    """Shelve a device for some minutes, or take it off the shelf.
+
+    Raises:
+        UsageError: no device has such a name.
+        Failure: the broker or the monitor does not answer.
+    """
+    if set("/+#") & set(device):
+        raise UsageError(f"DEVICE {device!r}: a name has no /, + or #")
+    by = by or getpass.getuser()
+    until = ""
+    with _Desk(settings, device) as desk:
+        desk.standing()
+
+        def done(now: DeviceAlarm) -> bool:
+            nonlocal until
+            until = now.shelved.until if now.shelved is not None else ""
+            return bool(until) == bool(minutes)
+
+        desk.ask(device, "shelve", Shelve(minutes, by), done)
+    print(f"{device}: shelved until {until}" if until else f"{device}: not shelved any more")
