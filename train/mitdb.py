@@ -221,7 +221,7 @@ def _print_expected(rows: list[Judged]) -> None:
     )  # fmt: skip
     for name, judged in (
         ("at the settings that ship", [row.alarms for row in rows]),
-        ("each at settings that the others choose", crossed),
+        ("at those the others choose", crossed),
     ):
         drawn = choice.spread(judged)
         low, middle, high = zip(drawn.raised, drawn.false, drawn.other, strict=True)
