@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from queue import Empty, Queue
 
-import msgspec
 from paho.mqtt.client import Client
 
 from monitor import client, wire
@@ -82,7 +81,7 @@ class _Desk:
             while not payload:
                 payload = self._alarms.get(timeout=within)
             return decode_alarm(payload)
-        except (Empty, msgspec.DecodeError):
+        except (Empty, ValueError, RecursionError):
             return None
 
 

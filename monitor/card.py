@@ -1,5 +1,6 @@
 """Shows a model file's card."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.model import DetectorCard, Model
+from monitor.printable import printable
 
 
 def show(path: Path, as_json: bool) -> None:
@@ -18,7 +20,7 @@ def show(path: Path, as_json: bool) -> None:
     model = Model(path)
     if as_json:
         card = msgspec.to_builtins(model.card) | {"sha256": model.sha256}
-        print(msgspec.json.format(msgspec.json.encode(card)).decode())
+        print(json.dumps(card, indent=2))
         return
     console = Console()
     if not console.is_terminal:
@@ -58,7 +60,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
             ("segmentation", _pairs(card.segmentation or {}) or "not known: beats come cut"),
         ]
     lines += [("figures", _pairs(card.figures)), ("versions", _pairs(card.versions))]
-    return lines
+    return [(name, printable(value)) for name, value in lines]
 
 
 def _pairs(values: dict[str, int] | dict[str, float] | dict[str, str]) -> str:

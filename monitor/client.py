@@ -39,7 +39,7 @@ def make(
         keep: whether the broker shall keep our session (with MQTT 5, `connect` says so too).
 
     Raises:
-        ConfigurationError: a certificate or key cannot be used.
+        ConfigurationError: a certificate, a key or the file of the password cannot be used.
     """
     version = CallbackAPIVersion.VERSION2
     if protocol == "5":
@@ -63,19 +63,24 @@ def make(
 def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=mqtt.ca_file)
-    except ssl.SSLError as error:
+    except OSError as error:
         raise ConfigurationError(
-            f"mqtt.ca_file = '{mqtt.ca_file}': must hold certificates ({error.reason})"
+            f"mqtt.ca_file = '{mqtt.ca_file}': must hold certificates ({_reason(error)})"
         ) from None
     if mqtt.cert_file:
         try:
-            context.load_cert_chain(mqtt.cert_file, mqtt.key_file)
-        except ssl.SSLError as error:
+            # An empty password, for OpenSSL would else ask the terminal for that of the key.
+            context.load_cert_chain(mqtt.cert_file, mqtt.key_file, password="")
+        except OSError as error:
             raise ConfigurationError(
                 f"mqtt.cert_file = '{mqtt.cert_file}': must hold a certificate, and "
-                f"mqtt.key_file its key ({error.reason})"
+                f"mqtt.key_file its key, without a password ({_reason(error)})"
             ) from None
     return context
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
 
 
 def other(protocol: Protocol) -> Protocol:
@@ -96,6 +101,18 @@ def unverified(mqtt: Mqtt, error: ssl.SSLCertVerificationError) -> Configuration
     return ConfigurationError(
         f"mqtt.ca_file = '{mqtt.ca_file or ''}': the certificate of {mqtt.where} cannot be "
         f"verified ({error.verify_message}); allowed is a file with the CA that signed it"
+    )
+
+
+def refused_certificate(mqtt: Mqtt, error: OSError | None) -> ConfigurationError | None:
+    """What to say of a client certificate that the broker does not take, if that is the error."""
+    reason = (isinstance(error, ssl.SSLError) and error.reason) or ""
+    if "ALERT" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return None
+    said = reason.partition("ALERT_")[2].replace("_", " ").lower()
+    return ConfigurationError(
+        f"mqtt.cert_file = '{mqtt.cert_file or ''}': {mqtt.where} refused us ({said}); allowed is "
+        "a certificate signed by a CA that the broker trusts"
     )
 
 
@@ -143,7 +160,7 @@ def _attempt(mqtt: Mqtt, role: str, protocol: Protocol) -> Client | str:
         client.connect(*mqtt.address)
     except ssl.SSLCertVerificationError as error:
         raise unverified(mqtt, error) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no host can have that name
         raise Failure(f"cannot reach the broker at {mqtt.where}: {error}") from None
     client.loop_start()
     in_time = answered.wait(WITHIN)

@@ -26,6 +26,7 @@ from monitor.client import (
     UNKNOWN_VERSION,
     make,
     other,
+    refused_certificate,
     refused_login,
     unverified,
 )
@@ -163,7 +164,13 @@ class Connection:
     # -- connecting
 
     def _connect(self) -> None:
-        client = self._make_client()
+        try:
+            client = self._make_client()
+        except ConfigurationError as error:
+            if not self._ever:
+                raise
+            self._lost(str(error))  # files that are just being exchanged mend themselves
+            return
         host, port = self._mqtt.address
         self._client, self._accepted, self.since = client, False, time.monotonic()
         try:
@@ -183,6 +190,8 @@ class Connection:
                 self._fatal = unverified(self._mqtt, error)
             self._lost(f"its certificate cannot be verified: {error.verify_message}")
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                self._fatal = self._refused_certificate(error)
             self._lost(str(error) or type(error).__name__)
 
     def _make_client(self) -> Client:
@@ -234,8 +243,17 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if client is self._client:  # it may come twice
-            self._no_answer(str(reason).lower())
+        if client is not self._client:  # it may come twice
+            return
+        failure = client.packets.failure if client.packets is not None else None
+        self._fatal = self._fatal or self._refused_certificate(failure)
+        # A reset and an orderly end take turns where a broker hangs up: that is one thing to say.
+        said = failure if isinstance(failure, ssl.SSLError) else reason
+        self._no_answer(str(said).lower())
+
+    def _refused_certificate(self, error: OSError | None) -> ConfigurationError | None:
+        # With TLS 1.3 the broker looks at our certificate when we think that we are connected.
+        return None if self._ever else refused_certificate(self._mqtt, error)
 
     def _no_answer(self, problem: str) -> None:
         if not self._ever and self._mqtt.protocol == "5":

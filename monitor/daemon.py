@@ -24,16 +24,18 @@ from monitor.detectors import Detectors, Outcome
 from monitor.device import Shelf
 from monitor.history import Action, History
 from monitor.inbound import Inbound, Message
+from monitor.live import EVERY, Live
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
+from monitor.pages import actions, pages
 from monitor.program import ConfigurationError, Failure
 from monitor.publisher import Evidence, Publisher
 from monitor.recovery import standing_alarms
 from monitor.requests import Request
 from monitor.settings import Settings, subscription, topic_of
 from monitor.transport import READ_SIZE
-from monitor.web import serve
+from monitor.web import Site, serve
 from monitor.wire import Acknowledged, rfc3339
 
 log = structlog.get_logger()
@@ -96,8 +98,9 @@ class Daemon:
         asked = [topic_of(settings.output, "+", f"alarm/{end}") for end in requests.ENDS]
         self.outbound = Outbound(settings.mqtt, asked, metrics)
         self.history = History(settings.history, settings.history_file, metrics.lost)
+        self.live = Live(settings.input.topic)
         self.publisher = Publisher(
-            settings, self.alarms, detectors, self.outbound, self.history, metrics
+            settings, self.alarms, detectors, self.outbound, self.history, self.live, metrics
         )
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._stop = False
@@ -137,7 +140,7 @@ class Daemon:
 
     def turn(self) -> None:
         """Do all there is to do, once."""
-        wait((self.inbound, self.outbound), PATIENCE)
+        wait((self.inbound, self.outbound), EVERY / 2 if self.live.watched else PATIENCE)
         self.inbound.keep_up()
         self.outbound.keep_up()
         self.outbound.read()
@@ -161,6 +164,8 @@ class Daemon:
             self._next_look = now + 0.5
             notify.tell(notify.ALIVE)
             self._look_round(now)
+        if self.live.watched:
+            self.live.show(self.alarms, self.detectors, now)
         self.outbound.send()
         self.outbound.write()
         self.inbound.acknowledge()
@@ -232,6 +237,9 @@ class Daemon:
         # its alert. The first message that changed it waits, and so do all behind that one.
         for name, message in unsaved.items():
             self.publisher.save(name, wall, message)
+        if self.live.watched:
+            heard = ((intake.device, intake.beats, intake.start) for intake in intakes)
+            self.live.see(heard, batch, scored, verdicts, wall)
         if self.settings.output.scores:
             self._publish_scores(intakes, verdicts, scored, wall)
 
@@ -428,6 +436,7 @@ class Daemon:
         now = time.monotonic()
         for saved in standing:
             self.alarms.restore(saved, now)
+            self.live.note(saved.device, self.alarms.find(saved.device))
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
         self._recovered = True
@@ -449,7 +458,12 @@ def run(settings: Settings) -> None:
     """
     metrics = Metrics(CollectorRegistry())
     daemon = Daemon(settings, Detectors(settings.model), metrics)
-    web = settings.metrics
-    host, port = serve(web.host, web.port, metrics.registry, daemon.health)
-    log.info("serving", metrics=f"http://{host}:{port}/metrics")
+    token = settings.metrics.secret
+    site = Site(
+        pages(metrics.registry, daemon.health, daemon.live, daemon.history.file, token is not None),
+        actions(daemon.ask),
+        token,
+    )
+    host, port = serve(settings.metrics.host, settings.metrics.port, site)
+    log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
     daemon.run()

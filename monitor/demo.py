@@ -75,6 +75,7 @@ def run(seconds: float | None) -> None:
     with EmbeddedBroker() as broker:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)
+        console.print(f"page     http://127.0.0.1:{port}/")
         console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
         console.print(f"metrics  http://127.0.0.1:{port}/metrics")
         console.print(f"health   http://127.0.0.1:{port}/healthz")

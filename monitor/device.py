@@ -133,6 +133,12 @@ class Device:
             yield "silent", self.silent
 
 
+def shelved(device: Device) -> Shelved | None:
+    """Until when a device is shelved, and by whom, as it is made known."""
+    shelf = device.shelf
+    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until))
+
+
 def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
     """The alarm of a device as it is made known, with all that `as_it_was` needs."""
     alarms = [
@@ -148,14 +154,13 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
         for kind, alarm in device.alarms()
     ]
     order: tuple[Priority, ...] = ("high", "medium", "low")
-    shelf = device.shelf
     return DeviceAlarm(
         device=name,
         state="alarm" if alarms else "ok",
         priority=min((alarm.priority for alarm in alarms), key=order.index, default=None),
         time=rfc3339(wall),
         alarms=alarms,
-        shelved=shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until)),
+        shelved=shelved(device),
         anomalous=device.anomaly.window(),
         poor=device.quality.window() if device.quality else "",
         seq=None if device.seq < 0 else device.seq,

@@ -21,8 +21,8 @@ def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
         beat: 140 samples in any unit.
         reconstruction: as many in the same unit, if there is one.
     """
-    curve = np.nan_to_num(np.array(beat, np.float64))
-    model = curve if reconstruction is None else np.nan_to_num(np.array(reconstruction, np.float64))
+    curve = _drawable(beat)
+    model = curve if reconstruction is None else _drawable(reconstruction)
     lowest, highest = min(curve.min(), model.min()), max(curve.max(), model.max())
     span = float(highest - lowest) or 1.0
     error = np.abs(curve - model)
@@ -38,6 +38,12 @@ def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
             text.append(chr(0x2800 + dots), style)
         text.append("\n")
     return text
+
+
+def _drawable(samples: Sequence[float]) -> NDArray[np.float64]:
+    """Float64, within what float32 holds: differences of such samples are finite."""
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(np.nan_to_num(np.array(samples, np.float64)), -largest, largest)
 
 
 def _plot(cells: NDArray[np.int64], heights: NDArray[np.float64], step: int) -> None:

@@ -275,7 +275,11 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def alarms(
-    file: Path, since: float | None = None, device: str | None = None, most: int | None = None
+    file: Path,
+    since: float | None = None,
+    device: str | None = None,
+    most: int | None = None,
+    alarm: str | None = None,
 ) -> Iterator[PastAlarm]:
     """Give the alarms that stood at or after `since`, the last ones first.
 
@@ -284,13 +288,15 @@ def alarms(
         since: seconds since 1970; None for all that is kept.
         device: only this one's.
         most: how many.
+        alarm: only the one with this id.
 
     Raises:
         Failure: there is no history, or it cannot be read.
     """
     chosen = (
         "SELECT alarm, min(since) AS begin, max(CASE event WHEN 'cleared' THEN time END) AS end "
-        "FROM alerts WHERE :device IS NULL OR device = :device GROUP BY alarm "
+        "FROM alerts WHERE (:device IS NULL OR device = :device) "
+        "AND (:alarm IS NULL OR alarm = :alarm) GROUP BY alarm "
         "HAVING :since IS NULL OR end IS NULL OR end >= :since "
         "ORDER BY begin DESC, alarm LIMIT :most"
     )
@@ -298,7 +304,12 @@ def alarms(
         rows = database.execute(
             f"SELECT alerts.* FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "  # noqa: S608
             "ORDER BY chosen.begin DESC, alarm, alerts.rowid",
-            {"device": device, "since": since, "most": -1 if most is None else most},
+            {
+                "device": device,
+                "alarm": alarm,
+                "since": since,
+                "most": -1 if most is None else most,
+            },
         )
         for identity, alerts in groupby(rows, key=itemgetter("alarm")):
             seen = database.execute(

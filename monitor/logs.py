@@ -7,9 +7,20 @@ from collections.abc import Hashable
 import msgspec
 import structlog
 
+from monitor.printable import printable
+
 
 def _to_json(event: structlog.types.EventDict, **_: object) -> bytes:
     return msgspec.json.encode(event, enc_hook=str)
+
+
+def _printable(
+    _logger: object, _method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """A topic or a detail may hold anything: no line may come of it that is not ours."""
+    return {
+        name: printable(value) if isinstance(value, str) else value for name, value in event.items()
+    }
 
 
 def set_up() -> None:
@@ -17,6 +28,7 @@ def set_up() -> None:
     steps: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
+        _printable,
     ]
     if sys.stderr.isatty():
         steps.append(structlog.dev.ConsoleRenderer())

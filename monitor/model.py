@@ -5,6 +5,8 @@ in the graph's own metadata and says where the model comes from and where its th
 """
 
 import hashlib
+import os
+import stat
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -22,6 +24,9 @@ BEAT: Final = wire.SAMPLES
 
 CARD: Final = "ecg_monitor"
 """The key of ONNX' `metadata_props` under which the card stands."""
+
+LARGEST: Final = 256 * 1024 * 1024
+"""Bytes of a model file, at most: those that are shipped have less than a hundredth of it."""
 
 Floats = NDArray[np.float32]
 Kind = Literal["detector", "image", "vae-encoder", "vae-decoder"]
@@ -145,10 +150,7 @@ class Model:
         Raises `ModelError` for a file that cannot be read, is no ONNX graph, lacks a part of its
         card, or whose graph takes or gives something else than its kind does.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(path, error.strerror or "cannot be read") from None
+        content = _read(path)
         self.path = path
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._session = _session(path, content, threads)
@@ -211,17 +213,32 @@ def shipped(name: str) -> Path:
     return Path(__file__).parent / "models" / f"{name}.onnx"
 
 
+def _read(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG((found := path.stat()).st_mode):  # to read from a pipe might never end
+            raise ModelError(path, "is a directory" if path.is_dir() else "is not a file")
+        if found.st_size > LARGEST:
+            raise ModelError(path, f"has {found.st_size:,} bytes; {LARGEST:,} are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(path, error.strerror or "cannot be read") from None
+
+
 def _session(path: Path, content: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A beat is scored in microseconds: threads that spin between beats would only heat the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # All of a model is in its file. In a folder that is none, no other file can be found.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class but this one
-        reason = str(error).rpartition(" : ")[2]
+        reason = " ".join(str(error).rpartition(" : ")[2].split())
         raise ModelError(path, f"is not an ONNX file that can be run: {reason}") from None
 
 
@@ -233,7 +250,7 @@ def _card(path: Path, session: onnxruntime.InferenceSession) -> Card:
         card = msgspec.json.decode(text, type=Card)
         if card.kind == "detector":
             card = msgspec.json.decode(text, type=DetectorCard)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(path, f"its card cannot be used: {error}") from None
     return card
 

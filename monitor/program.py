@@ -6,6 +6,8 @@ from typing import NoReturn
 
 import typer
 
+from monitor.printable import printable
+
 USAGE = 64
 """Exit code for a command line that cannot be understood (`EX_USAGE` of sysexits.h)."""
 
@@ -37,7 +39,7 @@ def run(app: typer.Typer) -> NoReturn:
         code = app(standalone_mode=False)
     except Failure as failure:
         line = " ".join(str(failure).split())
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         code = failure.code
     except typer.TyperException as error:
         error.show()  # type: ignore[attr-defined]  # every one that is raised shows itself
@@ -50,6 +52,6 @@ def run(app: typer.Typer) -> NoReturn:
     except OSError as error:
         if error.filename is None:  # not a file that the user named: a bug, to be seen whole
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         code = Failure.code
     raise SystemExit(code or 0)

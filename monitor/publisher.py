@@ -11,6 +11,7 @@ from monitor.detectors import Detectors
 from monitor.device import as_it_stands
 from monitor.history import History
 from monitor.inbound import Message
+from monitor.live import Live
 from monitor.logs import Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
@@ -43,11 +44,13 @@ class Publisher:
         detectors: Detectors,
         outbound: Outbound,
         history: History,
+        live: Live,
         metrics: Metrics,
     ) -> None:
         self._output, self._client_id = settings.output, settings.mqtt.client_id
         self._alarms, self._detectors = alarms, detectors
         self._outbound, self._history, self._metrics = outbound, history, metrics
+        self._live = live
         self._events = Throttle(LINES)
         self._announced: set[str] = set()
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
@@ -138,6 +141,7 @@ class Publisher:
     def save(self, name: str, wall: float, cause: Message | None = None) -> None:
         """Make a device's alarm known as it stands; gone, if the device was forgotten."""
         device = self._alarms.find(name)
+        self._live.note(name, device)
         payload = b""
         if device is not None:
             device.unsaved = False

@@ -2,8 +2,8 @@
 
 from queue import Empty, Queue
 
-import msgspec
 import structlog
+from paho.mqtt.client import MQTTMessage
 
 from monitor import client
 from monitor.settings import Settings, topic_of
@@ -24,32 +24,38 @@ def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
     They are read at QoS 0 over a connection of their own: the daemon's own session may be full of
     beats that wait for us. What cannot be read is left out, and said in the log.
     """
-    arrivals: Queue[bytes | None] = Queue()
+    arrivals: Queue[MQTTMessage | None] = Queue()
     reader = client.join(settings.mqtt, "recovery")
-    reader.on_message = lambda _client, _data, message: arrivals.put(bytes(message.payload))
+    reader.on_message = lambda _client, _data, message: arrivals.put(message)
     reader.on_subscribe = lambda *_: arrivals.put(None)
     try:
         reader.subscribe(topic_of(settings.output, "+", "alarm"), qos=0)
-        return _read(arrivals)
+        return _read(arrivals, settings)
     finally:
         reader.disconnect()
         reader.loop_stop()
 
 
-def _read(arrivals: Queue[bytes | None]) -> list[DeviceAlarm]:
+def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[DeviceAlarm]:
     alarms: list[DeviceAlarm] = []
     wait = WITHIN
     while True:
         try:
-            payload = arrivals.get(timeout=wait)
+            message = arrivals.get(timeout=wait)
         except Empty:
             if wait == WITHIN:
                 log.warning("the retained alarms were not read", seconds=WITHIN)
             return alarms
-        if payload is None:  # subscribed
+        if message is None:  # subscribed
             wait = QUIET
             continue
         try:
-            alarms.append(decode_alarm(payload))
-        except msgspec.DecodeError as error:
-            log.warning("a retained alarm cannot be read", detail=str(error))
+            alarm = decode_alarm(message.payload)
+        except (ValueError, RecursionError) as error:
+            log.warning("a retained alarm cannot be read", detail=str(error)[:200])
+            continue
+        # We shall publish under the name that it tells: it must be the one that it stands under.
+        if topic_of(settings.output, alarm.device, "alarm") != message.topic:
+            log.warning("a retained alarm is another device's", topic=message.topic[:100])
+            continue
+        alarms.append(alarm)

@@ -99,7 +99,7 @@ def decode(payload: bytes, rate: float | None) -> tuple[NDArray[np.float64], flo
     if payload.lstrip()[:1] == b"{":
         try:
             chunk = msgspec.json.decode(payload, type=Chunk)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise Rejected(str(error)) from None
         samples, rate, seq = np.array(chunk.samples, np.float64), chunk.rate or rate, chunk.seq
     else:

@@ -30,21 +30,31 @@ BAND: Final = (0.5, 40.0)
 NOISE_BAND: Final = (20.0, 60.0)
 """Hz; a heart is quiet here but for its QRS complexes, noise is there all the time."""
 
-NOISY: Final = 0.35
+SHOWN_BAND: Final = (30.0, 60.0)
+"""Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
+
+NOISY, NOISY_BESIDE = 0.35, 0.5
 """The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
+
+The second is for either side alone, where noise begins or ends.
 
 White noise has 0.9; of the beats annotated in DS1 one in a thousand has more, most of 108 and 203.
 """
 
-RESTLESS, APERIODIC = 0.6, 0.4
-"""The usual 50 ms of QRS energy, in sizes of all of it, and how like itself the signal comes again.
+HISSING, RESTLESS, REPEATING = 0.06, 0.6, 0.45
+"""Where the signal hisses so much, never rests and does not repeat itself, it is noise, too.
 
-QRS complexes are short and rare, so what lies between them is small; ventricular flutter is not,
-but repeats itself. What never rests nor repeats itself is noise of the same band as QRS complexes.
+The first is measured as `NOISY`; the second is the usual 50 ms of QRS energy, in sizes of it all;
+the third how like itself the signal comes again. QRS complexes are short and rare, so what lies
+between them is small; ventricular flutter, which never rests, hisses less or repeats itself. Noise
+whose power falls with the frequency does neither.
 """
 
 LOWEST_RATE: Final = 100.0
 """Hz; below it the band does not fit and QRS complexes lose their shape."""
+
+HIGHEST_RATE: Final = 20_000.0
+"""Hz; above it is no ECG but a mistake, for which seconds of samples would be kept in vain."""
 
 DESCRIPTION: Final[dict[str, Any]] = {
     "before_s": BEFORE,
@@ -89,8 +99,11 @@ class Segmenter:
         Raises ConfigurationError for a rate under 100 Hz, Failure where SciPy or sleepecg is not
         installed.
         """
-        if not rate >= LOWEST_RATE:
-            raise ConfigurationError(f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz")
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise ConfigurationError(
+                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, "
+                f"at most {HIGHEST_RATE:g} Hz"
+            )
         self.rate = float(rate)
         self._finder = _Finder(self.rate)
         self._signal: Signal = np.empty(0)
@@ -158,9 +171,9 @@ class _Finder:
         self._rate = rate
         self._detect = detect_heartbeats
         top = 0.45 * rate
-        self._qrs, self._wide, self._sharp, self._beat, self._noise = (
+        self._qrs, self._wide, self._sharp, self._beat, self._noise, self._shown = (
             butter(2, (low, min(high, top)), "bandpass", fs=rate, output="sos")
-            for low, high in ((3, 25), (2, 25), (5, 25), BAND, NOISE_BAND)
+            for low, high in ((3, 25), (2, 25), (5, 25), BAND, NOISE_BAND, SHOWN_BAND)
         )
 
     def peaks(self, signal: Signal) -> Positions:
@@ -190,29 +203,36 @@ class _Finder:
         raw = np.interp(places, number, signal).astype(np.float32)
         if len(signal) < self._rate:
             return raw
-        smooth, noise = sosfiltfilt(self._beat, signal), sosfiltfilt(self._noise, signal)
-        both = CubicSpline(number, np.stack([smooth, noise], axis=1))(places).astype(np.float32)
-        drowned = self._drowned(signal, smooth, noise, centres)
-        beats = np.where(drowned[:, None], both[..., 1], both[..., 0])
+        smooth = sosfiltfilt(self._beat, signal)
+        beats = CubicSpline(number, smooth)(places).astype(np.float32)
+        drowned = self._drowned(signal, smooth, centres)
+        if drowned.any():
+            fast = CubicSpline(number, sosfiltfilt(self._shown, signal))
+            shown = fast(places).astype(np.float32)
+            seen = drowned & (quality.assess(shown) == quality.NOISE)  # not where it just begins
+            beats[seen] = shown[seen]
         return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
 
-    def _drowned(
-        self, signal: Signal, smooth: Signal, noise: Signal, centres: Positions
-    ) -> NDArray[np.bool_]:
-        """Say which beats have noise around them, 1.5 s before and after."""
+    def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
+        """Say which beats have noise around them: in the 1.5 s before, those after, or both."""
         from scipy.ndimage import uniform_filter1d
         from scipy.signal import sosfiltfilt
 
         short = round(0.05 * self._rate)
-        near = centres[:, None] + np.arange(-30, 31) * short
-        near = np.clip(near, 0, len(signal) - 1)
-        sharp = sosfiltfilt(self._sharp, signal)
+        reach, last = 30 * short, len(signal) - 1
+        middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
+        near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
+        noise, sharp = (sosfiltfilt(band, signal) for band in (self._noise, self._sharp))
         energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
         hum, _, usual = np.median(energy, axis=2)
         _, size, whole = np.mean(energy, axis=2)
         drowned = hum > NOISY**2 * size
-        for i in np.flatnonzero(~drowned & (usual > RESTLESS**2 * whole)):
-            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < APERIODIC
+        for side in (slice(None, 31), slice(30, None)):
+            noisy, all_of = energy[0][:, side], energy[1][:, side]
+            drowned |= np.median(noisy, axis=1) > NOISY_BESIDE**2 * np.mean(all_of, axis=1)
+        doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
+        for i in np.flatnonzero(doubtful & ~drowned):
+            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
         return np.asarray(drowned)
 
     def _repeats(self, signal: Signal) -> float:

@@ -53,18 +53,46 @@ class Table(BaseModel):
 def readable(path: Path | None) -> Path | None:
     """The same path. Raises ValueError if it is no file that can be read."""
     if path is not None:
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+        _content(path)
     return path
 
 
-def secret(given: SecretStr | None, file: Path | None) -> str | None:
-    """A secret, from a file or as it was given."""
-    if file is not None:
-        return file.read_text().rstrip("\r\n")
-    return given.get_secret_value() if given else None
+def holding_secret(path: Path | None) -> Path | None:
+    """The same path. Raises ValueError if it is no file with a secret in it."""
+    if path is not None:
+        _secret_in(path)
+    return path
+
+
+def secret(given: SecretStr | None, setting: str, file: Path | None) -> str | None:
+    """A secret as it was given, or from a file, which is read anew each time.
+
+    Raises:
+        ConfigurationError: the file cannot be used any more.
+    """
+    if file is None:
+        return given.get_secret_value() if given else None
+    try:
+        return _secret_in(file)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting} = '{file}': {error}") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        text = _content(path).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text:
+        raise ValueError("must be a file that holds a secret as text")
+    return text
 
 
 def _client_id() -> str:
@@ -107,12 +135,18 @@ class Mqtt(Table):
             port = url.port
         except ValueError:
             url, port = urlsplit(""), 0
-        plain = url.hostname and port != 0 and not url.path.strip("/") and not url.username
+        plain = url.hostname and port != 0 and not set("@?#") & set(broker)
+        plain = plain and not url.path.strip("/") and broker.isprintable()
         if url.scheme not in ("mqtt", "mqtts") or not plain:
             raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
         return broker
 
-    @field_validator("password_file", "ca_file", "cert_file", "key_file")
+    @field_validator("password_file")
+    @classmethod
+    def _check_password(cls, path: Path | None) -> Path | None:
+        return holding_secret(path)
+
+    @field_validator("ca_file", "cert_file", "key_file")
     @classmethod
     def _check_file(cls, path: Path | None) -> Path | None:
         return readable(path)
@@ -121,6 +155,11 @@ class Mqtt(Table):
     def _check_pairs(self) -> "Mqtt":
         if self.key_file and not self.cert_file:
             raise ValueError("mqtt.key_file needs mqtt.cert_file")
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(self, key) and not self.tls:
+                raise ValueError(
+                    f"mqtt.{key} = '{getattr(self, key)}': needs mqtt.broker = mqtts://HOST:PORT"
+                )
         if self.password and self.password_file:
             raise ValueError("mqtt.password and mqtt.password_file exclude each other")
         if (self.password or self.password_file) and not self.username:
@@ -130,7 +169,7 @@ class Mqtt(Table):
     @property
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
-        return self.broker.startswith("mqtts")
+        return urlsplit(self.broker).scheme == "mqtts"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -145,8 +184,12 @@ class Mqtt(Table):
 
     @property
     def secret(self) -> str | None:
-        """The password, from wherever it was given."""
-        return secret(self.password, self.password_file)
+        """The password, from wherever it was given; a file is read anew each time.
+
+        Raises:
+            ConfigurationError: the file cannot be used any more.
+        """
+        return secret(self.password, "mqtt.password_file", self.password_file)
 
 
 class Input(Table):
@@ -286,7 +329,7 @@ class Metrics(Table):
     @field_validator("token_file")
     @classmethod
     def _check_file(cls, path: Path | None) -> Path | None:
-        return readable(path)
+        return holding_secret(path)
 
     @model_validator(mode="after")
     def _check_token(self) -> "Metrics":
@@ -299,7 +342,7 @@ class Metrics(Table):
     @property
     def secret(self) -> str | None:
         """The token, from wherever it was given."""
-        return secret(self.token, self.token_file)
+        return secret(self.token, "metrics.token_file", self.token_file)
 
 
 class Settings(BaseSettings):
@@ -413,12 +456,15 @@ def _explain(error: ErrorDetails) -> str:
     said = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
         return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
-    hidden = setting.endswith(("password", "token"))
-    value = "'***'" if hidden else _LOGIN.sub("//***@", repr(error["input"]))
+    value = repr(error["input"])
+    if setting.endswith(("password", "token")):
+        value = "'***'"
+    elif setting == "mqtt.broker":
+        value = _LOGIN.sub(r"\1***@", value)
     return f"{setting} = {value}: {said}"
 
 
-_LOGIN = re.compile("//.*@")
+_LOGIN = re.compile(r"^(.\w+://|.).*@")
 """A login within an address."""
 
 

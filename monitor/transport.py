@@ -114,7 +114,11 @@ def _content_type(properties: bytes) -> bytes | None:
 
 
 class PacketSocket:
-    """A non-blocking socket that knows where MQTT's packets begin and end."""
+    """A non-blocking socket that knows where MQTT's packets begin and end.
+
+    Attributes:
+        failure: what ended it, where it did not end in order.
+    """
 
     def __init__(self, sock: paho.SocketLike) -> None:
         self._sock = sock
@@ -122,6 +126,7 @@ class PacketSocket:
         self._at = 0  # what of `_in` was handed out
         self._for_paho = 0  # bytes of the packet that paho may read now
         self._ended = False
+        self.failure: OSError | None = None
         self._out = bytearray()
 
     def fill(self, most: int = READ_SIZE) -> None:
@@ -135,8 +140,9 @@ class PacketSocket:
                 data = self._sock.recv(max(room, RECORD))
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
-            except OSError:
+            except OSError as error:
                 data = b""  # paho finds the end of the stream and says that the connection is lost
+                self.failure = error
             self._ended = not data
             self._in += data
             room -= len(data)

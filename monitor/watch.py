@@ -1,17 +1,23 @@
-"""Shows alerts in the terminal as they come."""
+"""Shows alerts in the terminal as they come.
 
+Whoever may publish there decides what an alert says: nothing of it reaches the terminal but text.
+"""
+
+import json
+import sys
 from queue import Queue
 
 import msgspec
 from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from monitor import client
 from monitor.drawing import draw
+from monitor.printable import printable
 from monitor.program import Failure, UsageError
 from monitor.settings import Settings, topic_of
-from monitor.wire import Alert, decode_alert
+from monitor.wire import SAMPLES, Alert, decode_alert
 
 _COLOURS = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 _MARKS = {"raised": "▲", "escalated": "⏫", "cleared": "✓"}
@@ -46,7 +52,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
             if isinstance(arrival, Failure):
                 raise arrival
             if as_json:
-                print(arrival.decode(errors="replace"), flush=True)
+                print_json(arrival)
             else:
                 show(console, arrival)
     finally:
@@ -55,25 +61,43 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
         watcher.loop_stop()
 
 
+def print_json(payload: bytes) -> None:
+    """Print one alert as a line of JSON in ASCII; what is none is said on standard error."""
+    try:
+        alert = _decode(payload)
+    except (ValueError, RecursionError) as error:
+        print(f"not an alert: {printable(str(error))}", file=sys.stderr)
+        return
+    print(json.dumps(msgspec.to_builtins(alert)), flush=True)
+
+
 def show(console: Console, payload: bytes) -> None:
     """Print one alert: a line, and the beat that caused it where there is one."""
     try:
-        alert = decode_alert(payload)
-    except msgspec.DecodeError as error:
-        console.print(f"not an alert: {error}", style="dim", markup=False)
+        alert = _decode(payload)
+    except (ValueError, RecursionError) as error:
+        console.print(Text(f"not an alert: {printable(str(error))}", "dim"))
         return
     console.print(headline(alert), soft_wrap=True)
     if alert.beat and alert.event != "cleared":
         console.print(draw(alert.beat, alert.reconstruction), end="")
 
 
-def headline(alert: Alert) -> str:
-    """An alert in a line of rich's markup."""
+def _decode(payload: bytes) -> Alert:
+    alert = decode_alert(payload)
+    for samples in (alert.beat, alert.reconstruction):
+        if samples is not None and len(samples) != SAMPLES:
+            raise msgspec.DecodeError(f"{len(samples)} samples, not {SAMPLES}")
+    return alert
+
+
+def headline(alert: Alert) -> Text:
+    """An alert in a line."""
     colour = "green" if alert.event == "cleared" else _COLOURS[alert.priority]
     said = f"{alert.time[11:23]} {_MARKS[alert.event]} {alert.event:9} {alert.kind:14}"
-    line = f"[{colour}]{said} {alert.priority:6}[/] {escape(alert.device)}"
+    line = f" {alert.device}"
     if alert.beats_seen:
         line += f"  {alert.beats_anomalous} of {alert.beats_seen} beats"
     if alert.score is not None:
         line += f"  score {alert.score:.3g} (threshold {alert.threshold:.3g})"
-    return line
+    return Text.assemble((printable(f"{said} {alert.priority:6}"), colour), printable(line))

@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from monitor import datasets
+from tests.shipped import make_certificates, make_passwords
 
 settings.register_profile("shared machine", deadline=None)  # others work on it, too
 settings.load_profile("shared machine")
@@ -24,3 +26,36 @@ def data() -> Path:
 def ecg(data: Path) -> datasets.Beats:
     """The real beats of ECG5000."""
     return datasets.ecg(data)
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logins for the shipped broker, as `docker/passwords.sh` makes them."""
+    folder = tmp_path_factory.mktemp("secrets")
+    made = make_passwords(folder, "bed-1", "bed-2")
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def certificates(secrets: Path) -> Path:
+    """What `docker/certificates.sh` makes; in `other` beside it the same by another CA."""
+    for folder in (secrets / "tls", secrets / "other"):
+        make_certificates(folder, "localhost", "127.0.0.1")
+        make_certificates(folder, "--client", "monitor")
+    return secrets / "tls"
+
+
+@pytest.fixture(scope="session")
+def small(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data sets cut to 2,000 images to train on and 500 to test with."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in ("mnist", "fashion-mnist"):
+        (folder / name).mkdir()
+        for file in datasets.FOLDERS[name][1]:
+            raw = gzip.decompress((data / name / file).read_bytes())
+            count = 2000 if "train" in file else 500
+            header, item = (16, 784) if "images" in file else (8, 1)
+            cut = raw[:4] + count.to_bytes(4, "big") + raw[8 : header + count * item]
+            (folder / name / file).write_bytes(gzip.compress(cut, 1))
+    return folder

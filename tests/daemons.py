@@ -103,3 +103,17 @@ class RunningDaemon:
         """Ask it to stop and wait; its exit code."""
         self.process.terminate()
         return self.process.wait(WITHIN)
+
+
+def ending(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a daemon that must not live, and the last line of what it said."""
+    daemon = RunningDaemon(folder, settings["MQTT__BROKER"], **settings)
+    daemon.log.write_text("")
+    daemon.start()
+    try:
+        code = daemon.process.wait(WITHIN)
+    finally:
+        daemon.process.kill()
+    log = daemon.log.read_text()
+    assert "Traceback" not in log
+    return code, log.splitlines()[-1]

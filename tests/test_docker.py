@@ -8,7 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import requires
+from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from packaging.requirements import Requirement
 from paho.mqtt.client import MQTTMessage
 
 from monitor import client
-from monitor.embedded import free_port
-from monitor.program import ConfigurationError, Failure
+from monitor.program import ConfigurationError
 from monitor.settings import Mqtt, load
 from tests.brokers import Mosquitto, program
 from tests.daemons import RunningDaemon
+from tests.shipped import DOCKER, as_user, login, make_passwords, password, shipped
 
 TOP = Path(__file__).parent.parent
-DOCKER = TOP / "docker"
 USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
 
 
@@ -73,6 +72,16 @@ def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if wanted and name != "ecg-monitor":
             assert requirement.specifier.contains(versions[name]), requirement
+
+
+def test_the_image_of_the_daemon_has_room_to_spare_below_400_mb() -> None:
+    """What the lock installs, compiled; the base image, python:3.11-slim, has less than 150."""
+    packages = [distribution(name) for name in locked("requirements.lock")]
+    files = {Path(str(file.locate())) for package in packages for file in package.files or ()}
+    files |= {file for file in (TOP / "monitor").rglob("*") if file.suffix != ".pyc"}
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    print(f"{size / 1e6:.0f} MB besides the base image")
+    assert 100e6 < size < 250e6
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
@@ -172,47 +181,10 @@ def test_prometheus_takes_its_configuration() -> None:
 # -- the broker
 
 
-def make_passwords(folder: Path, *devices: str) -> subprocess.CompletedProcess[str]:
-    program("mosquitto_passwd")
-    command = [str(DOCKER / "passwords.sh"), str(folder), *devices]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("secrets")
-    assert make_passwords(folder, "bed-1", "bed-2").returncode == 0
-    return folder
-
-
-def password(secrets: Path, user: str) -> Path:
-    return secrets / "devices" / user if "bed" in user else secrets / user / "password"
-
-
-def shipped(folder: Path, secrets: Path, conf: str = "mosquitto.conf", more: str = "") -> Mosquitto:
-    """The broker as it is shipped, its paths and its port put in place."""
-    port = free_port()
-    text = (DOCKER / "mosquitto" / conf).read_text() + more
-    text, replaced = re.subn(r"^listener \d+$", f"listener {port}", text, flags=re.M)
-    assert replaced == 1
-    for there, here in {
-        "/secrets": secrets,
-        "/tls": secrets / "tls",
-        "/mosquitto/config": DOCKER / "mosquitto",
-        "/mosquitto/data": folder,
-    }.items():
-        text = re.sub(rf"(?<= ){there}(?=/)", str(here), text)
-    return Mosquitto(folder, text, port)
-
-
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, secrets: Path) -> Iterator[Mosquitto]:
     with shipped(tmp_path_factory.mktemp("broker"), secrets) as running:
         yield running
-
-
-def as_user(broker: Mosquitto, secrets: Path, user: str) -> Mqtt:
-    return Mqtt(broker=broker.url, username=user, password_file=password(secrets, user))
 
 
 def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
@@ -363,8 +335,7 @@ def test_everybody_publishes_and_reads_what_the_shipped_rights_say_and_nothing_e
 def test_a_simulated_device_and_the_daemon_do_their_work_with_their_rights_alone(
     broker: Mosquitto, secrets: Path, tmp_path: Path
 ) -> None:
-    login = {"MQTT__USERNAME": "monitor", "MQTT__PASSWORD_FILE": str(password(secrets, "monitor"))}
-    with RunningDaemon(tmp_path, broker.url, **login) as daemon:
+    with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:
         environment = {
             "ECG_MONITOR_MQTT__BROKER": broker.url,
             "ECG_MONITOR_MQTT__USERNAME": "bed-1",
@@ -396,11 +367,7 @@ def test_what_waits_for_the_monitor_is_bounded_far_above_the_default(
 ) -> None:
     """3,000 messages for a monitor that is away: three times what mosquitto keeps by default."""
     with shipped(tmp_path, secrets) as broker:
-        login = {
-            "MQTT__USERNAME": "monitor",
-            "MQTT__PASSWORD_FILE": str(password(secrets, "monitor")),
-        }
-        with RunningDaemon(tmp_path, broker.url, **login):
+        with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")):
             pass
         device = client.join(as_user(broker, secrets, "bed-1"), "device")
         last = [device.publish("ecg/bed-1/beats", bytes(560), qos=1) for _ in range(3000)][-1]
@@ -409,102 +376,8 @@ def test_what_waits_for_the_monitor_is_bounded_far_above_the_default(
         device.loop_stop()
         broker.stop()  # and through a restart of the broker
         broker.start()
-        with RunningDaemon(tmp_path, broker.url, **login) as daemon:
+        with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:
             daemon.wait_until("ecg_monitor_beats_received_total", 3000)
-
-
-# -- TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(secrets: Path) -> Path:
-    program("openssl")
-    script = str(DOCKER / "certificates.sh")
-    folder, other = secrets / "tls", secrets / "other"
-    for arguments in (
-        [folder, "localhost", "127.0.0.1"],
-        [folder, "--client", "monitor"],
-        [other, "localhost", "127.0.0.1"],
-        [other, "--client", "monitor"],
-    ):
-        subprocess.run([script, *map(str, arguments)], check=True, stdout=subprocess.PIPE)
-    return folder
-
-
-def test_certificates_are_kept_and_their_keys_are_for_the_owner(certificates: Path) -> None:
-    before = {path: path.read_bytes() for path in certificates.iterdir()}
-    script = str(DOCKER / "certificates.sh")
-    subprocess.run([script, str(certificates), "localhost"], check=True)
-    assert before == {path: path.read_bytes() for path in certificates.iterdir()}
-    for path in before:
-        if path.suffix == ".key":
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def over_tls(
-    broker: Mosquitto, secrets: Path, certificates: Path, **more: Path | str
-) -> dict[str, str]:
-    settings: dict[str, Path | str] = {
-        "BROKER": f"mqtts://127.0.0.1:{broker.port}",
-        "USERNAME": "monitor",
-        "PASSWORD_FILE": password(secrets, "monitor"),
-        "CA_FILE": certificates / "ca.crt",
-    }
-    return {f"MQTT__{name}": str(value) for name, value in (settings | more).items()}
-
-
-def test_the_daemon_connects_over_tls_and_to_nobody_else(
-    tmp_path: Path, secrets: Path, certificates: Path
-) -> None:
-    def outcome(**settings: str) -> tuple[int, str]:
-        daemon = RunningDaemon(tmp_path, settings["MQTT__BROKER"], **settings)
-        daemon.log.write_text("")
-        daemon.start()
-        return daemon.process.wait(20), daemon.log.read_text()
-
-    with shipped(tmp_path, secrets, "mosquitto.tls.conf") as broker:
-        right = over_tls(broker, secrets, certificates)
-        with RunningDaemon(tmp_path, broker.url, **right):
-            pass
-        wrong_ca = outcome(**right | {"MQTT__CA_FILE": str(secrets / "other" / "ca.crt")})
-        no_ca = outcome(**{name: v for name, v in right.items() if name != "MQTT__CA_FILE"})
-        other_name = outcome(**right | {"MQTT__BROKER": f"mqtts://127.0.0.2:{broker.port}"})
-        key_of_another = outcome(
-            **right
-            | {
-                "MQTT__CERT_FILE": str(certificates / "monitor.crt"),
-                "MQTT__KEY_FILE": str(secrets / "other" / "monitor.key"),
-            }
-        )
-        with pytest.raises(Failure):
-            client.join(Mqtt(broker=broker.url), "plain")
-    for _, log in (wrong_ca, no_ca, other_name):
-        assert "cannot be verified (" in log
-    assert "mqtt.cert_file" in key_of_another[1]
-    for code, log in (wrong_ca, no_ca, other_name, key_of_another):
-        assert code == 78
-        assert "Traceback" not in log
-        assert password(secrets, "monitor").read_text().strip() not in log
-
-
-def test_a_broker_that_asks_for_certificates_takes_those_of_its_ca(
-    tmp_path: Path, secrets: Path, certificates: Path
-) -> None:
-    conf = (DOCKER / "mosquitto" / "mosquitto.tls.conf").read_text()
-    assert "require_certificate false" in conf
-    with shipped(tmp_path, secrets, "mosquitto.tls.conf", "\nrequire_certificate true\n") as broker:
-        for folder, taken in ((certificates, True), (secrets / "other", False), (None, False)):
-            settings = over_tls(broker, secrets, certificates)
-            if folder:
-                settings["MQTT__CERT_FILE"] = str(folder / "monitor.crt")
-                settings["MQTT__KEY_FILE"] = str(folder / "monitor.key")
-            daemon = RunningDaemon(tmp_path, broker.url, **settings)
-            daemon.start()
-            deadline = time.monotonic() + (10 if taken else 2)
-            while not daemon.healthy() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert daemon.healthy() == taken
-            daemon.stop()
 
 
 def test_the_two_configurations_of_the_broker_differ_in_the_listener_alone() -> None:

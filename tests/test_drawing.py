@@ -116,7 +116,7 @@ def test_an_alert_is_a_line_and_its_beat() -> None:
 @pytest.mark.parametrize("name", ["[bold red]x[/]", "[/]", "\\[x]", "a]b[", "心"])
 def test_a_name_is_shown_as_it_is(name: str) -> None:
     assert name in shown(wire.encode(alert(device=name, beat=None)))
-    assert name.replace("[", "\\[")[:2] in headline(alert(device=name)) or name == "心"
+    assert name in headline(alert(device=name)).plain
 
 
 @pytest.mark.parametrize("payload", [b"", b"[1]", b"{}", b"\xff", b'{"id": [/bold]}'])

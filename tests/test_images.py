@@ -1,6 +1,5 @@
 """The trainers of images, and the batch mode that runs what they leave."""
 
-import gzip
 import json
 import subprocess
 import sys
@@ -16,21 +15,6 @@ from monitor.model import Model
 from train import backend, report
 
 backend.load(seed=0)
-
-
-@pytest.fixture(scope="module")
-def small(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets cut to 2,000 images to train on and 500 to test with."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in ("mnist", "fashion-mnist"):
-        (folder / name).mkdir()
-        for file in datasets.FOLDERS[name][1]:
-            raw = gzip.decompress((data / name / file).read_bytes())
-            count = 2000 if "train" in file else 500
-            header, item = (16, 784) if "images" in file else (8, 1)
-            cut = raw[:4] + count.to_bytes(4, "big") + raw[8 : header + count * item]
-            (folder / name / file).write_bytes(gzip.compress(cut, 1))
-    return folder
 
 
 @pytest.fixture(scope="module")

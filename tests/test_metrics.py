@@ -1,8 +1,5 @@
-"""Metrics and health: the same histogram as the library's, few series, honest answers."""
+"""Metrics: the same histogram as the library's, few series, each at zero from the start."""
 
-import http.client
-import socket
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor import __version__
 from monitor.metrics import RATIO_BUCKETS, BatchHistogram, Metrics
-from monitor.program import ConfigurationError
-from monitor.web import serve
 
 
 @given(
@@ -95,95 +90,3 @@ def test_there_are_fewer_than_a_hundred_series() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.model.labels("ecg", "0" * 64).set(1)
     assert len(exposition(metrics)) < 100
-
-
-# -- over HTTP
-
-
-class Server:
-    """What is served, and what it answers."""
-
-    def __init__(self, health: Callable[[], str | None]) -> None:
-        self.metrics = Metrics(CollectorRegistry())
-        self.host, self.port = serve("127.0.0.1", 0, self.metrics.registry, health)
-
-    def ask(
-        self, path: str, method: str = "GET", **headers: str
-    ) -> tuple[int, str, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
-        try:
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            body = answer.read()
-            return answer.status, answer.headers["Content-Type"], body, dict(answer.headers)
-        finally:
-            connection.close()
-
-
-@pytest.fixture
-def trouble() -> list[str | None]:
-    return [None]
-
-
-@pytest.fixture
-def server(trouble: list[str | None]) -> Server:
-    return Server(lambda: trouble[0])
-
-
-def test_metrics_are_served_as_they_stand(server: Server) -> None:
-    server.metrics.received.inc(7)
-    status, kind, body, _ = server.ask("/metrics")
-    assert status == 200
-    assert kind.startswith("text/plain")
-    assert b"\necg_monitor_beats_received_total 7.0\n" in body
-    status, kind, body, _ = server.ask("/metrics?x=1", Accept="application/openmetrics-text")
-    assert status == 200
-    assert kind.startswith("application/openmetrics-text")
-    assert body.endswith(b"# EOF\n")
-
-
-def test_health_tells_what_is_wrong(server: Server, trouble: list[str | None]) -> None:
-    assert server.ask("/healthz")[:3] == (200, "text/plain; charset=utf-8", b"ok\n")
-    trouble[0] = "no connection to host:1883: refused é"
-    status, _, body, _ = server.ask("/healthz")
-    assert (status, body.decode()) == (503, "no connection to host:1883: refused é\n")
-    trouble[0] = None
-    assert server.ask("/healthz")[0] == 200
-
-
-@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/healthz/x", "/%00", "/%e9"])
-def test_other_pages_are_not_there_and_it_says_which_are(server: Server, path: str) -> None:
-    status, _, body, _ = server.ask(path)
-    assert (status, body) == (404, b"there are /metrics, /healthz\n")
-
-
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nowhere"])
-def test_head_is_get_without_the_body(server: Server, trouble: list[str | None], path: str) -> None:
-    trouble[0] = "gone"
-    got, head = server.ask(path), server.ask(path, "HEAD")
-    assert (got[0], got[1]) == (head[0], head[1])
-    assert got[3]["Content-Length"] == head[3]["Content-Length"] == str(len(got[2]))
-    assert head[2] == b""
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_other_methods_are_refused(server: Server, method: str) -> None:
-    assert server.ask("/metrics", method)[0] == 501
-
-
-def test_it_says_nothing_of_python(server: Server) -> None:
-    assert server.ask("/metrics")[3]["Server"].strip() == "ecg-monitor"
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "\udcff", "é" * 300, "x" * 300])
-def test_an_address_that_cannot_be_bound_is_a_wrong_setting(host: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"metrics\.host = ") as refused:
-        serve(host, 0, CollectorRegistry(), lambda: None)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=rf"metrics.port = {port}: cannot be bound"):
-            serve("127.0.0.1", port, CollectorRegistry(), lambda: None)

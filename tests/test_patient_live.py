@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor import episodes, record
 from monitor.segmentation import Signal
+from monitor.settings import Settings
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
 from train.noise import CHANGES
@@ -28,11 +30,14 @@ from train.peaks import resampled
 WITHIN = 60.0
 """Seconds that a program may take, on a machine that others use too."""
 
-SHIPPED = {"ALARM__WINDOW": "20", "ALARM__RAISE_AT": "5", "ALARM__CLEAR_AT": "0"}
+SHIPPED = {
+    f"ALARM__{name.upper()}": str(getattr(Settings().alarm, name))
+    for name in ("window", "raise_at", "clear_at")
+}
 
-NOISE, OFF = 380, 450
-"""When 30 seconds of noise begin, and when a lead is off for as long."""
-END = 520
+NOISE, OFF = 380, 500
+"""When 30 seconds of noise begin, and when a lead is off for as long; all is calm before them."""
+END = 570
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ class Heard:
         self.alerts: list[dict[str, Any]] = []
         self.scored: list[int] = []
 
-    def take(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+    def take(self, _client: object, _data: object, message: MQTTMessage) -> None:
         content = msgspec.json.decode(message.payload)
         if message.topic.endswith("/alerts"):
             self.alerts.append(content)
@@ -98,7 +103,7 @@ def ward(tmp_path: Path, model: Path) -> Iterator[tuple[Mosquitto, RunningDaemon
         Mosquitto(tmp_path, conf) as broker,
         RunningDaemon(tmp_path, broker.url, {}, **SHIPPED, **devices, OUTPUT__SCORES="1") as daemon,
     ):
-        listener = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        listener = Client(CallbackAPIVersion.VERSION2)
         listener.on_message = heard.take
         listener.connect("127.0.0.1", broker.port)
         listener.subscribe([(f"ecg/bed-1/{what}", 1) for what in ("beats", "alerts", "scores")])
@@ -221,7 +226,7 @@ def test_so_they_are_live(source: Path, model: Path, tmp_path: Path) -> None:
         )
         try:
             until(lambda: b"started" in Path(log.name).read_bytes(), "segment has started")
-            device = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+            device = Client(CallbackAPIVersion.VERSION2)
             device.connect("127.0.0.1", broker.port)
             device.loop_start()
             for first in range(300 * rate, len(signal), rate):

@@ -65,7 +65,8 @@ def _motion(n: int, rate: float, random: Random) -> Signal:
 def _in(noise: Noise, decibels: float) -> Change:
     def change(signal: Signal, rate: float, random: Random) -> Signal:
         added = noise(len(signal), rate, random)
-        return signal + added * float(signal.std() / added.std()) * 10 ** (-decibels / 20)
+        changed: Signal = signal + added * (signal.std() / added.std() * 10 ** (-decibels / 20))
+        return changed
 
     return change
 
@@ -75,7 +76,8 @@ def _alone(noise: Noise, level: float) -> Change:
 
     def change(signal: Signal, rate: float, random: Random) -> Signal:
         alone = noise(len(signal), rate, random)
-        return signal[0] + alone * float(level * signal.std() / alone.std())
+        changed: Signal = signal[0] + alone * (level * signal.std() / alone.std())
+        return changed
 
     return change
 

@@ -23,7 +23,7 @@ from train import backend, detector, mitdb, patient
 from train.noise import CHANGES, Change, Random
 from train.peaks import RATES, resampled
 
-EVERY: Final = 7  # of the records with ventricular beats, every seventh: a quarter of an hour
+RECORDS: Final = 3  # with ventricular beats, evenly spread over the folder: each takes minutes
 
 BEFORE, CHANGED, AFTER = 30, 30, 45
 """Seconds that are cut: 20 beats for the window of the alarms, the change, and its end."""
@@ -64,13 +64,14 @@ def main(folder: Path, out: Path, seed: int = 0) -> None:
     if not names:
         raise UsageError(f"--mitdb {folder}: no records with ventricular beats there (*.hea)")
 
+    names = names[:: -(-len(names) // RECORDS)]
     judged: dict[str, list[mitdb.Judged]] = {}
     same: dict[str, list[float]] = {}
     heard: dict[str, list[Heard]] = {}
-    for name in track(names[::EVERY], "records", console=console, disable=not console.is_terminal):
+    for name in track(names, "records", console=console, disable=not console.is_terminal):
         for title, row in _rates(name, ecgs[name], seed, same, heard):
             judged.setdefault(title, []).append(row)
-    _print_judged(judged, same, names[::EVERY])
+    _print_judged(judged, same, names)
     print()
     _print_heard(heard)
     content = {

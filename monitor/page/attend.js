@@ -1,0 +1,82 @@
+// Acknowledges alarms and shelves devices, in the name of whoever sits here.
+//
+// The token comes with the address (#token=…) or is typed in, and is kept until the tab is closed.
+
+import { note, say, the } from "./elements.js";
+
+let allowed = false; // whether the daemon takes requests at all
+let waiting = null; // what is to be asked once we know who asks
+
+/** Take the token out of the address, so that nobody reads it there. */
+export function takeToken() {
+  const said = new URLSearchParams(location.hash.slice(1));
+  if (!said.has("token")) return;
+  sessionStorage.setItem("token", said.get("token"));
+  said.delete("token");
+  history.replaceState(null, "", `${location.pathname}#${said}`);
+}
+
+/** Take notice of whether the daemon has a token of its own. */
+export function allow(attending) {
+  allowed = attending;
+  the("attend").hidden = !allowed;
+  the("unattended").hidden = allowed;
+  document.body.classList.toggle("attending", allowed);
+  const by = sessionStorage.getItem("by");
+  say(the("identify"), by ? `You are ${by}` : "Who are you?");
+}
+
+export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
+
+export const shelve = (device, minutes) =>
+  ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: not shelved any more`);
+
+async function ask(what, request, done) {
+  const [token, by] = [sessionStorage.getItem("token"), sessionStorage.getItem("by")];
+  if (!token || !by) {
+    waiting = () => ask(what, request, done);
+    return identify();
+  }
+  let problem = null;
+  try {
+    const answer = await fetch(`api/${what}`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+      body: JSON.stringify({ ...request, by }),
+      signal: AbortSignal.timeout(8000),
+    });
+    if (answer.status === 401) {
+      sessionStorage.removeItem("token");
+      waiting = () => ask(what, request, done);
+      return identify("This token is not right.");
+    }
+    if (!answer.ok) problem = (await answer.text()).trim();
+  } catch {
+    problem = "the monitor does not answer";
+  }
+  say(the("done"), problem ? `Not done: ${problem}.` : `${done} by ${by}.`);
+}
+
+/** Ask who sits here. */
+function identify(problem = "") {
+  the("by").value = sessionStorage.getItem("by") ?? "";
+  the("token").value = "";
+  the("unknown").hidden = Boolean(sessionStorage.getItem("token"));
+  the("token").required = !the("unknown").hidden;
+  note(the("wrong"), problem);
+  the("who").showModal();
+}
+
+the("identify").addEventListener("click", () => {
+  waiting = null;
+  identify();
+});
+the("cancel").addEventListener("click", () => the("who").close());
+the("who").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("by", the("by").value.trim());
+  if (the("token").value) sessionStorage.setItem("token", the("token").value.trim());
+  the("who").close();
+  waiting?.();
+  waiting = null;
+});

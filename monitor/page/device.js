@@ -1,0 +1,125 @@
+// The chosen device: its last beat large, those before it small, their scores, and their figures.
+
+import { shelve } from "./attend.js";
+import { describe, drawBeat, drawStrip, range } from "./chart.js";
+import { element, list, note, say, the } from "./elements.js";
+import { stateOf } from "./ward.js";
+import { VERDICTS, count, multiple, several, short, time } from "./units.js";
+
+let beats = []; // what is shown, the newest last
+let held = null; // the number of the beat that is held; null while the newest is followed
+let drawn = ""; // what was drawn last, so that it is not drawn again
+let device = null;
+
+/** Show a device and its beats. */
+export function showDevice(name, view) {
+  if (name !== device) {
+    [device, held, beats] = [name, null, []];
+  }
+  if (held === null) beats = view.beats[name] ?? [];
+  const row = view.devices.find((each) => each.device === name);
+  say(the("device-title"), name ?? "No device");
+  say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}` : "");
+  the("device-state").className = row?.priority ?? "ok";
+  showShelf(row?.shelved);
+  note(the("no-beats"), beats.length ? "" : whyNone(name, row, view));
+  the("beats").hidden = beats.length === 0;
+  if (beats.length) draw();
+}
+
+function showShelf(shelved) {
+  const until = shelved && `Shelved by ${shelved.by} until ${time(Date.parse(shelved.until) / 1000)}: nobody is alerted.`;
+  note(the("shelved"), until ?? "");
+  the("unshelve").hidden = !shelved;
+}
+
+function whyNone(name, row, view) {
+  if (name === null) return "Its beats are drawn here once one is heard.";
+  if (!(name in view.beats)) {
+    return view.full ? "Other pages look at as many devices as can be: close one." : "One moment …";
+  }
+  if (!row) return `Nothing was heard of ${name}. It is shown with its first beat.`;
+  return row.heard === null ? "It is not heard. Its next beat is shown." : "Waiting for its next beat.";
+}
+
+/** Draw what there is, unless it stands there already. */
+function draw() {
+  const shown = beats.find((beat) => beat.number === held) ?? beats.at(-1);
+  const state = [device, shown.number, beats.at(-1).number, held, innerWidth].join();
+  if (state === drawn) return;
+  drawn = state;
+  const limits = range(beats);
+  showFigures(shown);
+  drawBeat(the("chart"), shown, limits);
+  the("chart").setAttribute("aria-label", inWords(shown));
+  const there = drawStrip(the("strip"), beats, shown, limits);
+  the("strip").setAttribute("aria-label", describe(there));
+  showTable();
+  const place = beats.indexOf(shown);
+  the("hold").setAttribute("aria-pressed", String(held !== null));
+  the("earlier").disabled = place === 0;
+  the("later").disabled = held === null || place === beats.length - 1;
+  const passed = beats.at(-1).number - beats[0].number + 1;
+  const sample = `A sample: ${several(beats.length, "beat")} of the last ${count(passed)}.`;
+  note(the("sampled"), passed > beats.length ? sample : "");
+}
+
+function showFigures(beat) {
+  const score = beat.score === null ? "none" : multiple(beat) || short(beat.score);
+  say(the("score"), `${score}${multiple(beat) ? " threshold" : ""}`);
+  the("score").className = beat.verdict;
+  say(the("verdict"), VERDICTS[beat.verdict] + (beat.seq === null ? "" : `, no. ${count(beat.seq)}`));
+  say(the("rate"), beat.rr_ms ? `${Math.round(60000 / beat.rr_ms)} /min` : "not told");
+  say(the("moment"), time(beat.time));
+}
+
+function inWords(beat) {
+  const said = [`A beat of ${device} over its reconstruction: ${VERDICTS[beat.verdict]}`];
+  if (beat.score !== null) said.push(`score ${short(beat.score)}, threshold ${short(beat.threshold)}`);
+  if (beat.reconstruction) {
+    const errors = beat.beat.map((sample, i) => Math.abs(sample - beat.reconstruction[i]));
+    const largest = Math.max(...errors);
+    said.push(`largest error ${short(largest)} at sample ${errors.indexOf(largest)}`);
+  }
+  return `${said.join(", ")}.`;
+}
+
+function showTable() {
+  if (!the("table").closest("details").open) return;
+  list(the("table"), beats.toReversed(), (beat) => String(beat.number), (beat) => {
+    const cells = [
+      time(beat.time),
+      beat.seq === null ? "" : String(beat.seq),
+      beat.score === null ? "none" : short(beat.score),
+      multiple(beat),
+      VERDICTS[beat.verdict],
+    ];
+    return element("tr", { class: beat.verdict }, ...cells.map((text) => element("td", {}, text)));
+  }, () => {});
+}
+
+function hold(number) {
+  held = number;
+  draw();
+}
+
+function step(by) {
+  const shown = beats.findIndex((beat) => beat.number === held);
+  const place = (shown < 0 ? beats.length - 1 : shown) + by;
+  if (beats[place]) hold(beats[place].number);
+}
+
+the("shelve").addEventListener("click", () => device && shelve(device, Number(the("minutes").value)));
+the("unshelve").addEventListener("click", () => device && shelve(device, 0));
+the("hold").addEventListener("click", () => hold(held === null ? (beats.at(-1)?.number ?? null) : null));
+the("earlier").addEventListener("click", () => step(-1));
+the("later").addEventListener("click", () => step(1));
+the("strip").addEventListener("click", (event) => {
+  const column = event.target.closest("[data-number]");
+  if (column) hold(Number(column.dataset.number));
+});
+the("table").closest("details").addEventListener("toggle", showTable);
+new ResizeObserver(() => {
+  drawn = "";
+  if (beats.length) draw();
+}).observe(the("device"));

@@ -1,0 +1,124 @@
+// The alarms of the past, each with the beat that raised it.
+
+import { drawBeat, range } from "./chart.js";
+import { element, list, mark, note, say, shape, the } from "./elements.js";
+import { KINDS, duration, several, short, time } from "./units.js";
+
+const LATER = 1200; // milliseconds until the history has what has just happened
+const MOST = 100;
+
+const seconds = (text) => Date.parse(text) / 1000;
+
+let known = ""; // the alarms that were open when the history was read last
+let timer = 0;
+let device = null;
+let moment = 0; // now, in seconds since 1970 on the daemon's clock
+
+/** Read the history again where alarms have changed, or another device is looked at. */
+export function showHistory(view, chosen) {
+  const now = view.alarms.map((alarm) => [alarm.id, alarm.priority, alarm.acknowledged?.time]).join();
+  const other = the("only").checked && device !== chosen;
+  const changed = now !== known;
+  [known, device, moment] = [now, chosen, view.time];
+  if (other) read(0);
+  else if (changed && !timer) read(LATER); // in a flood, now and then
+}
+
+function read(after) {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    timer = 0;
+    const since = new Date((moment - 3600 * the("period").value) * 1000).toISOString();
+    const question = new URLSearchParams({ since, limit: MOST });
+    if (the("only").checked && device !== null) question.set("device", device);
+    try {
+      const answer = await fetch(`api/alarms?${question}`);
+      if (answer.ok) show(await answer.json());
+      else note(the("no-past"), `${(await answer.text()).trim()}.`);
+    } catch {
+      timer = setTimeout(read, 5000, 0); // that the daemon is not reached is said elsewhere
+    }
+  }, after);
+}
+
+function show(past) {
+  list(the("past"), past, (alarm) => alarm.id, makeRow, updateRow);
+  const full = past.length === MOST ? `The last ${several(MOST, "alarm")}; there may be more.` : "";
+  note(the("no-past"), past.length ? full : "No alarm in this time.");
+}
+
+function makeRow(alarm) {
+  const row = element(
+    "li",
+    {},
+    element(
+      "details",
+      {},
+      element(
+        "summary",
+        {},
+        element("span", { class: "sign" }),
+        element("span", { class: "when" }, time(seconds(alarm.raised))),
+        element("span", { class: "name" }, alarm.device),
+        element("span", { class: "kind" }, KINDS[alarm.kind]),
+        element("span", { class: "for" }),
+        element("span", { class: "who" }),
+      ),
+    ),
+  );
+  const details = row.firstElementChild;
+  details.addEventListener("toggle", () => {
+    if (details.open && !details.querySelector("div")) open(details, alarm);
+  });
+  return row;
+}
+
+function updateRow(row, alarm) {
+  if (row.className !== alarm.priority) {
+    row.className = alarm.priority;
+    row.querySelector(".sign").replaceChildren(mark(alarm.priority), alarm.priority);
+  }
+  const lasted = alarm.cleared && duration(seconds(alarm.cleared) - seconds(alarm.raised));
+  say(row.querySelector(".for"), lasted ? `for ${lasted}` : "open");
+  say(row.querySelector(".who"), whoKnew(alarm));
+}
+
+function whoKnew({ acknowledged, shelved_by: shelver }) {
+  const said = [];
+  if (acknowledged) said.push(`acknowledged by ${acknowledged.by}, ${time(seconds(acknowledged.time))}`);
+  if (shelver) said.push(`shelved by ${shelver}`);
+  return said.join("; ");
+}
+
+/** Show the beat that raised an alarm. */
+async function open(details, { id }) {
+  const place = element("div", {}, "One moment …");
+  details.append(place);
+  try {
+    const answer = await fetch(`api/alarm?${new URLSearchParams({ id })}`);
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    const alarm = await answer.json();
+    place.replaceChildren(element("p", {}, inWords(alarm)));
+    if (!alarm.beat) return;
+    const verdict = alarm.kind === "anomaly" ? "anomalous" : "poor";
+    const svg = shape("svg", { class: "past", role: "img", "aria-label": "The beat that raised it, over its reconstruction" });
+    place.append(svg);
+    drawBeat(svg, { ...alarm, verdict }, range([alarm]));
+  } catch {
+    place.remove(); // asked again when it is opened again
+    details.open = false;
+  }
+}
+
+function inWords(alarm) {
+  const said = [];
+  if (alarm.beats_seen) said.push(`Raised by ${alarm.beats_anomalous} of ${several(alarm.beats_seen, "beat")}.`);
+  if (alarm.kind === "silent") said.push("No beat came.");
+  if (alarm.score !== null) said.push(`The last one scored ${short(alarm.score)}, the threshold was ${short(alarm.threshold)} (model ${alarm.model}).`);
+  if (alarm.escalated) said.push(`Escalated ${time(seconds(alarm.escalated))}.`);
+  if (alarm.cleared) said.push(`Cleared ${time(seconds(alarm.cleared))}.`);
+  return said.join(" ");
+}
+
+the("period").addEventListener("change", () => read(0));
+the("only").addEventListener("change", () => read(0));

@@ -1,0 +1,45 @@
+// Numbers and times as people read them.
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+const whole = new Intl.NumberFormat();
+
+/** Seconds since 1970 as the time of day; with the date where it is not today. */
+export function time(seconds) {
+  const moment = new Date(seconds * 1000);
+  const today = moment.toDateString() === new Date().toDateString();
+  return today ? clock.format(moment) : `${day.format(moment)}, ${clock.format(moment)}`;
+}
+
+/** How long ago that many seconds are. */
+export const ago = (seconds) => (seconds < 2 ? "now" : `${duration(seconds)} ago`);
+
+/** Seconds as "4 s", "12 min", "3 h". */
+export function duration(seconds) {
+  if (seconds < 99.5) return `${Math.max(0, Math.round(seconds))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 129600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
+}
+
+/** A count with its separators. */
+export const count = (number) => whole.format(number);
+
+/** A count and its noun: "1 device", "4 devices". */
+export const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+/** A number to three digits. */
+export function short(number) {
+  const exact = Math.abs(number) >= 1000 ? number.toExponential(1) : String(Number(number.toPrecision(3)));
+  return exact.replace("-", "−");
+}
+
+/** A score as a multiple of its threshold, "0.13×"; nothing where there is none. */
+export function multiple(beat) {
+  if (beat.score === null || beat.threshold <= 0) return "";
+  const ratio = beat.score / beat.threshold;
+  if (ratio < 0.01) return "<0.01×";
+  return `${ratio >= 10 ? count(Math.round(ratio)) : ratio.toFixed(ratio < 1 ? 2 : 1)}×`;
+}
+
+export const VERDICTS = { normal: "normal", anomalous: "anomalous", poor: "poor signal" };
+export const KINDS = { anomaly: "Anomaly", "signal-quality": "Signal quality", silent: "Silent" };

@@ -1,0 +1,126 @@
+// The open alarms, and the list of devices.
+
+import { acknowledge } from "./attend.js";
+import { element, list, mark, note, say, the } from "./elements.js";
+import { KINDS, ago, count, duration, several, time } from "./units.js";
+
+let known = null; // the priority of each alarm that was open, by its id; null before the first look
+
+export const address = (device) => `#${new URLSearchParams({ device })}`;
+
+/** Show the alarms, and tell a screen reader of those that are new. */
+export function showAlarms(view) {
+  list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
+    updateAlarm(card, alarm, view.time);
+  });
+  the("no-alarms").hidden = view.alarms.length > 0;
+  const shown = new Set(view.alarms.map((alarm) => alarm.device)).size;
+  const more = view.in_alarm - shown;
+  note(the("more-alarms"), more > 0 ? `${several(more, "more device")} in alarm.` : "");
+  tell(view.alarms);
+}
+
+function makeAlarm(alarm) {
+  const button = element("button", { type: "button", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
+  button.addEventListener("click", () => acknowledge(alarm));
+  return element(
+    "li",
+    {},
+    element("span", { class: "priority" }),
+    element("a", { class: "name", href: address(alarm.device) }, alarm.device),
+    element("span", { class: "kind" }, KINDS[alarm.kind]),
+    element("span", { class: "why" }),
+    element("span", { class: "seen" }),
+    button,
+  );
+}
+
+function updateAlarm(card, alarm, now) {
+  if (card.className !== alarm.priority) {
+    card.className = alarm.priority;
+    card.querySelector(".priority").replaceChildren(mark(alarm.priority), alarm.priority);
+  }
+  const since = `for ${duration(now - alarm.since)}`;
+  const beats = alarm.seen ? `${alarm.beats} of ${several(alarm.seen, "beat")}, ` : "no beat, ";
+  const why = card.querySelector(".why");
+  say(why, beats + since);
+  why.title = `since ${time(alarm.since)}`;
+  const { acknowledged } = alarm;
+  const seen = acknowledged ? `acknowledged by ${acknowledged.by}, ${time(Date.parse(acknowledged.time) / 1000)}` : "";
+  note(card.querySelector(".seen"), seen);
+  card.querySelector("button").hidden = Boolean(acknowledged);
+}
+
+function tell(alarms) {
+  const open = new Map(alarms.map((alarm) => [alarm.id, alarm.priority]));
+  const news = alarms.filter((alarm) => known?.get(alarm.id) !== alarm.priority);
+  if (known && news.length) {
+    const each = news.slice(0, 3).map((a) => `${a.device}: ${KINDS[a.kind]}, ${a.priority} priority`);
+    const more = news.length > 3 ? `, and ${several(news.length - 3, "more alarm")}` : "";
+    say(the("news"), `Alarm. ${each.join("; ")}${more}`);
+  }
+  known = open;
+}
+
+/** The devices of a view in the order they are listed: by name, bed-2 before bed-10. */
+export function inOrder(view) {
+  const { compare } = new Intl.Collator(undefined, { numeric: true });
+  return view.devices.toSorted((a, b) => compare(a.device, b.device));
+}
+
+/** List the devices whose names hold what is looked for. */
+export function showDevices(view, chosen) {
+  const wanted = the("filter").value.trim();
+  const found = inOrder(view).filter((row) => row.device.toLowerCase().includes(wanted.toLowerCase()));
+  list(the("device-list"), found, (row) => row.device, makeDevice, (item, row) => {
+    updateDevice(item, row, row.device === chosen, view.time);
+  });
+  showEmptiness(view, wanted, found.length);
+  const left = view.known - view.devices.length;
+  const more = `${count(view.devices.length)} of ${count(view.known)} devices, those in alarm among them. Any other is found by its whole name.`;
+  note(the("more-devices"), left > 0 ? more : "");
+}
+
+function makeDevice(row) {
+  return element(
+    "li",
+    {},
+    element(
+      "a",
+      { href: address(row.device) },
+      element("span", { class: "sign" }),
+      element("span", { class: "name" }, row.device),
+      element("span", { class: "is" }),
+      element("span", { class: "heard" }),
+    ),
+  );
+}
+
+function updateDevice(item, row, isChosen, now) {
+  const link = item.firstElementChild;
+  const state = row.priority ?? "ok";
+  if (item.className !== state) {
+    item.className = state;
+    item.querySelector(".sign").replaceChildren(mark(state));
+  }
+  say(item.querySelector(".is"), stateOf(row));
+  if (isChosen) link.setAttribute("aria-current", "true");
+  else link.removeAttribute("aria-current");
+  say(item.querySelector(".heard"), row.heard === null ? "not heard" : ago(now - row.heard));
+}
+
+/** The state of a device in words. */
+export const stateOf = (row) =>
+  (row.priority ? `${row.priority} alarm` : "no alarm") + (row.shelved ? " · shelved" : "");
+
+function showEmptiness(view, wanted, found) {
+  const empty = the("no-devices");
+  empty.hidden = found > 0;
+  if (found) return;
+  if (!wanted) {
+    say(empty, `No beats yet: publish some on ${view.topics.join(" or ")}, or run “ecg-monitor replay FILE --device NAME”.`);
+  } else if (empty.dataset.wanted !== wanted || !empty.querySelector("a")) {
+    empty.replaceChildren("None here. ", element("a", { href: address(wanted) }, `Look at “${wanted}”`));
+    empty.dataset.wanted = wanted;
+  }
+}
