@@ -40,8 +40,8 @@ class Policy:
         silent_after: seconds without a beat after which a device is silent; 0 for never.
     """
 
-    window: int = 16
-    raise_at: int = 4
+    window: int = 36
+    raise_at: int = 6
     clear_at: int = 0
     silent_after: float = 30.0
 

@@ -15,8 +15,8 @@ from monitor.model import Detector, Floats
 from monitor.program import ConfigurationError
 from monitor.replay import INTERVAL
 
-WINDOWS: Final = (10, 16, 20)
-RAISE_AT: Final = (3, 4, 5)
+WINDOWS: Final = (10, 20, 36)
+RAISE_AT: Final = (3, 4, 6)
 CLEAR_AT: Final = (0, 1)
 RATES: Final = (0.05, 0.02, 0.01, 0.005)
 """The grid. A rate that the model's held-out beats do not support is left out."""

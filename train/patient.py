@@ -21,9 +21,7 @@ FEWEST = 100  # beats to fit and to calibrate on
 
 # Chosen on DS1 of the MIT-BIH Arrhythmia Database: see docs/detector.md
 SMOOTH = 5
-QRS_ENDS = 0.12  # seconds after its centre; the T wave behind it changes with rate and posture
-T_WEIGHT = 0.3
-ALLOWED = 0.175  # of a beat's variance may stay unexplained: so much normal ones change over hours
+ALLOWED = 0.15  # of a beat's variance may stay unexplained: over hours, normal beats change so much
 UNLIKE = 1.5  # robust deviations from the patient's usual distance between beats
 FLOOR = 0.001
 
@@ -66,7 +64,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     out.mkdir(parents=True, exist_ok=True)
 
     # Fit and calibrate
-    patient = fit(believed, seed, epochs, cut is not None)
+    patient = fit(believed, seed, epochs)
     held_out = patient.fitted.held_out
     table = judge.quantiles(held_out)
     told = float(np.mean(held_out > patient.threshold))
@@ -119,34 +117,23 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     print(f"wrote {out / 'ecg.onnx'}")
 
 
-def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS, cut: bool = True) -> Patient:
-    """Fit a detector to a patient's beats, float32 [N, 140], most of them normal.
-
-    `cut`: whether `monitor.segmentation` cut them, so that it is known where the T wave is.
-    """
+def fit(believed: Floats, seed: int, epochs: int = ecg.EPOCHS) -> Patient:
+    """Fit a detector to a patient's beats, float32 [N, 140], most of them normal."""
     used = alike(believed)
     own = believed[used]
     unit = float((own - own.mean(axis=1, keepdims=True)).std())
     how = detector.Scoring(
-        SMOOTH, weights(cut), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
+        SMOOTH, np.ones(BEAT, np.float32), FLOOR, max(unit, detector.SMALLEST), either_way_up=True
     )
     _, fitted = ecg.fit_both(own, seed, how, epochs)
     value = threshold(fitted.held_out)
     chosen = (
-        f"{ALLOWED:.1%} of a usual beat's variance unexplained; more than all but "
+        f"{ALLOWED:.0%} of a usual beat's variance unexplained; more than all but "
         f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats have"
         if value == ALLOWED + FLOOR
         else f"{ecg.FALSE_ALARM_RATE:.0%} of the held-out beats lie above it"
     )
     return Patient(fitted, value, chosen, used, unit)
-
-
-def weights(cut: bool) -> Floats:
-    """Say how much each sample of a beat counts: float32 [140], 1 on average."""
-    seconds = np.linspace(-segmentation.BEFORE, segmentation.AFTER, BEAT)
-    weight = np.where(cut & (seconds > QRS_ENDS), T_WEIGHT, 1.0)
-    shared: Floats = (weight / weight.mean()).astype(np.float32)
-    return shared
 
 
 def threshold(held_out: Floats, allowed: float = ALLOWED) -> float:
