@@ -1,5 +1,6 @@
 """Reads back the retained alarms, so that a device in alarm stays in alarm across a restart."""
 
+import time
 from queue import Empty, Queue
 
 import structlog
@@ -37,17 +38,21 @@ def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
 
 
 def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[DeviceAlarm]:
-    alarms: list[DeviceAlarm] = []
+    alarms: dict[str, DeviceAlarm] = {}  # by topic: one may change as we read
     wait = WITHIN
+    until = time.monotonic() + wait
     while True:
         try:
-            message = arrivals.get(timeout=wait)
+            message = arrivals.get(timeout=max(0.0, until - time.monotonic()))
         except Empty:
             if wait == WITHIN:
                 log.warning("the retained alarms were not read", seconds=WITHIN)
-            return alarms
+            return list(alarms.values())
         if message is None:  # subscribed
             wait = QUIET
+        if message is None or message.retain:  # those of another monitor may never cease
+            until = time.monotonic() + wait
+        if message is None:
             continue
         try:
             alarm = decode_alarm(message.payload)
@@ -58,4 +63,4 @@ def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[Devic
         if topic_of(settings.output, alarm.device, "alarm") != message.topic:
             log.warning("a retained alarm is another device's", topic=message.topic[:100])
             continue
-        alarms.append(alarm)
+        alarms[message.topic] = alarm

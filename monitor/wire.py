@@ -108,7 +108,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         threshold: a score above it is anomalous.
         beats_anomalous: of the beats in the window, how many speak for the alarm.
         beats_seen: how many beats are in the window.
-        beat: float32 [140]; None where no beat caused the event.
+        beat: float32 [140]; None where no beat caused the event, or it holds what is no number.
         reconstruction: float32 [140]; None where the beat was not scored.
     """
 
@@ -137,7 +137,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a time that is none, and a name that cannot be printed."""
-        from_rfc3339(self.time)
+        _check_time(self.time)
         _check_name(self.by)
 
 
@@ -161,7 +161,7 @@ class StandingAlarm(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
-        from_rfc3339(self.since)
+        _check_time(self.since)
 
 
 class Shelved(msgspec.Struct, frozen=True):
@@ -173,9 +173,14 @@ class Shelved(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse times that are none, and a name that cannot be printed."""
-        from_rfc3339(self.since)
-        from_rfc3339(self.until)
+        _check_time(self.since)
+        _check_time(self.until)
         _check_name(self.by)
+
+
+def _check_time(time: str) -> None:
+    if not EARLIEST <= from_rfc3339(time) <= LATEST:
+        raise ValueError("a time that cannot be written as RFC 3339")
 
 
 def _check_name(name: str) -> None:
