@@ -95,8 +95,9 @@ class Daemon:
         self.topics = wire.Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
-        asked = [topic_of(settings.output, "+", f"alarm/{end}") for end in requests.ENDS]
-        self.outbound = Outbound(settings.mqtt, asked, metrics)
+        asked = [f"{settings.output.topic}/alarm/{end}" for end in requests.ENDS]
+        self.whose = wire.Topics(asked)
+        self.outbound = Outbound(settings.mqtt, [subscription(topic) for topic in asked], metrics)
         self.history = History(settings.history, settings.history_file, metrics.lost)
         self.live = Live(settings.input.topic)
         self.publisher = Publisher(
@@ -340,13 +341,13 @@ class Daemon:
 
     def _attend(self) -> None:
         for asked in self.outbound.take_requests():
-            *_, device, _, end = asked.topic.split(b"/")
             try:
-                request = requests.decode(end.decode(), asked.payload)
+                device = self.whose.device(asked.topic)
+                request = requests.decode(asked.topic.rpartition(b"/")[2].decode(), asked.payload)
             except wire.Rejected as rejected:
                 self._reject(asked.topic, rejected.reason, str(rejected))
                 continue
-            problem = self._do(request, device.decode(errors="replace"))
+            problem = self._do(request, device)
             if problem is not None:
                 log.warning("not done", request=type(request).__name__.lower(), reason=problem)
         while not self._asked.empty():
@@ -460,8 +461,8 @@ def _judge(batch: NDArray[np.float32], scored: Outcome) -> tuple[NDArray[np.uint
 
 def _evidence(batch: NDArray[np.float32], scored: Outcome, at: int, believed: bool) -> Evidence:
     beat = batch[at].tolist()
-    if not believed:
-        return Evidence(beat=beat)
+    if not believed:  # JSON has no word for NaN, nor for what is infinite
+        return Evidence(beat=beat if np.isfinite(batch[at]).all() else None)
     return Evidence(float(scored.scores[at]), beat, scored.reconstructions[at].tolist())
 
 

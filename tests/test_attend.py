@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from monitor.datasets import Beats
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon
-from tests.wards import Hearts, Ward, as_json
+from tests.wards import Hearts, Ward, as_float32, as_json
 
 
 @pytest.fixture
@@ -202,3 +203,31 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, broker: Mosquitto, hearts: 
         assert alarm_of(ward)["alarms"][0]["acknowledged"] is None
         assert daemon.healthy()
     assert "no alarm with the id" in daemon.log.read_text()
+
+
+def test_requests_are_taken_wherever_the_device_stands_in_the_topic(
+    tmp_path: Path, broker: Mosquitto, hearts: Hearts
+) -> None:
+    topic = "ward/{device}/out"
+    with (
+        Ward(broker.port, listen=False) as ward,
+        RunningDaemon(tmp_path, broker.url, OUTPUT__TOPIC=topic) as daemon,
+    ):
+        ward.send(as_json("bed-7", hearts.normal(1)))
+        daemon.wait_until("ecg_monitor_beats_received_total", 1)
+        asked = ("shelve", "bed-7", "--minutes", "5", "--by", "Anna")
+        done = ecg_monitor(*asked, MQTT__BROKER=broker.url, OUTPUT__TOPIC=topic)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_beat_that_is_no_number_leaves_an_alert_that_can_be_read(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    beats = np.full((3, 140), np.nan, np.float32)
+    with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url):
+        ward.send(as_float32("bed-7", beats))
+        ward.wait(ward.alerts)
+        (raised,) = ward.alerts()
+        assert (raised["kind"], raised["beat"]) == ("signal-quality", None)
+        (kept,) = past(tmp_path)
+        assert kept["id"] == raised["id"]
