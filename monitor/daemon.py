@@ -46,6 +46,9 @@ PATIENCE = 0.25
 FAREWELL = 3.0
 """Seconds that the last publishes may take when the daemon is asked to stop."""
 
+LAST_LINES = 1.5
+"""Seconds that the history may take then to write what waits."""
+
 AT_ONCE = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
 
@@ -186,7 +189,7 @@ class Daemon:
         self.inbound.acknowledge()
         self.inbound.hang_up()
         self.outbound.hang_up()
-        self.history.close(FAREWELL)
+        self.history.close(LAST_LINES)
         log.info("stopped")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ The loop hands over what is to be kept and goes on; a thread writes it. The file
 and by size. What cannot be written is counted, never waited for.
 """
 
+import errno
 import sqlite3
 import threading
 import time
@@ -45,6 +46,9 @@ GATHERED = 0.1
 AGAIN_AFTER = 1.0
 """Seconds after which what could not be written is tried again."""
 
+ACTIONS = 500
+"""Actions that are kept for each megabyte, at most: however many come, alerts have their room."""
+
 TRIM_EVERY = 60.0
 """Seconds between two looks at whether the file is within its bounds."""
 
@@ -64,6 +68,8 @@ CREATE INDEX IF NOT EXISTS actions_of_alarm ON actions (alarm);
 _KEEP_ALERT = "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEEP_ACTION = "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?)"
 
+
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 _Row = tuple[str, tuple[Any, ...]]
 
@@ -131,13 +137,16 @@ class History:
         try:
             create(file).close()
         except (OSError, sqlite3.Error) as error:
-            if bounds.file is not None:
+            if _passes(error):
+                self._tell(error)
+            elif bounds.file is not None:
                 raise ConfigurationError(
                     f"history.file = '{file}': cannot be used ({error}); allowed is a file of the "
                     "history, or a new one in a folder that can be written to"
                 ) from None
-            log.warning("no history is kept", file=str(file), reason=str(error))
-            return
+            else:
+                log.warning("no history is kept", file=str(file), reason=str(error))
+                return
         self._thread = threading.Thread(target=self._write, name="history", daemon=True)
         self._thread.start()
 
@@ -213,13 +222,22 @@ class History:
                     _trim(database, self._bounds)
         except (OSError, sqlite3.Error) as error:
             if not self._failed:
-                log.error("history", file=str(self._file), reason=str(error), retrying=True)
-            self._failed = True
+                self._tell(error)
             return False
         if self._failed:
             log.info("history", file=str(self._file), written=True)
         self._failed = False
         return True
+
+    def _tell(self, error: OSError | sqlite3.Error) -> None:
+        self._failed = True
+        log.error("history", file=str(self._file), reason=str(error), retrying=True)
+
+
+def _passes(error: OSError | sqlite3.Error) -> bool:
+    """Whether the settings are not to blame: the file is locked, or the disk full or failing."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what makes it more precise
+    return code in _PASSING or getattr(error, "errno", None) == errno.ENOSPC
 
 
 def create(file: Path) -> sqlite3.Connection:
@@ -244,6 +262,10 @@ def _trim(database: sqlite3.Connection, bounds: Bounds) -> None:
         for table in ("alerts", "actions"):
             oldest = time.time() - 86400 * bounds.days
             database.execute(f"DELETE FROM {table} WHERE kept < ?", (oldest,))  # noqa: S608
+        database.execute(
+            "DELETE FROM actions WHERE rowid <= (SELECT max(rowid) FROM actions) - ?",
+            (ACTIONS * bounds.megabytes,),
+        )
         pages, free, size = (
             database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,18 @@ def test_a_file_that_is_named_must_be_one_that_can_be_used(tmp_path: Path, lost:
     assert file.read_text() == "no history, " * 100
 
 
+def test_a_file_that_is_locked_is_no_reason_not_to_start(tmp_path: Path, lost: Counter) -> None:
+    file = tmp_path / "history.db"
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        kept = History(Bounds(file=file), file, lost)
+        keep(kept, alert(1, "raised", NIGHT))
+        other.rollback()
+    time.sleep(2 * history.GATHERED)
+    kept.close(5)
+    assert len(list(history.alarms(file))) == 1
+
+
 def test_without_a_place_of_its_own_the_monitor_goes_on(
     tmp_path: Path, lost: Counter, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +171,23 @@ def test_the_oldest_goes_where_it_is_too_much(
     assert 100 < len(numbers) < 1500
     assert file.stat().st_size < 2_500_000  # a batch of 500 may come on top, until the next look
     assert lost._value.get() == 0
+
+
+def test_actions_do_not_push_alerts_out(
+    tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "TRIM_EVERY", 0.0)
+    file = tmp_path / "history.db"
+    kept = History(Bounds(file=file, megabytes=1), file, lost)
+    keep(kept, alert(1, "raised", NIGHT))
+    for number in range(10_000):
+        kept.note(Action("shelved", "bed-7", "Anna" * 25, NIGHT + number))
+        while kept._waiting.qsize() > 400:
+            time.sleep(0.001)
+    kept.close(20)
+    assert len(list(history.alarms(file))) == 1
+    times = [action.time - NIGHT for action in history.shelvings(file)]
+    assert times[-1] == 9999 and len(times) == history.ACTIONS
 
 
 def test_what_is_too_old_goes(tmp_path: Path, lost: Counter) -> None:
