@@ -303,11 +303,14 @@ class Alarms:
         return decisions
 
     def due(self, wall: float) -> list[str]:
-        """The devices whose shelf is over at `wall` seconds since 1970."""
+        """The devices whose shelf is over at `wall` seconds since 1970.
+
+        One that begins only then is over, too: a clock that was set back is not to prolong it.
+        """
         return [
             name
             for name, device in self.shelved.items()
-            if device.shelf is not None and device.shelf.until <= wall
+            if device.shelf is not None and not device.shelf.since <= wall < device.shelf.until
         ]
 
     def _change(
