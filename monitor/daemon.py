@@ -111,7 +111,7 @@ class Daemon:
         self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
-        self._rejections = Throttle(LINES)
+        self._rejections, self._answers = Throttle(LINES), Throttle(LINES)
 
     # -- its life
 
@@ -351,8 +351,10 @@ class Daemon:
                 self._reject(asked.topic, rejected.reason, str(rejected))
                 continue
             problem = self._do(request, device)
-            if problem is not None:
-                log.warning("not done", request=type(request).__name__.lower(), reason=problem)
+            what = type(request).__name__.lower()
+            if problem is not None and self._answers.admits((what, device), time.monotonic()):
+                withheld = self._answers.take_withheld()
+                log.warning("not done", request=what, reason=problem, withheld=withheld)
         while not self._asked.empty():
             name, request, answer = self._asked.get()
             answer.set_result(self._do(request, name))
@@ -367,8 +369,7 @@ class Daemon:
             return f"no alarm with the id {request.id} is open"
         seen = Acknowledged(request.by, rfc3339(wall))
         alarm = self.alarms.acknowledge(request.id, seen)
-        self.history.note(Action("acknowledged", name, request.by, wall, alarm.id))
-        log.info("acknowledged", device=name, alarm=alarm.id, by=request.by)
+        self._note(Action("acknowledged", name, request.by, wall, alarm.id))
         self.publisher.save(name, wall)
         return None
 
@@ -380,17 +381,29 @@ class Daemon:
             return None
         until = wall + 60 * request.minutes
         self.alarms.shelve(name, Shelf(request.by, wall, until))
-        self.history.note(Action("shelved", name, request.by, wall, until=until))
-        log.info("shelved", device=name, minutes=request.minutes, by=request.by)
+        self._note(Action("shelved", name, request.by, wall, until=until))
         self.publisher.save(name, wall)
         return None
 
     def _unshelve(self, name: str, by: str, wall: float) -> None:
         for decision in self.alarms.unshelve(name):
             self.publisher.alert_late(decision, wall)
-        self.history.note(Action("unshelved", name, by, wall))
-        log.info("unshelved", device=name, by=by)
+        self._note(Action("unshelved", name, by, wall))
         self.publisher.save(name, wall)
+
+    def _note(self, action: Action) -> None:
+        """Keep and log what somebody did."""
+        self.history.note(action)
+        on = action.alarm or action.device
+        if self._answers.admits((action.action, on), time.monotonic()):
+            log.info(
+                action.action,
+                device=action.device,
+                alarm=action.alarm,
+                by=action.by,
+                until=action.until and rfc3339(action.until),
+                withheld=self._answers.take_withheld(),
+            )
 
     # -- what is not caused by a beat
 
@@ -399,8 +412,10 @@ class Daemon:
         far behind we are."""
         self._refresh_models()
         self.inbound.measure()
+        wall = time.time()
+        for name in self.alarms.due(wall):
+            self._unshelve(name, "the clock", wall)
         if self.inbound.connected and self.outbound.backlog < AT_ONCE:
-            wall = time.time()
             since = max(self.inbound.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
                 self.publisher.alert(decision, wall)
@@ -410,8 +425,6 @@ class Daemon:
                 self.publisher.alert(decision, wall)
             for name in gone:
                 self.publisher.save(name, wall)
-            for name in self.alarms.due(wall):
-                self._unshelve(name, "the clock", wall)
         self.metrics.devices.set(len(self.alarms.devices))
 
     def _refresh_models(self) -> None:

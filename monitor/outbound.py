@@ -27,6 +27,10 @@ REFUSED_PAUSE = 5.0
 """Seconds after which a publish that the broker refused is tried again."""
 
 
+UNSEEN = 1000
+"""Requests at QoS 0 that wait to be looked at, at most; of the others, the broker bounds them."""
+
+
 class Outbound(Connection):
     """What the daemon says, and that it is there: its status, with a last will."""
 
@@ -70,7 +74,7 @@ class Outbound(Connection):
         client = self._client
         if client is not None and client.packets is not None:
             client.packets.acknowledge([request.mid for request in requests if request.qos])
-        return requests
+        return [request for request in requests if not request.retain]  # the alarm may be over
 
     def say(self, status: str) -> None:
         """Publish our status, unless it is what we said last on this connection."""
@@ -126,7 +130,7 @@ class Outbound(Connection):
 
     def _take(self, header: int, body: bytes, _arrived: float) -> None:
         request = parse_publish(header, body, self._protocol == "5")
-        if not request.retain:  # nobody means an alarm that is still to come
+        if request.qos or len(self._requests) < UNSEEN:
             self._requests.append(request)
 
     def _on_publish(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from monitor.datasets import Beats
-from tests.brokers import Mosquitto
+from tests.brokers import ANYBODY, Mosquitto
 from tests.daemons import RunningDaemon
 from tests.wards import Hearts, Ward, as_float32, as_json
 
@@ -167,6 +167,57 @@ def test_a_device_stays_shelved_across_a_restart_and_is_taken_back_by_hand(
             ward.wait(lambda: len(ward.alerts()) == 1)
             (late,) = ward.alerts()
             assert (late["event"], late["priority"]) == ("raised", "high")
+
+
+def test_a_shelf_ends_though_the_broker_is_away(tmp_path: Path, hearts: Hearts) -> None:
+    conf = f"{ANYBODY}persistence true\npersistence_location {tmp_path}/\n"
+    with (
+        Mosquitto(tmp_path, conf) as broker,
+        Ward(broker.port) as ward,
+        RunningDaemon(tmp_path, broker.url) as daemon,
+    ):
+        ward.send(as_json("bed-7", hearts.normal(10)))
+        daemon.wait_until("ecg_monitor_beats_received_total", 10)
+        ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 0.05, "by": "Anna"}')
+        ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["shelved"])
+        ward.send(as_json("bed-7", hearts.anomalous(5), first=10))
+        ward.wait(lambda: alarm_of(ward)["seq"] == 14)
+        broker.stop()
+        ward.wait(lambda: "unshelved" in daemon.log.read_text())
+        assert not ward.alerts()
+        broker.start()
+        ward.wait(ward.alerts)
+        ward.wait(lambda: alarm_of(ward)["shelved"] is None)
+        assert [alert["event"] for alert in ward.alerts()] == ["raised"]
+
+
+def test_requests_that_are_kept_do_not_stand_in_the_way(tmp_path: Path, hearts: Hearts) -> None:
+    ask = b'{"minutes": 5, "by": "Anna"}'
+    with (
+        Mosquitto(tmp_path, f"{ANYBODY}max_inflight_messages 1\n") as broker,
+        Ward(broker.port) as ward,
+    ):
+        ward.publish("ecg/bed-6/alarm/shelve", ask, retain=True)
+        ward.flush()
+        with RunningDaemon(tmp_path, broker.url, MQTT__PROTOCOL="3.1.1") as daemon:
+            ward.send(as_json("bed-7", hearts.normal(1)))
+            daemon.wait_until("ecg_monitor_beats_received_total", 1)
+            ward.publish("ecg/bed-7/alarm/shelve", ask)
+            ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["shelved"])
+
+
+def test_a_flood_of_requests_does_not_flood_the_log(
+    tmp_path: Path, broker: Mosquitto, hearts: Hearts
+) -> None:
+    with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url) as daemon:
+        ward.send(as_json("bed-7", hearts.normal(1)))
+        daemon.wait_until("ecg_monitor_beats_received_total", 1)
+        for _ in range(1000):
+            ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 5}')
+            ward.publish("ecg/bed-8/alarm/shelve", b'{"minutes": 5}')
+        ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 6, "by": "Anna"}')
+        ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["shelved"]["by"] == "Anna")
+    assert 2 <= len(daemon.log.read_text().splitlines()) < 100
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path, broker: Mosquitto, hearts: Hearts) -> None:
