@@ -357,7 +357,8 @@ class Daemon:
                 log.warning("not done", request=what, reason=problem, withheld=withheld)
         while not self._asked.empty():
             name, request, answer = self._asked.get()
-            answer.set_result(self._do(request, name))
+            if answer.set_running_or_notify_cancel():  # who asked may have been told that it failed
+                answer.set_result(self._do(request, name))
 
     def _do(self, request: Request, device: str | None) -> str | None:
         """Do what is asked; gives why it cannot be done."""

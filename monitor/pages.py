@@ -136,10 +136,14 @@ def _action(end: str, ask: Ask) -> Page:
             device = msgspec.json.decode(request.body, type=_Whose).device
         except (Rejected, msgspec.ValidationError) as error:
             return _said(HTTPStatus.BAD_REQUEST, str(error))
+        answer = ask(asked, device)
         try:
-            problem = ask(asked, device).result(PATIENCE)
+            problem = answer.result(PATIENCE)
         except TimeoutError:
-            return _said(HTTPStatus.SERVICE_UNAVAILABLE, "the loop does not turn")
+            if answer.cancel():
+                said = "the broker was never reached, or the loop does not turn"
+                return _said(HTTPStatus.SERVICE_UNAVAILABLE, said)
+            problem = answer.result()  # it is just being done
         return _said(HTTPStatus.CONFLICT, problem) if problem else _said(HTTPStatus.OK, "done")
 
     return page

@@ -18,6 +18,9 @@ TEXT = "text/plain; charset=utf-8"
 LONGEST = 10_000
 """Bytes of the largest request that is taken."""
 
+CONNECTIONS = 40
+"""Connections that are answered at once, a thread for each; on others we hang up."""
+
 OPEN = ("/metrics", "/healthz")
 """For programs, which may call this machine what they like."""
 
@@ -69,6 +72,24 @@ Page = Callable[[Request], Answer]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], handler: type["_Handler"]) -> None:
+        self._room = threading.Semaphore(CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, if there is room for one more."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make room again once it is answered."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of who hangs up; all else is a mistake of ours."""
@@ -131,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a page."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body that is not read must not be a request of its own
         path, _, query = self.path.partition("?")
         page = self.served.pages.get(path)
         if page is None:
@@ -174,7 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"only application/json\n")
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or len(length) > 9 or int(length) > LONGEST:
+        in_chunks = "Transfer-Encoding" in self.headers  # which would tell another length
+        if in_chunks or not length.isdecimal() or len(length) > 9 or int(length) > LONGEST:
             said = f"with a Content-Length of at most {LONGEST}\n".encode()
             return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TEXT, said)
         return None

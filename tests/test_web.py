@@ -4,9 +4,11 @@ import http.client
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
@@ -22,7 +24,7 @@ from monitor.pages import FILES, actions, pages
 from monitor.program import ConfigurationError
 from monitor.requests import Shelve
 from monitor.settings import History as Bounds
-from monitor.web import LONGEST, TEXT, Answer, Page, Request, Site, serve
+from monitor.web import CONNECTIONS, LONGEST, TEXT, Answer, Page, Request, Site, serve
 from monitor.wire import Alert, encode, rfc3339
 
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
@@ -281,6 +283,7 @@ def test_without_a_token_nothing_can_be_changed(server: Server) -> None:
         ({"Content_Type": ""}, 415),
         ({"Content_Length": "x"}, 413),
         ({"Content_Length": "-1"}, 413),
+        ({"Transfer_Encoding": "chunked"}, 413),
         ({"Content_Length": "9" * 4000}, 413),
         ({"Host": "evil.example"}, 421),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
@@ -301,6 +304,32 @@ def test_a_request_that_is_too_long_is_not_read(attended: Server) -> None:
     assert attended.ask("/api/act", "POST", b" " * LONGEST, **RIGHT)[0] == 200
     assert attended.ask("/api/act", "POST", b" " * (LONGEST + 1), **RIGHT)[0] == 413
     assert len(attended.done) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_sent_behind_a_question_is_no_request_of_its_own(
+    server: Server, method: str
+) -> None:
+    hidden = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    asked = (
+        f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(hidden)}\r\n\r\n"
+    )
+    with socket.create_connection((server.host, server.port), timeout=5) as client:
+        client.sendall((asked + hidden).encode())
+        with client.makefile("rb") as answers:
+            said = answers.read()
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
+def test_connections_that_say_nothing_take_no_more_than_their_room(server: Server) -> None:
+    before = threading.active_count()
+    with ExitStack() as idle:
+        for _ in range(3 * CONNECTIONS):
+            idle.enter_context(socket.create_connection((server.host, server.port), timeout=5))
+        time.sleep(0.5)
+        assert threading.active_count() - before <= CONNECTIONS
+    time.sleep(0.5)
+    assert server.ask("/healthz")[0] == 200
 
 
 def test_the_token_is_no_part_of_an_address(attended: Server) -> None:
@@ -423,3 +452,11 @@ def test_a_request_that_cannot_be_understood_does_not_reach_the_loop(body: bytes
         pytest.fail("it did")
 
     assert asked(actions(ask)["/api/shelve"], body)[0] == 400
+
+
+def test_what_was_said_to_have_failed_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.pages.PATIENCE", 0.05)
+    answer: Future[str | None] = Future()
+    shelve = actions(lambda *_: answer)["/api/shelve"]
+    assert asked(shelve, b'{"device": "bed-1", "minutes": 5}')[0] == 503
+    assert not answer.set_running_or_notify_cancel()
