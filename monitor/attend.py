@@ -105,11 +105,11 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
                 f"of one, of which {FEWEST} characters or more may do"
             )
         device, alarm = fitting[0]
-        begun = wire.rfc3339(time.time() - 1)
 
         def done(now: DeviceAlarm) -> bool:
             seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
-            return any(a is not None and a.by == by and a.time >= begun for a in seen)
+            # Ours is another than the one before; clocks may differ.
+            return any(a and a != alarm.acknowledged and a.by == by for a in seen)
 
         desk.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
     print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
@@ -131,12 +131,12 @@ def shelve(settings: Settings, device: str, minutes: float, by: str | None) -> N
     by = by or getpass.getuser()
     until = ""
     with _Desk(settings, device) as desk:
-        desk.standing()
+        before = [standing.shelved for standing in desk.standing()]
 
         def done(now: DeviceAlarm) -> bool:
             nonlocal until
             until = now.shelved.until if now.shelved is not None else ""
-            return bool(until) == bool(minutes)
+            return now.shelved not in before if minutes else not until
 
         desk.ask(device, "shelve", Shelve(minutes, by), done)
     print(f"{device}: shelved until {until}" if until else f"{device}: not shelved any more")

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from monitor import attend
 from monitor.datasets import Beats
+from monitor.settings import Mqtt, Settings
 from tests.brokers import ANYBODY, Mosquitto
 from tests.daemons import RunningDaemon
 from tests.wards import Hearts, Ward, as_float32, as_json
@@ -102,6 +104,17 @@ def test_an_alarm_is_acknowledged_with_who_and_when_across_a_restart(
         run = ecg_monitor("alarms", "--csv", HISTORY__FILE=str(tmp_path / "history.db"))
         (row,) = csv.DictReader(io.StringIO(run.stdout))
         assert row["acknowledged_by"] == "Anna" and row["id"] == raised["id"]
+
+
+def test_it_is_acknowledged_though_clocks_differ(
+    tmp_path: Path, broker: Mosquitto, hearts: Hearts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url):
+        ward.send(as_json("bed-7", hearts.episode(10, 5, 0)))
+        ward.wait(lambda: ward.on("alarm") and ward.alerts() and alarm_of(ward)["seq"] == 14)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        attend.acknowledge(Settings(mqtt=Mqtt(broker=broker.url)), ward.alerts()[0]["id"], "Anna")
 
 
 def _seconds(text: str) -> float:
