@@ -324,7 +324,7 @@ class Alarms:
         before: Priority | None = None,
     ) -> Decision:
         """Give a change its id, and keep which alarms are open and what is withheld of them."""
-        identity = _identity(name, kind, event, device)
+        identity = _identity(name, kind, event, device, alarm.since)
         if event == "cleared":
             before = alarm.priority
             for own in (alarm.id, alarm.escalation):
@@ -380,14 +380,15 @@ def _counted(device: Device, seq: int | None, key: int) -> bool:
     return key in device.known or (device.restored and seq is not None and seq <= device.seq)
 
 
-def _identity(name: str, kind: Kind, event: Event, device: Device) -> str:
+def _identity(name: str, kind: Kind, event: Event, device: Device, since: float) -> str:
     """The id of a change: derived from the beat that causes it, so that the beat gives it again.
 
     Beats without a number may be the same again and again, such as those of a lead that is off;
-    there the number of the change tells one from the next.
+    there the number of the change tells one from the next, and the hour of the alarm from those
+    before the device was forgotten.
     """
     last = device.known[-1] if device.known else 0
-    number = device.changes if device.seq < 0 else 0
+    number = f"{device.changes}\0{since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
     device.changes += 1
     return hashlib.blake2b(
         f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16

@@ -530,6 +530,19 @@ def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[
     Alarms(THREE_OF_TEN).restore(saved, 0.0)
 
 
+def test_an_alarm_of_a_device_that_was_forgotten_is_not_taken_for_the_one_before() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    told: list[str] = []
+    for now in (0.0, 2 * FORGET_AFTER):
+        device = alarms.hear("a", now)
+        times = [EPOCH + now] * 3  # beats of a lead that is off, each like the other
+        (raised,) = alarms.observe("a", device, bytes([POOR] * 3), [7, 7, 7], times)
+        told.append(raised.id)
+        alarms.fall_silent(now + 60, now, EPOCH + now + 60, 1)
+        assert alarms.forget(now + 60 + FORGET_AFTER, 1)[0] == ["a"]
+    assert len(set(told)) == 2
+
+
 # -- shelved devices
 
 
