@@ -102,7 +102,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: the same whenever the same beats cause the same event.
         alarm: the id of the alert that raised the alarm: the same in all alerts of it.
-        time: when the beat was that caused the event; RFC 3339, UTC.
+        time: when the beat was that caused the event, or the shelf over that withheld the alert;
+            RFC 3339, UTC.
         since: when the alarm was raised; RFC 3339, UTC.
         score: of the beat that caused the event; None where it was not scored.
         threshold: a score above it is anomalous.
