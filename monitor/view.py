@@ -48,7 +48,8 @@ class Beat(msgspec.Struct, frozen=True):
 class OpenAlarm(msgspec.Struct, frozen=True):
     """An open alarm: `beats` of the `seen` last ones speak for it.
 
-    `since` is when it was raised, in seconds since 1970 UTC.
+    `since` is when it was raised, in seconds since 1970 UTC; `escalation` the id of the alert that
+    escalated it, by which it is acknowledged from then on.
     """
 
     id: str
@@ -59,6 +60,7 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     beats: int
     seen: int
     acknowledged: Acknowledged | None
+    escalation: str | None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -129,6 +131,7 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
                     beats,
                     seen,
                     alarm.acknowledged,
+                    alarm.escalation,
                 )
             )
     alarms.sort(
