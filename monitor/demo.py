@@ -72,7 +72,7 @@ def run(seconds: float | None) -> None:
         Failure: a part of it does not start, or the daemon ends by itself.
     """
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends it all, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it all, as Ctrl-C does
     with EmbeddedBroker() as broker:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)

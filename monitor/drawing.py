@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 70, 7
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character
 
 
-def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
+def draw(beat: Sequence[float], reconstruction: Sequence[float] | None, most: int = WIDTH) -> Text:
     """A beat as a curve, its reconstruction dotted; red where the two are far apart.
 
     Far apart is more than half of the farthest, and more than a tenth of the beat's span.
@@ -20,14 +20,16 @@ def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
     Args:
         beat: 140 samples in any unit.
         reconstruction: as many in the same unit, if there is one.
+        most: characters that there is room for; with fewer than `WIDTH` samples are left out.
     """
-    curve = _drawable(beat)
-    model = curve if reconstruction is None else _drawable(reconstruction)
+    width = max(1, min(WIDTH, most))
+    curve = _drawable(beat, width)
+    model = curve if reconstruction is None else _drawable(reconstruction, width)
     lowest, highest = min(curve.min(), model.min()), max(curve.max(), model.max())
     span = float(highest - lowest) or 1.0
     error = np.abs(curve - model)
     far = error > max(0.5 * error.max(), 0.1 * span)
-    cells = np.zeros((HEIGHT, WIDTH), np.int64)
+    cells = np.zeros((HEIGHT, width), np.int64)
     _plot(cells, (curve - lowest) / span, step=1)
     if reconstruction is not None:
         _plot(cells, (model - lowest) / span, step=4)
@@ -40,16 +42,18 @@ def draw(beat: Sequence[float], reconstruction: Sequence[float] | None) -> Text:
     return text
 
 
-def _drawable(samples: Sequence[float]) -> NDArray[np.float64]:
-    """Float64, within what float32 holds: differences of such samples are finite."""
+def _drawable(samples: Sequence[float], width: int) -> NDArray[np.float64]:
+    """Float64, two for each character, within what float32 holds: so differences are finite."""
     largest = float(np.finfo(np.float32).max)
-    return np.clip(np.nan_to_num(np.array(samples, np.float64)), -largest, largest)
+    every = np.rint(np.linspace(0, len(samples) - 1, 2 * width)).astype(int)
+    finite = np.nan_to_num(np.array(samples, np.float64)[every])
+    return np.clip(finite, -largest, largest)
 
 
 def _plot(cells: NDArray[np.int64], heights: NDArray[np.float64], step: int) -> None:
     """Set the dots of a curve with heights in 0 … 1, joined if every sample is drawn."""
     rows = np.rint((1 - heights) * (4 * HEIGHT - 1)).astype(int)
-    for x in range(0, 2 * WIDTH, step):
+    for x in range(0, len(rows), step):
         before = rows[x - 1] if x and step == 1 else rows[x]
         low, high = sorted((int(before), int(rows[x])))
         # A steep part is drawn as a line, without the dot that the neighbour has already.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.model import Floats
+from monitor.program import Failure
 
 
 def beat(path: Path, title: str, samples: Floats) -> None:
@@ -82,9 +83,11 @@ def trade(
 
 @contextmanager
 def _axes(path: Path, title: str, across: str, up: str) -> Iterator[Any]:
-    # A figure of its own, without pyplot: no display is looked for and nothing stays in memory.
-    from matplotlib.figure import Figure
-
+    try:
+        # A figure of its own, without pyplot: no display is looked for and nothing stays in memory.
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise Failure("pictures need matplotlib: pip install 'ecg-monitor[batch]'") from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=across, ylabel=up)

@@ -94,7 +94,10 @@ def _no_formula(text: str) -> str:
 def _print_table(found: list[PastAlarm], shelvings: list[history.Action]) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
-    table = Table("raised", "stood", "device", "kind", "priority", "acknowledged", "id", box=None)
+    table = Table(box=None)
+    for column in ("raised", "stood", "device", "kind", "priority", "acknowledged", "id"):
+        whole = column not in ("device", "acknowledged")
+        table.add_column(column, no_wrap=whole, overflow="ignore" if whole else "fold")
     for alarm in reversed(found):
         seen = alarm.acknowledged
         by = f"{escape(seen.by)}, {_local(seen.time)}" if seen else ""
@@ -119,7 +122,10 @@ def _print_table(found: list[PastAlarm], shelvings: list[history.Action]) -> Non
 
 
 def _local(time: str) -> str:
-    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+    """The time by this machine's clock, without the date where it is today's."""
+    moment = datetime.fromisoformat(time).astimezone()
+    today = moment.date() == datetime.now(UTC).astimezone().date()
+    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _stood(alarm: PastAlarm) -> str:

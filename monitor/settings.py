@@ -487,7 +487,9 @@ def _lines(settings: Settings) -> Iterator[str]:
             elif value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
-                yield f"{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
+                # What is this machine's alone is not to be copied to another one.
+                mark = "# " if field.default_factory and key not in section.model_fields_set else ""
+                yield f"{mark}{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
 
 
 def _toml(value: Any) -> str:

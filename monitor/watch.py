@@ -46,6 +46,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     watcher.on_subscribe = on_subscribe
     watcher.subscribe(topic_of(settings.output, device or "+", "alerts"), qos=1)
     console = Console(highlight=False)
+    print(f"listening at {where}; Ctrl-C ends it", file=sys.stderr)
     try:
         while True:
             arrival = arrivals.get()
@@ -80,7 +81,7 @@ def show(console: Console, payload: bytes) -> None:
         return
     console.print(headline(alert), soft_wrap=True)
     if alert.beat and alert.event != "cleared":
-        console.print(draw(alert.beat, alert.reconstruction), end="")
+        console.print(draw(alert.beat, alert.reconstruction, console.width), end="")
 
 
 def _decode(payload: bytes) -> Alert:
