@@ -7,7 +7,8 @@ import pytest
 
 from monitor import quality, record
 from monitor.program import ConfigurationError
-from monitor.segmentation import Beat, Segmenter, Signal
+from monitor.qrs import Signal
+from monitor.segmentation import Beat, Segmenter
 
 RATE = 360.0
 SECONDS = 60
