@@ -114,7 +114,7 @@ class Finder:
         qrs = self._qrs(signal)
         clear = self._apart(self._both_ways_up(qrs), qrs)
         found = self._apart(self._filled(clear, signal, qrs), qrs)
-        return self._centred(self._complexes(found, qrs), qrs)
+        return self._complexes(self._centred(found, qrs), qrs)
 
     def _both_ways_up(self, signal: Signal) -> Positions:
         return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))

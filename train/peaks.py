@@ -66,6 +66,7 @@ def main(folder: Path, out: Path) -> None:
     rates = {
         f"{rate:g} Hz": [ours(resampled(ecg, rate)) for ecg in _followed(ecgs, f"{rate:g} Hz")]
         for rate in RATES
+        if rate != ecgs[0].rate
     }
     _print("Ours, at other sampling rates", rates)
     print(
