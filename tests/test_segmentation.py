@@ -7,7 +7,7 @@ import pytest
 
 from monitor import quality, record
 from monitor.program import ConfigurationError
-from monitor.qrs import Signal
+from monitor.qrs import Band, Signal
 from monitor.segmentation import Beat, Segmenter
 
 RATE = 360.0
@@ -135,6 +135,14 @@ def test_a_signal_that_never_lived_gives_flat_windows_and_no_error() -> None:
     beats = cut(np.zeros(int(20 * RATE)))
     assert beats
     assert (quality.assess(np.array([beat.samples for beat in beats])) == quality.FLAT).all()
+
+
+def test_a_band_is_what_scipy_makes_of_it(ecg: record.Record) -> None:
+    from scipy.signal import butter, sosfiltfilt
+
+    signal = ecg.signal[:3000]
+    sections = butter(2, (20, 45), "bandpass", fs=100, output="sos")  # 60 Hz is beyond its half
+    np.testing.assert_array_equal(Band(100, 20, 60)(signal), sosfiltfilt(sections, signal))
 
 
 @pytest.mark.parametrize("rate", [50, 0, -1, 20_001, 1e300, float("inf"), float("nan")])
