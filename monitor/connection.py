@@ -317,8 +317,8 @@ class Connection:
         return self._retry_at if self._client is None else self._next_housekeeping
 
 
-def wait(connections: Sequence[Connection], patience: float) -> None:
-    """Wait until one of the connections has something to do, at most `patience` seconds."""
+def wait(connections: Sequence[Connection], patience: float) -> list[Connection]:
+    """Wait until some of the connections have something to do, at most `patience` seconds."""
     poll = select.poll()
     polled: dict[int, Connection] = {}
     for connection in connections:
@@ -327,9 +327,11 @@ def wait(connections: Sequence[Connection], patience: float) -> None:
             poll.register(*events)
             polled[events[0]] = connection
     until = min(connection._due() for connection in connections) - time.monotonic()
-    for socket, event in poll.poll(1000 * min(patience, max(until, 0.001))):
+    happened = poll.poll(1000 * min(patience, max(until, 0.001)))
+    for socket, event in happened:
         if event & HUNG_UP:
             polled[socket]._on_hang_up()
+    return [polled[socket] for socket, _ in happened]
 
 
 def _only_queue(_client: PahoClient, _userdata: object, _socket: object) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from monitor import notify, quality, requests, wire
-from monitor.alarms import POOR, Alarms
+from monitor.alarms import ANOMALOUS, POOR, Alarms
 from monitor.connection import wait
 from monitor.detectors import Detectors, Outcome
 from monitor.device import Shelf
@@ -140,10 +140,12 @@ class Daemon:
 
     def turn(self) -> None:
         """Do all there is to do, once."""
-        wait((self.inbound, self.outbound), EVERY / 2 if self.live.watched else PATIENCE)
+        patience = EVERY / 2 if self.live.watched else PATIENCE
+        ready = wait((self.inbound, self.outbound), patience)
         self.inbound.keep_up()
         self.outbound.keep_up()
-        self.outbound.read()
+        if self.outbound in ready:
+            self.outbound.read()
         # With each turn some publishes go out: where many wait, turns are short.
         messages = self.inbound.collect(READ_SIZE if self.outbound.backlog < LAG else LITTLE)
         if not self._recovered and self.inbound.connected and not self._recover():
@@ -166,10 +168,14 @@ class Daemon:
             self._look_round(now)
         if self.live.watched:
             self.live.show(self.alarms, self.detectors, now)
-        self.outbound.send()
-        self.outbound.write()
+        self._speak()
         self.inbound.acknowledge()
         self.inbound.write()
+        self.publisher.follow_up()
+
+    def _speak(self) -> None:
+        self.outbound.send()
+        self.outbound.write()
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, say that we stop, and go."""
@@ -206,7 +212,7 @@ class Daemon:
             return
         batch = wire.samples(b"".join([intake.beats.data for intake in intakes]))
         scored = self._score(intakes, batch)
-        verdicts = self._judge(intakes, batch, scored)
+        faults, verdicts = _judge(batch, scored)
         keys = wire.fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
         quiet, busy = len(intakes) <= QUIET, self.outbound.backlog > BUSY
@@ -233,6 +239,8 @@ class Daemon:
                 self.publisher.alert(decision, times[at], evidence, message)
             if decisions or (device.unsaved and not busy) or (quiet and not device.clean):
                 unsaved.setdefault(name, message)
+        self._speak()  # an alert waits for nothing that can be done later
+        self._count(intakes, scored, faults, verdicts)
         # Once for each device, and behind the alerts: whoever finds an alarm to stand can rely on
         # its alert. The first message that changed it waits, and so do all behind that one.
         for name, message in unsaved.items():
@@ -266,19 +274,15 @@ class Daemon:
         self.metrics.batch.observe(len(batch))
         return scored
 
-    def _judge(self, intakes: list[Intake], batch: NDArray[np.float32], scored: Outcome) -> bytes:
-        """What each beat was, a byte for each: NORMAL, ANOMALOUS or POOR."""
-        faults = quality.assess(batch)
-        faults[~np.isfinite(scored.scores)] = quality.NOT_FINITE
-        anomalous = scored.scores > scored.thresholds
-        good = faults == quality.GOOD
-        verdicts = np.where(good, anomalous, POOR).astype(np.uint8)
-        number = int(np.count_nonzero(good))
-        self.metrics.scored.inc(number)
-        self.metrics.anomalous.inc(int(np.count_nonzero(verdicts == 1)))
+    def _count(
+        self, intakes: list[Intake], scored: Outcome, faults: NDArray[np.uint8], verdicts: bytes
+    ) -> None:
+        poor = verdicts.count(POOR)
+        self.metrics.scored.inc(len(verdicts) - poor)
+        self.metrics.anomalous.inc(verdicts.count(ANOMALOUS))
         ratios = scored.scores / scored.thresholds
-        if number < len(batch):
-            ratios = ratios[good]
+        if poor:
+            ratios = ratios[faults == quality.GOOD]
             for fault, name in enumerate(quality.FAULTS, start=1):
                 self.metrics.poor.labels(name).inc(int(np.count_nonzero(faults == fault)))
             bad = faults == quality.NOT_FINITE
@@ -290,7 +294,6 @@ class Daemon:
                         "a sample is NaN, infinite, or beyond what can be scored",
                     )
         self.metrics.ratio.observe(ratios)
-        return verdicts.tobytes()
 
     def _publish_scores(
         self, intakes: list[Intake], verdicts: bytes, scored: Outcome, wall: float
@@ -441,6 +444,18 @@ class Daemon:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
         self._recovered = True
         return True
+
+
+def _judge(batch: NDArray[np.float32], scored: Outcome) -> tuple[NDArray[np.uint8], bytes]:
+    """The fault of each beat, and what it was, a byte for each: NORMAL, ANOMALOUS or POOR."""
+    faults = quality.assess(batch)
+    finite = np.isfinite(scored.scores)
+    if not finite.all():
+        faults[~finite] = quality.NOT_FINITE
+    anomalous = scored.scores > scored.thresholds
+    if not faults.any():
+        return faults, anomalous.tobytes()
+    return faults, np.where(faults == quality.GOOD, anomalous, POOR).astype(np.uint8).tobytes()
 
 
 def _evidence(batch: NDArray[np.float32], scored: Outcome, at: int, believed: bool) -> Evidence:

@@ -5,6 +5,7 @@ of its own; the patients are drawn by the simulator that was fitted to ECG5000.
 """
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def run(seconds: float | None) -> None:
     with EmbeddedBroker() as broker:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)
-        console.print(f"page     http://127.0.0.1:{port}/")
+        token = secrets.token_urlsafe()
+        # Behind the #, it stays in the browser: whoever opens this address may attend to alarms.
+        console.print(f"page     http://127.0.0.1:{port}/#token={token}", soft_wrap=True)
         console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
         console.print(f"metrics  http://127.0.0.1:{port}/metrics")
         console.print(f"health   http://127.0.0.1:{port}/healthz")
@@ -91,7 +94,7 @@ def run(seconds: float | None) -> None:
             target=_play, args=(wards, settings, over), name="devices", daemon=True
         )
         with TemporaryDirectory() as folder, TemporaryFile() as log:
-            daemon = _start_daemon(broker.url, port, folder, log)
+            daemon = _start_daemon(broker.url, port, token, folder, log)
             try:
                 devices.start()
                 _show_alerts(console, alerts, daemon, seconds)
@@ -114,7 +117,9 @@ def _metrics_port(wanted: int) -> int:
         return wanted if free else free_port()
 
 
-def _start_daemon(url: str, port: int, folder: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_daemon(
+    url: str, port: int, token: str, folder: str, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
     settings = {
         "HISTORY__FILE": f"{folder}/history.db",
         "MQTT__BROKER": url,
@@ -122,6 +127,7 @@ def _start_daemon(url: str, port: int, folder: str, log: IO[bytes]) -> subproces
         **{f"ALARM__{name}": value for name, value in BRISK.items()},
         "METRICS__HOST": "127.0.0.1",
         "METRICS__PORT": str(port),
+        "METRICS__TOKEN": token,
     }
     own = {name: value for name, value in os.environ.items() if not name.startswith("ECG_MONITOR_")}
     return subprocess.Popen(

@@ -1,6 +1,7 @@
 """What the daemon makes known: alerts and alarms, over MQTT, in history, metrics and log."""
 
 import time
+from collections import deque
 from typing import NamedTuple
 
 import structlog
@@ -52,6 +53,8 @@ class Publisher:
         self._outbound, self._history, self._metrics = outbound, history, metrics
         self._live = live
         self._events = Throttle(LINES)
+        self._to_keep: deque[tuple[Decision, wire.Alert, bytes]] = deque()
+        self._to_count: deque[Decision] = deque()
         self._announced: set[str] = set()
         self._cleared: dict[tuple[str, wire.Kind], float] = {}  # the longest ago first
 
@@ -62,22 +65,23 @@ class Publisher:
         evidence: Evidence = Evidence(),  # noqa: B008 - it cannot be changed
         cause: Message | None = None,
     ) -> None:
-        """Alert of a change of an alarm, `moment` seconds since 1970, and count it.
+        """Alert of a change of an alarm, `moment` seconds since 1970.
 
         Of a device that is shelved nobody is alerted; the history has the alert all the same.
         """
         self._tell(decision, moment, evidence, cause)
-        kind, gauge = decision.kind, self._metrics.alarms
-        self._metrics.alerts.labels(kind, decision.event, decision.priority).inc()
-        if decision.before is not None:
-            gauge.labels(kind, decision.before).dec()
-        if decision.event != "cleared":
-            gauge.labels(kind, decision.priority).inc()
-        self._count_recurrence(decision, time.monotonic())
+        self._to_count.append(decision)
 
     def alert_late(self, decision: Decision, moment: float) -> None:
         """Alert of a change that was withheld while the device was shelved."""
         self._tell(decision, moment, Evidence(), None)
+
+    def follow_up(self) -> None:
+        """Count what was alerted of, keep it, and log it; by now it is under way."""
+        while self._to_keep:
+            self._keep(*self._to_keep.popleft())
+        while self._to_count:
+            self._count(self._to_count.popleft())
 
     def _tell(
         self, decision: Decision, moment: float, evidence: Evidence, cause: Message | None
@@ -104,6 +108,9 @@ class Publisher:
         if decision.withheld_by is None:
             topic = topic_of(self._output, decision.device, "alerts")
             self._outbound.publish(topic, payload, cause=cause, timed=True)
+        self._to_keep.append((decision, alert, payload))
+
+    def _keep(self, decision: Decision, alert: wire.Alert, payload: bytes) -> None:
         self._history.keep(alert, payload, decision.withheld_by)
         if self._events.admits(decision.id, time.monotonic()):
             log.info(
@@ -115,6 +122,15 @@ class Publisher:
                 shelved_by=decision.withheld_by,
                 withheld=self._events.take_withheld(),
             )
+
+    def _count(self, decision: Decision) -> None:
+        kind, gauge = decision.kind, self._metrics.alarms
+        self._metrics.alerts.labels(kind, decision.event, decision.priority).inc()
+        if decision.before is not None:
+            gauge.labels(kind, decision.before).dec()
+        if decision.event != "cleared":
+            gauge.labels(kind, decision.priority).inc()
+        self._count_recurrence(decision, time.monotonic())
 
     def _count_recurrence(self, decision: Decision, now: float) -> None:
         """Count an alarm that is raised again soon after it has cleared."""

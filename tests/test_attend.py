@@ -62,7 +62,7 @@ def test_an_alarm_is_acknowledged_with_who_and_when_across_a_restart(
     with Ward(broker.port) as ward:
         with RunningDaemon(tmp_path, broker.url) as daemon:
             ward.send(as_json("bed-7", hearts.episode(10, 5, 0)))
-            ward.wait(lambda: len(ward.alerts()) == 1)
+            ward.wait(lambda: ward.alerts() and ward.on("alarm"))
             (raised,) = ward.alerts()
             assert raised["alarm"] == raised["id"]
             assert alarm_of(ward)["alarms"][0]["acknowledged"] is None
