@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.program import Failure
-from monitor.segmentation import Beat, Segmenter, Signal
+from monitor.qrs import Signal
+from monitor.segmentation import Beat, Segmenter
 
 AAMI: Final = (
     dict.fromkeys("NLReBj", "N")

@@ -4,11 +4,8 @@ The same object cuts a record for the trainer, for `replay` and for `segment`. I
 that lie at fixed sample numbers, each with the same seconds around it, so the beats are the same
 to the last bit however the signal was cut into chunks.
 
-R peaks are found by sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
-https://doi.org/10.1109/TBME.1985.325532), which looks for upright ones. Here it sees the signal
-both ways up, and once more with its amplitude limited, where wide and low ventricular beats show.
-Windows and bands were chosen on the records of DS1 of the MIT-BIH Arrhythmia Database
-(https://doi.org/10.13026/C2F305): see docs/detector.md.
+`monitor.qrs` finds the R peaks. Windows and bands were chosen on the records of DS1 of the MIT-BIH
+Arrhythmia Database (https://doi.org/10.13026/C2F305): see docs/detector.md.
 """
 
 from typing import Any, Final, NamedTuple
@@ -17,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor import quality
-from monitor.program import ConfigurationError, Failure
+from monitor.program import ConfigurationError
+from monitor.qrs import REFRACTORY, STILL, Band, Finder, Positions, Signal, alive, still
 from monitor.wire import SAMPLES
 
 BEFORE: Final = 0.2
@@ -32,6 +30,12 @@ NOISE_BAND: Final = (20.0, 60.0)
 
 SHOWN_BAND: Final = (30.0, 60.0)
 """Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
+
+SHARP_BAND: Final = (5.0, 25.0)
+"""Hz; of a beat little but the QRS complex."""
+
+AROUND: Final = 1.5
+"""Seconds before and after a beat by which it is judged: no more than `FUTURE`."""
 
 NOISY, NOISY_BESIDE = 0.35, 0.5
 """The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
@@ -68,12 +72,6 @@ DESCRIPTION: Final[dict[str, Any]] = {
 STEP = 2.0  # seconds that are decided at once
 PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision sees
 PAUSE = 3.0  # after so many seconds without a beat, a window is cut all the same
-REFRACTORY = 0.25  # seconds; of two peaks closer than this the smaller one is none
-GAP = 1.5  # RR intervals; where a gap is longer, the limited signal is asked
-FAINTEST = 0.3  # of the usual QRS complex' size; a T wave in a pause is smaller
-
-Signal = NDArray[np.float64]
-Positions = NDArray[np.int64]
 
 
 class Beat(NamedTuple):
@@ -105,7 +103,7 @@ class Segmenter:
                 f"at most {HIGHEST_RATE:g} Hz"
             )
         self.rate = float(rate)
-        self._finder = _Finder(self.rate)
+        self._finder, self._cutter = Finder(self.rate), _Cutter(self.rate)
         self._signal: Signal = np.empty(0)
         self._begin = self._decided = first  # sample numbers: of what is kept, of what is to decide
         self._last: int | None = None  # the last beat
@@ -141,7 +139,7 @@ class Segmenter:
             self._last = self._paused = peak
         centres += [(place, None) for place in self._pause(end)]
         if centres:
-            cut = self._finder.cut(seen, np.array([at for at, _ in centres]) - self._begin)
+            cut = self._cutter.cut(seen, np.array([at for at, _ in centres]) - self._begin)
             beats = [Beat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
         self._decided = end
         keep = max(self._begin, end - round(PAST * self.rate))
@@ -157,72 +155,51 @@ class Segmenter:
         return places
 
 
-class _Finder:
-    """Finds R peaks in some seconds of signal, and cuts beats from them."""
+class _Cutter:
+    """Cuts beats from some seconds of signal."""
 
     def __init__(self, rate: float) -> None:
-        try:
-            from scipy.signal import butter
-            from sleepecg.heartbeats import detect_heartbeats
-        except ModuleNotFoundError as missing:
-            raise Failure(
-                f"a raw ECG needs {missing.name}: pip install 'ecg-monitor[segment]'"
-            ) from None
         self._rate = rate
-        self._detect = detect_heartbeats
-        top = 0.45 * rate
-        self._qrs, self._wide, self._sharp, self._beat, self._noise, self._shown = (
-            butter(2, (low, min(high, top)), "bandpass", fs=rate, output="sos")
-            for low, high in ((3, 25), (2, 25), (5, 25), BAND, NOISE_BAND, SHOWN_BAND)
+        self._beat, self._noise, self._shown, self._sharp = (
+            Band(rate, *band) for band in (BAND, NOISE_BAND, SHOWN_BAND, SHARP_BAND)
         )
-
-    def peaks(self, signal: Signal) -> Positions:
-        """Find the R peaks of a signal, [n]: their sample numbers within it, in order."""
-        if len(signal) < 2 * self._rate or np.ptp(signal) == 0:
-            return np.empty(0, np.int64)
-        from scipy.signal import sosfiltfilt
-
-        qrs = sosfiltfilt(self._qrs, signal)
-        clear = self._apart(self._both_ways_up(qrs), qrs)
-        faint = self._both_ways_up(self._limited(sosfiltfilt(self._wide, signal)))
-        return self._centred(self._apart(self._filled(clear, faint, qrs), qrs), qrs)
 
     def cut(self, signal: Signal, centres: Positions) -> NDArray[np.float32]:
         """Cut beats: float32 [N, 140], filtered.
 
         A filter would hide what the receiver has to see of a beat that is not to be believed: where
-        the signal is flat or clipped it is given as it is, and of a beat that drowns in noise what
-        is given is the noise, so that `quality.assess` calls all of them what they are.
+        the signal is flat or clipped it is given as it is, beside a lead that is off as a flat
+        line, and of a beat that drowns in noise what is given is the noise, so that
+        `quality.assess` calls all of them what they are.
         """
         from scipy.interpolate import CubicSpline
-        from scipy.signal import sosfiltfilt
 
         times = np.linspace(-BEFORE, AFTER, SAMPLES) * self._rate
         places = np.clip(centres[:, None] + times, 0, len(signal) - 1)
         number = np.arange(len(signal))
         raw = np.interp(places, number, signal).astype(np.float32)
-        if len(signal) < self._rate:
-            return raw
-        smooth = sosfiltfilt(self._beat, signal)
+        smooth = np.zeros_like(signal)
+        for part in alive(signal, self._rate):  # so that no step beside it shows
+            smooth[part] = self._beat(signal[part])
         beats = CubicSpline(number, smooth)(places).astype(np.float32)
         drowned = self._drowned(signal, smooth, centres)
         if drowned.any():
-            fast = CubicSpline(number, sosfiltfilt(self._shown, signal))
+            fast = CubicSpline(number, self._shown(signal))
             shown = fast(places).astype(np.float32)
             seen = drowned & (quality.assess(shown) == quality.NOISE)  # not where it just begins
             beats[seen] = shown[seen]
+        beats[self._beside_still(signal, centres)] = 0.0
         return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
 
     def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
-        """Say which beats have noise around them: in the 1.5 s before, those after, or both."""
+        """Say which beats have noise around them: before, after, or both."""
         from scipy.ndimage import uniform_filter1d
-        from scipy.signal import sosfiltfilt
 
-        short = round(0.05 * self._rate)
-        reach, last = 30 * short, len(signal) - 1
+        short, last = round(0.05 * self._rate), len(signal) - 1
+        reach = round(AROUND / 0.05) * short
         middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
         near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
-        noise, sharp = (sosfiltfilt(band, signal) for band in (self._noise, self._sharp))
+        noise, sharp = self._noise(signal), self._sharp(signal)
         energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
         hum, _, usual = np.median(energy, axis=2)
         _, size, whole = np.mean(energy, axis=2)
@@ -235,6 +212,13 @@ class _Finder:
             drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
         return np.asarray(drowned)
 
+    def _beside_still(self, signal: Signal, centres: Positions) -> NDArray[np.bool_]:
+        """Say which beats have a lead that is off before or after them."""
+        begins, ends = still(signal, self._rate)
+        first, last = (centres[:, None] + side * AROUND * self._rate for side in (-1, 1))
+        within = np.minimum(ends, last) - np.maximum(begins, first)
+        return np.asarray((within >= STILL * self._rate).any(axis=1))
+
     def _repeats(self, signal: Signal) -> float:
         """How like itself a signal is a beat of 100 to 500 a minute later: 1 for exactly like."""
         from scipy.signal import correlate
@@ -244,52 +228,3 @@ class _Finder:
         likely = slice(round(0.12 * self._rate), round(0.6 * self._rate))
         later = (alike / overlap)[likely]
         return float(later.max(initial=0) / max(alike[0], 1e-30))
-
-    def _both_ways_up(self, signal: Signal) -> Positions:
-        return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))
-
-    def _limited(self, signal: Signal) -> Signal:
-        """Bring peaks of all heights within 2 s near to the same height."""
-        from scipy.ndimage import maximum_filter1d, uniform_filter1d
-
-        length = round(2 * self._rate)
-        height = uniform_filter1d(maximum_filter1d(np.abs(signal), length), length)
-        limited: Signal = np.tanh(signal / (0.2 * height + 1e-9 + 1e-6 * np.ptp(signal)))
-        return limited
-
-    def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Keep the larger of two peaks that lie too close to be two."""
-        size = self._sizes(peaks, qrs)
-        kept: list[int] = []
-        for i, peak in enumerate(peaks):
-            if kept and peak - peaks[kept[-1]] < REFRACTORY * self._rate:
-                if size[i] > size[kept[-1]]:
-                    kept[-1] = i
-            else:
-                kept.append(i)
-        return peaks[kept].astype(np.int64)
-
-    def _sizes(self, peaks: Positions, qrs: Signal) -> Signal:
-        """Give the span of the signal around each peak."""
-        near = round(0.05 * self._rate)
-        return np.array([np.ptp(qrs[max(0, peak - near) : peak + near + 1]) for peak in peaks])
-
-    def _filled(self, peaks: Positions, faint: Positions, qrs: Signal) -> Positions:
-        """Add those of the faint peaks that lie in a gap between the others."""
-        if len(peaks) < 2:
-            return np.union1d(peaks, faint)
-        intervals = np.diff(peaks)
-        long = intervals > min(GAP * float(np.median(intervals)), 1.6 * self._rate)
-        i = np.clip(np.searchsorted(peaks, faint, "right") - 1, 0, len(intervals) - 1)
-        away = 0.3 * self._rate
-        inside = (faint > peaks[i] + away) & (faint < peaks[i + 1] - away)
-        fits = self._sizes(faint, qrs) > FAINTEST * np.median(self._sizes(peaks, qrs))
-        return np.union1d(peaks, faint[long[i] & inside & fits])
-
-    def _centred(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Move each peak to the centre of its complex' energy, the same on either side up."""
-        reach = round(0.1 * self._rate)
-        offsets = np.arange(-reach, reach + 1)
-        energy = qrs[np.clip(peaks[:, None] + offsets, 0, len(qrs) - 1)] ** 2
-        shift = (energy * offsets).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-30)
-        return np.unique(peaks + np.rint(shift).astype(np.int64))

@@ -20,7 +20,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor import episodes, record
-from monitor.segmentation import Signal
+from monitor.qrs import Signal
 from monitor.settings import Settings
 from tests.brokers import Mosquitto
 from tests.daemons import RunningDaemon

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from monitor.segmentation import Signal
+from monitor.qrs import Signal
 
 Random = np.random.Generator
 Noise = Callable[[int, float, Random], Signal]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from monitor import quality, record
 from monitor.program import UsageError
-from monitor.segmentation import Signal
+from monitor.qrs import Signal
 
 RATES: Final = (128.0, 250.0, 360.0, 500.0)
 TOLERANCE: Final = 0.1  # seconds between a peak found and the one annotated
@@ -66,6 +66,7 @@ def main(folder: Path, out: Path) -> None:
     rates = {
         f"{rate:g} Hz": [ours(resampled(ecg, rate)) for ecg in _followed(ecgs, f"{rate:g} Hz")]
         for rate in RATES
+        if rate != ecgs[0].rate
     }
     _print("Ours, at other sampling rates", rates)
     print(

@@ -23,7 +23,7 @@ from train import backend, detector, mitdb, patient
 from train.noise import CHANGES, Change, Random
 from train.peaks import RATES, resampled
 
-RECORDS: Final = 3  # with ventricular beats, evenly spread over the folder: each takes minutes
+RECORDS: Final = 2  # with ventricular beats, evenly spread over the folder: each takes minutes
 
 BEFORE, CHANGED, AFTER = 30, 30, 45
 """Seconds that are cut: 20 beats for the window of the alarms, the change, and its end."""
