@@ -79,8 +79,8 @@ class Alarms:
 
     `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
     that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
-    that stands, by the id of the last alert of it, and by that of one that was withheld since;
-    `shelved` holds the devices that are.
+    that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
+    that are.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -265,9 +265,7 @@ class Alarms:
         """
         device = as_it_was(saved, self.policy.window, now)
         for _, alarm in device.alarms():
-            self.open[alarm.escalation or alarm.id] = saved.device
-            if alarm.withheld is not None:
-                self.open[alarm.id] = saved.device
+            self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
         if device.shelf is not None:
             self.shelved[saved.device] = device
         expected = device.silent is None and not device.clean
@@ -299,15 +297,9 @@ class Alarms:
         decisions: list[Decision] = []
         for kind, alarm in device.alarms():
             event, alarm.withheld = alarm.withheld, None
-            if event is None:
-                continue
-            if event == "raised":  # as it is by now: nobody heard of an escalation
-                self.open.pop(alarm.escalation or "", None)
-                alarm.escalation = None
-            else:
-                self.open.pop(alarm.id, None)
-            identity = alarm.escalation or alarm.id
-            decisions.append(_decision(identity, name, device, kind, event, alarm))
+            if event is not None:
+                identity = alarm.id if event == "raised" else alarm.escalation or alarm.id
+                decisions.append(_decision(identity, name, device, kind, event, alarm))
         return decisions
 
     def due(self, wall: float) -> list[str]:
@@ -346,8 +338,6 @@ class Alarms:
             self.open[identity] = name
             withheld = device.shelf is not None
             alarm.withheld = (alarm.withheld or event) if withheld else None
-            if event == "escalated" and not withheld:  # who means what was raised has not seen this
-                self.open.pop(alarm.id, None)
         by = device.shelf.by if device.shelf is not None and withheld else None
         return _decision(identity, name, device, kind, event, alarm, beat, before, by)
 

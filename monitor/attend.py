@@ -111,7 +111,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
             # Ours is another than the one before; clocks may differ.
             return any(a and a != alarm.acknowledged and a.by == by for a in seen)
 
-        desk.ask(device.device, "acknowledge", Acknowledge(alarm.escalation or alarm.id, by), done)
+        desk.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
     print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
 
 

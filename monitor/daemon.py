@@ -367,7 +367,7 @@ class Daemon:
             return self._shelve(request, device or "", wall)
         name = self.alarms.open.get(request.id)
         if name is None or device not in (None, name):
-            return f"no alarm with the id {request.id} is open, or it has escalated since"
+            return f"no alarm with the id {request.id} is open"
         seen = Acknowledged(request.by, rfc3339(wall))
         alarm = self.alarms.acknowledge(request.id, seen)
         self._note(Action("acknowledged", name, request.by, wall, alarm.id))

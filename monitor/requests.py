@@ -21,7 +21,7 @@ class Acknowledge(msgspec.Struct, frozen=True):
     """Somebody has seen an alarm.
 
     Attributes:
-        id: of the alert that raised it; once it has escalated, of the one that said so.
+        id: of the alert that raised it or escalated it.
         by: who has seen it.
     """
 

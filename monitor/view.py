@@ -48,8 +48,7 @@ class Beat(msgspec.Struct, frozen=True):
 class OpenAlarm(msgspec.Struct, frozen=True):
     """An open alarm: `beats` of the `seen` last ones speak for it.
 
-    `since` is when it was raised, in seconds since 1970 UTC; `escalation` the id of the alert that
-    escalated it, by which it is acknowledged from then on.
+    `since` is when it was raised, in seconds since 1970 UTC.
     """
 
     id: str
@@ -60,7 +59,6 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     beats: int
     seen: int
     acknowledged: Acknowledged | None
-    escalation: str | None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -131,7 +129,6 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
                     beats,
                     seen,
                     alarm.acknowledged,
-                    alarm.escalation,
                 )
             )
     alarms.sort(

@@ -26,7 +26,7 @@ export function allow(attending) {
   say(the("identify"), by ? `You are ${by}` : "Who are you?");
 }
 
-export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.escalation ?? alarm.id }, `${alarm.device}: acknowledged`);
+export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
 
 export const shelve = (device, minutes) =>
   ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: not shelved any more`);

@@ -10,7 +10,7 @@ export const address = (device) => `#${new URLSearchParams({ device })}`;
 
 /** Show the alarms, and tell a screen reader of those that are new. */
 export function showAlarms(view) {
-  list(the("alarm-list"), view.alarms, (alarm) => alarm.escalation ?? alarm.id, makeAlarm, (card, alarm) => {
+  list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
     updateAlarm(card, alarm, view.time);
   });
   the("no-alarms").hidden = view.alarms.length > 0;
