@@ -7,8 +7,6 @@ together. A message is acknowledged when every publish that it caused is.
 import gc
 import signal
 import time
-from concurrent.futures import Future
-from queue import SimpleQueue
 from types import FrameType
 from typing import NamedTuple
 
@@ -20,9 +18,9 @@ from prometheus_client import CollectorRegistry
 from monitor import notify, quality, requests, wire
 from monitor.alarms import ANOMALOUS, POOR, Alarms
 from monitor.connection import wait
+from monitor.desk import Desk
 from monitor.detectors import Detectors, Outcome
-from monitor.device import Shelf
-from monitor.history import Action, History
+from monitor.history import History
 from monitor.inbound import Inbound, Message
 from monitor.live import EVERY, Live
 from monitor.logs import Throttle
@@ -32,11 +30,9 @@ from monitor.pages import actions, pages
 from monitor.program import ConfigurationError, Failure
 from monitor.publisher import Evidence, Publisher
 from monitor.recovery import standing_alarms
-from monitor.requests import Request
 from monitor.settings import Settings, subscription, topic_of
 from monitor.transport import READ_SIZE
 from monitor.web import Site, serve
-from monitor.wire import Acknowledged, rfc3339
 
 log = structlog.get_logger()
 
@@ -106,12 +102,12 @@ class Daemon:
         self.publisher = Publisher(
             settings, self.alarms, detectors, self.outbound, self.history, self.live, metrics
         )
-        self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
+        self.desk = Desk(self.alarms, self.history, self.publisher)
         self._stop = False
         self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
         self._next_look = 0.0
-        self._rejections, self._answers = Throttle(LINES), Throttle(LINES)
+        self._rejections = Throttle(LINES)
 
     # -- its life
 
@@ -331,80 +327,17 @@ class Daemon:
                 withheld=self._rejections.take_withheld(),
             )
 
-    # -- what people ask
-
-    def ask(self, request: Request, device: str | None = None) -> Future[str | None]:
-        """Have a request attended to by the loop; called from other threads.
-
-        Gives why it cannot be done, or None once it is.
-        """
-        answer: Future[str | None] = Future()
-        self._asked.put((device, request, answer))
-        return answer
-
     def _attend(self) -> None:
+        """Do what people have asked."""
         for asked in self.outbound.take_requests():
             try:
                 device = self.whose.device(asked.topic)
                 request = requests.decode(asked.topic.rpartition(b"/")[2].decode(), asked.payload)
             except wire.Rejected as rejected:
                 self._reject(asked.topic, rejected.reason, str(rejected))
-                continue
-            problem = self._do(request, device)
-            what = type(request).__name__.lower()
-            if problem is not None and self._answers.admits((what, device), time.monotonic()):
-                withheld = self._answers.take_withheld()
-                log.warning("not done", request=what, reason=problem, withheld=withheld)
-        while not self._asked.empty():
-            name, request, answer = self._asked.get()
-            if answer.set_running_or_notify_cancel():  # who asked may have been told that it failed
-                answer.set_result(self._do(request, name))
-
-    def _do(self, request: Request, device: str | None) -> str | None:
-        """Do what is asked; gives why it cannot be done."""
-        wall = time.time()
-        if isinstance(request, requests.Shelve):
-            return self._shelve(request, device or "", wall)
-        name = self.alarms.open.get(request.id)
-        if name is None or device not in (None, name):
-            return f"no alarm with the id {request.id} is open"
-        seen = Acknowledged(request.by, rfc3339(wall))
-        alarm = self.alarms.acknowledge(request.id, seen)
-        self._note(Action("acknowledged", name, request.by, wall, alarm.id))
-        self.publisher.save(name, wall)
-        return None
-
-    def _shelve(self, request: requests.Shelve, name: str, wall: float) -> str | None:
-        if self.alarms.find(name) is None:
-            return f"no device {name!r} is known"
-        if not request.minutes:
-            self._unshelve(name, request.by, wall)
-            return None
-        until = wall + 60 * request.minutes
-        self.alarms.shelve(name, Shelf(request.by, wall, until))
-        self._note(Action("shelved", name, request.by, wall, until=until))
-        self.publisher.save(name, wall)
-        return None
-
-    def _unshelve(self, name: str, by: str, wall: float) -> None:
-        for decision in self.alarms.unshelve(name):
-            self.publisher.alert_late(decision, wall)
-        self._note(Action("unshelved", name, by, wall))
-        self.publisher.save(name, wall)
-
-    def _note(self, action: Action) -> None:
-        """Keep and log what somebody did."""
-        self.history.note(action)
-        on = action.alarm or action.device
-        if self._answers.admits((action.action, on), time.monotonic()):
-            log.info(
-                action.action,
-                device=action.device,
-                alarm=action.alarm,
-                by=action.by,
-                until=action.until and rfc3339(action.until),
-                withheld=self._answers.take_withheld(),
-            )
+            else:
+                self.desk.attend(request, device)
+        self.desk.answer()
 
     # -- what is not caused by a beat
 
@@ -415,7 +348,7 @@ class Daemon:
         self.inbound.measure()
         wall = time.time()
         for name in self.alarms.due(wall):
-            self._unshelve(name, "the clock", wall)
+            self.desk.unshelve(name, "the clock", wall)
         if self.inbound.connected and self.outbound.backlog < AT_ONCE:
             since = max(self.inbound.since, self._listening)
             for decision in self.alarms.fall_silent(now, since, wall, AT_ONCE):
@@ -494,7 +427,7 @@ def run(settings: Settings) -> None:
     token = settings.metrics.secret
     site = Site(
         pages(metrics.registry, daemon.health, daemon.live, daemon.history.file, token is not None),
-        actions(daemon.ask),
+        actions(daemon.desk.ask),
         token,
     )
     host, port = serve(settings.metrics.host, settings.metrics.port, site)

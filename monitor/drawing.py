@@ -46,8 +46,8 @@ def _drawable(samples: Sequence[float], width: int) -> NDArray[np.float64]:
     """Float64, two for each character, within what float32 holds: so differences are finite."""
     largest = float(np.finfo(np.float32).max)
     every = np.rint(np.linspace(0, len(samples) - 1, 2 * width)).astype(int)
-    finite = np.nan_to_num(np.array(samples, np.float64)[every])
-    return np.clip(finite, -largest, largest)
+    drawn: NDArray[np.float64] = np.nan_to_num(np.array(samples, np.float64)[every])
+    return drawn.clip(-largest, largest)
 
 
 def _plot(cells: NDArray[np.int64], heights: NDArray[np.float64], step: int) -> None:

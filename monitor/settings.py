@@ -335,8 +335,10 @@ class Metrics(Table):
     def _check_token(self) -> "Metrics":
         if self.token and self.token_file:
             raise ValueError("metrics.token and metrics.token_file exclude each other")
-        if self.secret is not None and len(self.secret) < SHORTEST_TOKEN:
-            raise ValueError(f"metrics.token: must have {SHORTEST_TOKEN} characters or more")
+        token = self.secret
+        # A header holds nothing but ASCII: a token of other letters would fit nobody's.
+        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
+            raise ValueError(f"metrics.token: must be {SHORTEST_TOKEN} ASCII characters or more")
         return self
 
     @property
