@@ -393,6 +393,7 @@ class Daemon:
             self.live.note(saved.device, self.alarms.find(saved.device))
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+        self.history.end_others(alarm.id for saved in standing for alarm in saved.alarms)
         self._recovered = True
         return True
 

@@ -8,7 +8,7 @@ import errno
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -28,6 +28,7 @@ from monitor.wire import (
     Kind,
     Priority,
     decode_alert,
+    encode,
     from_rfc3339,
     rfc3339,
 )
@@ -65,8 +66,19 @@ CREATE TABLE IF NOT EXISTS actions (
 CREATE INDEX IF NOT EXISTS actions_of_alarm ON actions (alarm);
 """
 # An alert comes again after a redelivery, and when a shelf is over.
-_KEEP_ALERT = "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP_ALERT = (
+    "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept"
+)
 _KEEP_ACTION = "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?)"
+_LOSE = (
+    "WITH open AS (SELECT alarm, device, max(kept) AS kept FROM alerts GROUP BY alarm "
+    "HAVING NOT max(event = 'cleared')) "
+    "INSERT INTO actions SELECT 'lost', alarm, device, 'a restart', ?, NULL, ? FROM open "
+    "WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
+    "(SELECT 1 FROM actions AS a WHERE a.alarm = open.alarm AND a.action = 'lost' "
+    "AND a.kept >= open.kept)"
+)
 
 
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -92,6 +104,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         id: of the alert that raised it.
         priority: the highest that it had.
         cleared: None while it stands.
+        lost: whether it has only ended as the monitor started and the broker had forgotten it.
         acknowledged: who has seen it last.
         shelved_by: who had the device shelved, so that nobody was alerted.
         score, threshold, model, beats_anomalous, beats_seen: as it was raised.
@@ -105,6 +118,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     raised: str
     escalated: str | None = None
     cleared: str | None = None
+    lost: bool = False
     acknowledged: Acknowledged | None = None
     shelved_by: str | None = None
     score: float | None = None
@@ -173,6 +187,11 @@ class History:
                 *(action.until, time.time()),
             ),
         )
+
+    def end_others(self, standing: Iterable[str]) -> None:
+        """Take all open alarms but these for lost: the broker has forgotten them."""
+        now = time.time()
+        self._put(_LOSE, (now, now, encode(list(standing)).decode()))
 
     def close(self, patience: float) -> None:
         """Write what waits, within `patience` seconds."""
@@ -334,15 +353,23 @@ def alarms(
             },
         )
         for identity, alerts in groupby(rows, key=itemgetter("alarm")):
-            seen = database.execute(
-                "SELECT person, time FROM actions WHERE alarm = ? ORDER BY rowid DESC LIMIT 1",
-                (identity,),
-            ).fetchone()
-            yield _alarm(list(alerts), seen and Acknowledged(seen["person"], rfc3339(seen["time"])))
+            seen, lost = (
+                database.execute(
+                    "SELECT * FROM actions WHERE alarm = ? AND action = ? "
+                    "ORDER BY rowid DESC LIMIT 1",
+                    (identity, action),
+                ).fetchone()
+                for action in ("acknowledged", "lost")
+            )
+            yield _alarm(list(alerts), seen, lost)
 
 
-def _alarm(rows: list[sqlite3.Row], acknowledged: Acknowledged | None) -> PastAlarm:
+def _alarm(
+    rows: list[sqlite3.Row], seen: sqlite3.Row | None, lost: sqlite3.Row | None
+) -> PastAlarm:
     first, times = rows[0], {row["event"]: rfc3339(row["time"]) for row in rows}
+    if "cleared" in times or (lost and lost["kept"] < max(row["kept"] for row in rows)):
+        lost = None  # what was lost has come again
     alert = decode_alert(first["payload"])
     return PastAlarm(
         id=first["alarm"],
@@ -351,8 +378,9 @@ def _alarm(rows: list[sqlite3.Row], acknowledged: Acknowledged | None) -> PastAl
         priority=rows[-1]["priority"],
         raised=rfc3339(first["since"]),
         escalated=times.get("escalated"),
-        cleared=times.get("cleared"),
-        acknowledged=acknowledged,
+        cleared=rfc3339(lost["time"]) if lost else times.get("cleared"),
+        lost=lost is not None,
+        acknowledged=Acknowledged(seen["person"], rfc3339(seen["time"])) if seen else None,
         shelved_by=first["shelved_by"],
         score=alert.score,
         threshold=alert.threshold,
@@ -372,7 +400,7 @@ def shelvings(file: Path, since: float | None = None, device: str | None = None)
     """
     with _reading(file) as database:
         rows = database.execute(
-            "SELECT * FROM actions WHERE action != 'acknowledged' AND (:since IS NULL OR "
+            "SELECT * FROM actions WHERE action IN ('shelved', 'unshelved') AND (:since IS NULL OR "
             "coalesce(until, time) >= :since) AND (:device IS NULL OR device = :device) "
             "ORDER BY rowid",
             {"since": since, "device": device},

@@ -133,4 +133,4 @@ def _stood(alarm: PastAlarm) -> str:
         return "open"
     seconds = round(from_rfc3339(alarm.cleared) - from_rfc3339(alarm.raised))
     hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours}:{minutes:02}:{seconds % 60:02}"
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" + (", lost" if alarm.lost else "")

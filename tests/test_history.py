@@ -103,6 +103,38 @@ def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost:
     assert lost._value.get() == 0
 
 
+def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
+    tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "history.db"
+    clock = [NIGHT]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+
+    def restart(standing: list[str], *alerts: wire.Alert) -> list[tuple[str | None, bool]]:
+        """What became of the alarms 1 to 4, the first one first."""
+        clock[0] += 1000
+        kept = History(Bounds(file=file), file, lost)
+        kept.end_others(standing)
+        clock[0] += 10
+        keep(kept, *alerts)
+        kept.close(5)
+        return [(alarm.cleared, alarm.lost) for alarm in history.alarms(file)][::-1]
+
+    raised = [alert(number, "raised", NIGHT) for number in (1, 2, 3, 4)]
+    over = alert(1, "cleared", NIGHT + 7, since=raised[0].since)
+    assert restart([], *raised, over) == [
+        (wire.rfc3339(NIGHT + 7), False), (None, False), (None, False), (None, False)
+    ]  # fmt: skip
+    first = wire.rfc3339(NIGHT + 2010)
+    ends = [(wire.rfc3339(NIGHT + 7), False), (None, False), (first, True), (first, True)]
+    assert restart([raised[1].id]) == ends
+    # Of the fourth the beats come again, for they were never acknowledged.
+    ends[3] = None, False
+    assert restart([raised[1].id], raised[3]) == ends
+    assert restart([raised[1].id, raised[3].id]) == ends
+    assert not history.shelvings(file)
+
+
 def test_only_its_owner_may_read_it(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "folder" / "history.db"
     kept = History(Bounds(file=file), file, lost)
