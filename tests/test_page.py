@@ -443,15 +443,15 @@ def test_what_somebody_has_seen_to_is_quiet_and_below_the_rest(
     browser: Browser, attended: Scene
 ) -> None:
     for bed in ("bed-1", "bed-2", "bed-3"):
-        attended.ectopic(bed, 10 if bed == "bed-1" else 3)
+        attended.ectopic(bed, 3 if bed == "bed-1" else 1)  # high, and medium
     page = opened(browser, attended, hash_="#device=bed-3")
     named(page, "Anna")
     cards = page.locator("#alarm-list li")
     expect(cards).to_have_count(3)
-    expect(cards.first).to_contain_text("bed-1")  # it is of high priority
+    expect(cards.first).to_contain_text("bed-1")
     loud = cards.first.evaluate("e => getComputedStyle(e).backgroundColor")
     page.get_by_role("button", name="Acknowledge: bed-1").click()
-    expect(cards.last).to_contain_text(re.compile(r"bed-1.*seen by Anna \d\d:\d\d$", re.DOTALL))
+    expect(cards.last).to_contain_text(re.compile(r"bed-1.*seen by Anna \d\d:\d\d"))
     state = page.locator("#state")
     expect(state).to_have_text("3 of 3 devices in alarm, 2 not seen")
     named(page, "Bert")
@@ -502,9 +502,7 @@ def test_nothing_is_offered_that_cannot_be_done(browser: Browser, attended: Scen
     expect(button).to_be_enabled()
 
 
-def test_a_phone_shows_every_alarm_and_is_easily_touched(
-    browser: Browser, attended: Scene
-) -> None:
+def test_a_phone_shows_every_alarm_and_is_easily_touched(browser: Browser, attended: Scene) -> None:
     for bed in range(1, 6):
         attended.ectopic(f"bed-{bed}")
     attended.flat("bed-6")
@@ -516,7 +514,7 @@ def test_a_phone_shows_every_alarm_and_is_easily_touched(
     for part in (".kind", ".why"):
         assert cards.locator(part).evaluate_all(ONE_LINE), part
     watches(page, "bed-6")
-    attended.flat("bed-6", 2)
+    attended.normal("bed-6", 2)
     expect(page.locator("#chart path.beat")).to_be_visible()
     small = page.evaluate(
         """[...document.querySelectorAll("main :is(a, button, select, input, summary), footer button")]
@@ -534,7 +532,7 @@ def test_a_phone_shows_every_alarm_and_is_easily_touched(
 ONE_LINE = "all => all.length && all.every(e => e.getClientRects().length && e.offsetHeight < 30)"
 
 
-def test_the_history_is_there_while_no_device_is_known(browser: Browser, scene: Scene) -> None:
+def test_the_history_is_there_while_no_alarm_is_open(browser: Browser, scene: Scene) -> None:
     scene.ectopic("bed-1")
     scene.normal("bed-1", 12)
     scene.ward.wait(lambda: len(scene.ward.alerts()) >= 2)
@@ -542,5 +540,5 @@ def test_the_history_is_there_while_no_device_is_known(browser: Browser, scene: 
     scene.daemon.start()
     scene.ward.wait(scene.daemon.healthy)
     page = opened(browser, scene)
-    expect(page.locator("#state")).to_have_text("no device yet")
+    expect(page.locator("#state")).to_contain_text("no alarm")
     expect(page.locator("#past li")).to_contain_text("bed-1")
