@@ -517,8 +517,8 @@ def test_a_phone_shows_every_alarm_and_is_easily_touched(browser: Browser, atten
     attended.normal("bed-6", 2)
     expect(page.locator("#chart path.beat")).to_be_visible()
     small = page.evaluate(
-        """[...document.querySelectorAll("main :is(a, button, select, input, summary), footer button")]
-            .map(e => e.type === "checkbox" ? e.closest("label") : e.closest("#alarm-list a") ? e.closest("li") : e)
+        """[...document.querySelectorAll("main :is(a, button, select, input, summary)")]
+            .map(e => e.type === "checkbox" ? e.closest("label") : e.closest(".cards li") ?? e)
             .filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 44)
             .map(e => e.outerHTML)"""
     )
@@ -542,3 +542,19 @@ def test_the_history_is_there_while_no_alarm_is_open(browser: Browser, scene: Sc
     page = opened(browser, scene)
     expect(page.locator("#state")).to_contain_text("no alarm")
     expect(page.locator("#past li")).to_contain_text("bed-1")
+
+
+def test_silence_is_counted_from_the_last_beat(browser: Browser, tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker:
+        with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="5") as daemon:
+            with Ward(broker.port) as ward:
+                scene = Scene(broker, daemon, ward)
+                scene.normal("bed-1")
+                page = opened(browser, scene)
+                card = page.locator("#alarm-list li")
+                expect(card).to_contain_text("Silent")
+                told = re.search(r"no beat, for (\d+) s", card.inner_text())
+                assert told
+                assert int(told[1]) >= 5
+                said = re.compile(r"No beat since \d\d:\d\d:\d\d \(\d+ s\)")
+                expect(page.locator("#no-beats")).to_contain_text(said)
