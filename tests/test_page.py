@@ -526,7 +526,8 @@ def test_a_phone_shows_every_alarm_and_is_easily_touched(browser: Browser, atten
     page.evaluate("scrollTo(0, 0)")
     page.get_by_role("link", name="bed-2").first.click()
     expect(page.locator("#device-title")).to_be_focused()
-    page.wait_for_function("document.querySelector('#device').getBoundingClientRect().top < 150")
+    top = "document.querySelector('#device').getBoundingClientRect().top"
+    attended.ward.wait(lambda: page.evaluate(top) < 200)
 
 
 ONE_LINE = "all => all.length && all.every(e => e.getClientRects().length && e.offsetHeight < 30)"
