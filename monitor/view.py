@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms import Policy
-from monitor.device import Device
+from monitor.device import Device, shelved
 from monitor.wire import Acknowledged, Kind, Priority, Shelved
 
 DIGITS = 4
@@ -48,7 +48,7 @@ class Beat(msgspec.Struct, frozen=True):
 class OpenAlarm(msgspec.Struct, frozen=True):
     """An open alarm: `beats` of the `seen` last ones speak for it.
 
-    `since` is when it was raised, in seconds since 1970 UTC.
+    `since` is when it was raised, in seconds since 1970 UTC; `shelved` tells of its device.
     """
 
     id: str
@@ -59,6 +59,7 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     beats: int
     seen: int
     acknowledged: Acknowledged | None
+    shelved: Shelved | None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -113,7 +114,8 @@ class View(msgspec.Struct, frozen=True):
 
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
-    """The open alarms of some devices, by priority, unseen ones first, and then by age."""
+    """The open alarms of some devices: those that wait for somebody, by priority and the newest
+    first; then those that somebody has seen; and last those of shelved devices."""
     alarms: list[OpenAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
@@ -129,12 +131,14 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
                     beats,
                     seen,
                     alarm.acknowledged,
+                    shelved(device),
                 )
             )
     alarms.sort(
         key=lambda alarm: (
-            HIGHEST_FIRST.index(alarm.priority),
+            alarm.shelved is not None,
             alarm.acknowledged is not None,
+            HIGHEST_FIRST.index(alarm.priority),
             -alarm.since,
         )
     )

@@ -4,8 +4,11 @@
 
 import { note, say, the } from "./elements.js";
 
+const LINGER = 6000; // milliseconds for which is said what was done
+
 let allowed = false; // whether the daemon takes requests at all
 let waiting = null; // what is to be asked once we know who asks
+let over = 0; // the timer of what was said last
 
 /** Take the token out of the address, so that nobody reads it there. */
 export function takeToken() {
@@ -19,11 +22,15 @@ export function takeToken() {
 /** Take notice of whether the daemon has a token of its own. */
 export function allow(attending) {
   allowed = attending;
-  the("attend").hidden = !allowed;
   the("unattended").hidden = allowed;
   document.body.classList.toggle("attending", allowed);
   const by = sessionStorage.getItem("by");
   say(the("identify"), by ? `You are ${by}` : "Who are you?");
+}
+
+/** Offer what the daemon is asked to do only while it is reached. */
+export function reach(reached) {
+  for (const button of document.querySelectorAll("button.attends")) button.disabled = !reached;
 }
 
 export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
@@ -54,7 +61,14 @@ async function ask(what, request, done) {
   } catch {
     problem = "the monitor does not answer";
   }
-  say(the("done"), problem ? `Not done: ${problem}.` : `${done} by ${by}.`);
+  tell(problem ? `Not done: ${problem}.` : `${done} by ${by}.`);
+}
+
+/** Say what was done, for a while and where it moves nothing. */
+function tell(text) {
+  say(the("done"), text);
+  clearTimeout(over);
+  over = setTimeout(say, LINGER, the("done"), "");
 }
 
 /** Ask who sits here. */

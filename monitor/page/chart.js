@@ -57,7 +57,7 @@ export function drawStrip(svg, beats, chosen, limits) {
   shown.forEach((beat, at) => {
     const left = begin + at * column;
     const group = shape("g", { class: beat === chosen ? "column chosen" : "column", "data-number": beat.number });
-    group.append(shape("rect", { class: "back", x: left + 1, y: 0, width: column - 2, height: floor + LINE + 4, rx: 4 }));
+    group.append(shape("rect", { class: "back", x: left + 1, y: 0, width: Math.max(0, column - 2), height: floor + LINE + 4, rx: 4 }));
     const x = (i) => left + 4 + ((column - 8) * i) / (beat.beat.length - 1);
     const y = (value) => TRACE - 2 - ((TRACE - 6) * (value - limits[0])) / (limits[1] - limits[0]);
     group.append(trace(beat, x, y));

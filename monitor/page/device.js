@@ -3,8 +3,8 @@
 import { shelve } from "./attend.js";
 import { describe, drawBeat, drawStrip, range } from "./chart.js";
 import { element, list, note, say, the } from "./elements.js";
-import { stateOf } from "./ward.js";
-import { VERDICTS, count, multiple, several, short, time } from "./units.js";
+import { begun, stateOf } from "./ward.js";
+import { VERDICTS, count, duration, multiple, several, short, time, toTheMinute } from "./units.js";
 
 let beats = []; // what is shown, the newest last
 let held = null; // the number of the beat that is held; null while the newest is followed
@@ -23,17 +23,27 @@ export function showDevice(name, view) {
   const row = view.devices.find((each) => each.device === name);
   say(the("device-title"), name ?? "No device");
   say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}` : "");
-  the("device-state").className = row?.priority ?? "ok";
+  the("device-state").className = row?.shelved ? "shelved" : (row?.priority ?? "ok");
+  the("attend").hidden = !row;
   showShelf(row?.shelved);
-  note(the("no-beats"), beats.length ? "" : whyNone(name, row, view));
+  const silence = silent(name, view);
+  note(the("no-beats"), silence || (beats.length ? "" : whyNone(name, row, view)));
   the("beats").hidden = beats.length === 0;
   if (beats.length) draw();
 }
 
 function showShelf(shelved) {
-  const until = shelved && `Shelved by ${shelved.by} until ${time(Date.parse(shelved.until) / 1000)}: nobody is alerted.`;
+  const until = shelved && `Shelved by ${shelved.by} until ${toTheMinute(shelved.until)}: nobody is alerted.`;
   note(the("shelved"), until ?? "");
   the("unshelve").hidden = !shelved;
+}
+
+/** For how long a device is not heard; nothing where it has no such alarm. */
+function silent(name, view) {
+  const alarm = view.alarms.find((each) => each.device === name && each.kind === "silent");
+  if (!alarm) return "";
+  const since = begun(alarm, view);
+  return `No beat since ${time(since)} (${duration(view.time - since)}). Its next one is shown.`;
 }
 
 function whyNone(name, row, view) {

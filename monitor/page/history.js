@@ -4,30 +4,35 @@ import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
 import { KINDS, duration, several, short, time } from "./units.js";
 
+const EVERY = 5000; // milliseconds from one reading to the next, whatever happens
 const LATER = 1200; // milliseconds until the history has what has just happened
 const MOST = 100;
 
 const seconds = (text) => Date.parse(text) / 1000;
 
-let known = ""; // the alarms that were open when the history was read last
+let known = null; // the alarms that were open when the history was read last; null before
 let timer = 0;
+let soon = false; // whether it is read in a moment for a change
 let device = null;
-let moment = 0; // now, in seconds since 1970 on the daemon's clock
+let moment = Date.now() / 1000; // now, once known on the daemon's clock
 
-/** Read the history again where alarms have changed, or another device is looked at. */
+/** Read the history at once where an alarm has changed, or another device is looked at. */
 export function showHistory(view, chosen) {
   const now = view.alarms.map((alarm) => [alarm.id, alarm.priority, alarm.acknowledged?.time]).join();
   const other = the("only").checked && device !== chosen;
-  const changed = now !== known;
+  const changed = known !== null && now !== known;
   [known, device, moment] = [now, chosen, view.time];
   if (other) read(0);
-  else if (changed && !timer) read(LATER); // in a flood, now and then
+  else if (changed && !soon) read(LATER); // in a flood, now and then
 }
 
 function read(after) {
   clearTimeout(timer);
+  soon = after === LATER;
   timer = setTimeout(async () => {
-    timer = 0;
+    soon = false;
+    timer = setTimeout(read, EVERY, 0);
+    if (document.hidden) return;
     const since = new Date((moment - 3600 * the("period").value) * 1000).toISOString();
     const question = new URLSearchParams({ since, limit: MOST });
     if (the("only").checked && device !== null) question.set("device", device);
@@ -36,7 +41,7 @@ function read(after) {
       if (answer.ok) show(await answer.json());
       else note(the("no-past"), `${(await answer.text()).trim()}.`);
     } catch {
-      timer = setTimeout(read, 5000, 0); // that the daemon is not reached is said elsewhere
+      // that the daemon is not reached is said elsewhere
     }
   }, after);
 }
@@ -122,3 +127,4 @@ function inWords(alarm) {
 
 the("period").addEventListener("change", () => read(0));
 the("only").addEventListener("change", () => read(0));
+read(0);

@@ -1,11 +1,11 @@
 // Asks the daemon three times a second what there is to see, and shows it.
 
-import { allow, takeToken } from "./attend.js";
+import { allow, reach, takeToken } from "./attend.js";
 import { showDevice } from "./device.js";
 import { note, say, the } from "./elements.js";
 import { showHistory } from "./history.js";
 import { several, time } from "./units.js";
-import { inOrder, showAlarms, showDevices } from "./ward.js";
+import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
 
 const EVERY = 300; // milliseconds from an answer to the next question
 const AGAIN = 1000; // … where there was none
@@ -26,9 +26,11 @@ async function look() {
     lost = null;
     view = seen.view ?? view;
     allow(seen.attending);
+    reach(true);
     show(seen.trouble ?? (seen.view ? null : "it shows nothing"));
   } else {
     lost ??= Date.now();
+    reach(false);
     showLoss();
   }
 }
@@ -46,7 +48,7 @@ async function ask() {
 
 function show(trouble) {
   document.body.classList.toggle("stale", trouble !== null);
-  note(the("trouble"), trouble === null ? "" : `The monitor is not well: ${trouble}.`);
+  note(the("trouble"), trouble === null ? "" : inWords(trouble));
   if (!view) return;
   choose();
   say(the("clock"), time(view.time));
@@ -59,13 +61,23 @@ function show(trouble) {
   showHistory(view, chosen);
 }
 
+/** What is wrong in plain words, and then in the daemon's. */
+function inWords(trouble) {
+  const broker = /^(no connection to|not connected)/.test(trouble);
+  return `${broker ? "The monitor has no connection to its broker" : "The monitor is not well"} (${trouble}).`;
+}
+
 function showState(trouble) {
-  const highest = view.alarms[0]?.priority;
+  const { loud, unseen, shelved } = counts(view);
   const devices = several(view.known, "device");
-  const calm = view.known ? `no alarm · ${devices}` : "no device yet";
-  say(the("state"), trouble ? "not well" : view.in_alarm ? `${view.in_alarm} of ${devices} in alarm` : calm);
-  the("state").className = trouble ? "lost" : (highest ?? "ok");
-  document.title = view.in_alarm ? `(${view.in_alarm}) ECG monitor` : "ECG monitor";
+  const said = [loud ? `${loud} of ${devices} in alarm` : view.known ? "no alarm" : "no device yet"];
+  if (unseen < loud) said.push(unseen ? `${unseen} not seen` : "all seen");
+  if (shelved) said.push(`${shelved} shelved`);
+  const calm = view.known && !loud ? ` · ${devices}` : "";
+  say(the("state"), trouble ? "not well" : said.join(", ") + calm);
+  const first = loud ? view.alarms[0] : null; // it waits for somebody, if any does
+  the("state").className = trouble ? "lost" : `${first?.priority ?? "ok"}${first && !unseen ? " attended" : ""}`;
+  document.title = loud ? `(${loud}) ECG monitor` : "ECG monitor";
 }
 
 function showLoss() {
@@ -84,6 +96,15 @@ function choose() {
   chosen = asked || chosen || view.alarms[0]?.device || inOrder(view)[0]?.device || null;
 }
 
+/** Take whoever chose a device to it, also where it is further down. */
+function goToDevice() {
+  the("device-title").focus({ preventScroll: true });
+  const { top } = the("device").getBoundingClientRect();
+  if (top >= 0 && top < innerHeight / 3) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  the("device").scrollIntoView({ behavior: still ? "auto" : "smooth" });
+}
+
 addEventListener("hashchange", () => {
   takeToken();
   if (view) {
@@ -95,8 +116,7 @@ addEventListener("hashchange", () => {
 });
 document.addEventListener("visibilitychange", look);
 document.addEventListener("click", (event) => {
-  // Whoever chose a device is taken to it, also where it is further down.
-  if (event.target.closest("#alarm-list a, #devices a")) setTimeout(() => the("device-title").focus());
+  if (event.target.closest("#alarm-list a, #devices a")) setTimeout(goToDevice);
 });
 the("filter").addEventListener("input", () => view && showDevices(view, chosen));
 takeToken();

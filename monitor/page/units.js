@@ -1,15 +1,19 @@
 // Numbers and times as people read them.
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hour12: false });
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const whole = new Intl.NumberFormat();
 
 /** Seconds since 1970 as the time of day; with the date where it is not today. */
-export function time(seconds) {
+export function time(seconds, format = clock) {
   const moment = new Date(seconds * 1000);
   const today = moment.toDateString() === new Date().toDateString();
-  return today ? clock.format(moment) : `${day.format(moment)}, ${clock.format(moment)}`;
+  return today ? format.format(moment) : `${day.format(moment)}, ${format.format(moment)}`;
 }
+
+/** A time of the wire's, RFC 3339, to the minute. */
+export const toTheMinute = (text) => time(Date.parse(text) / 1000, minute);
 
 /** How long ago that many seconds are. */
 export const ago = (seconds) => (seconds < 2 ? "now" : `${duration(seconds)} ago`);

@@ -2,26 +2,26 @@
 
 import { acknowledge } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
-import { KINDS, ago, count, duration, several, time } from "./units.js";
+import { KINDS, ago, count, duration, several, time, toTheMinute } from "./units.js";
 
-let known = null; // the priority of each alarm that was open, by its id; null before the first look
+let known = null; // the priority of each alarm that people are told of, by its id; null before the first look
 
 export const address = (device) => `#${new URLSearchParams({ device })}`;
 
 /** Show the alarms, and tell a screen reader of those that are new. */
 export function showAlarms(view) {
   list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
-    updateAlarm(card, alarm, view.time);
+    updateAlarm(card, alarm, view);
   });
   the("no-alarms").hidden = view.alarms.length > 0;
   const shown = new Set(view.alarms.map((alarm) => alarm.device)).size;
   const more = view.in_alarm - shown;
   note(the("more-alarms"), more > 0 ? `${several(more, "more device")} in alarm.` : "");
-  tell(view.alarms);
+  tell(view.alarms.filter((alarm) => !alarm.shelved));
 }
 
 function makeAlarm(alarm) {
-  const button = element("button", { type: "button", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
+  const button = element("button", { type: "button", class: "attends", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
   button.addEventListener("click", () => acknowledge(alarm));
   return element(
     "li",
@@ -35,20 +35,40 @@ function makeAlarm(alarm) {
   );
 }
 
-function updateAlarm(card, alarm, now) {
-  if (card.className !== alarm.priority) {
-    card.className = alarm.priority;
-    card.querySelector(".priority").replaceChildren(mark(alarm.priority), alarm.priority);
+function updateAlarm(card, alarm, view) {
+  const { acknowledged, shelved, priority } = alarm;
+  const state = `${priority}${shelved ? " shelved" : acknowledged ? " attended" : ""}`;
+  if (card.className !== state) {
+    card.className = state;
+    card.querySelector(".priority").replaceChildren(mark(priority), priority);
   }
-  const since = `for ${duration(now - alarm.since)}`;
-  const beats = alarm.seen ? `${alarm.beats} of ${several(alarm.seen, "beat")}, ` : "no beat, ";
+  const since = begun(alarm, view);
+  const beats = alarm.kind === "silent" ? "no beat" : `${alarm.beats} of ${several(alarm.seen, "beat")}`;
   const why = card.querySelector(".why");
-  say(why, beats + since);
-  why.title = `since ${time(alarm.since)}`;
-  const { acknowledged } = alarm;
-  const seen = acknowledged ? `acknowledged by ${acknowledged.by}, ${time(Date.parse(acknowledged.time) / 1000)}` : "";
-  note(card.querySelector(".seen"), seen);
+  say(why, `${beats}, for ${duration(view.time - since)}`);
+  why.title = `since ${time(since)}`;
+  const who = [];
+  if (acknowledged) who.push(`seen by ${acknowledged.by} ${toTheMinute(acknowledged.time)}`);
+  if (shelved) who.push(`shelved by ${shelved.by} until ${toTheMinute(shelved.until)}`);
+  note(card.querySelector(".seen"), who.join(", "));
   card.querySelector("button").hidden = Boolean(acknowledged);
+}
+
+/** Since when it is as an alarm says; of a silent device, since its last beat. */
+export const begun = (alarm, { policy }) => alarm.since - (alarm.kind === "silent" ? policy.silent_after : 0);
+
+/**
+ * How many devices are in alarm, how many of them are not seen yet, and how many alarms are quiet
+ * for their devices are shelved. What a view has no room for is taken to be unseen.
+ */
+export function counts({ alarms, in_alarm: all }) {
+  const [open, shelved] = [new Set(), new Set()];
+  for (const alarm of alarms) {
+    if (alarm.shelved) shelved.add(alarm.device);
+    else if (!alarm.acknowledged) open.add(alarm.device);
+  }
+  const listed = new Set(alarms.map((alarm) => alarm.device)).size;
+  return { loud: all - shelved.size, unseen: open.size + all - listed, shelved: shelved.size };
 }
 
 function tell(alarms) {
@@ -99,8 +119,9 @@ function makeDevice(row) {
 function updateDevice(item, row, isChosen, now) {
   const link = item.firstElementChild;
   const state = row.priority ?? "ok";
-  if (item.className !== state) {
-    item.className = state;
+  const looks = row.shelved ? `${state} shelved` : state;
+  if (item.className !== looks) {
+    item.className = looks;
     item.querySelector(".sign").replaceChildren(mark(state));
   }
   say(item.querySelector(".is"), stateOf(row));
