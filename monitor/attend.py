@@ -41,8 +41,7 @@ class _Desk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        client.leave(self._client)
 
     def standing(self) -> list[DeviceAlarm]:
         """The alarms that stand retained with the broker."""

@@ -1,5 +1,6 @@
 """paho clients set up as the settings say: login, TLS, protocol."""
 
+import contextlib
 import ssl
 import threading
 import uuid
@@ -167,8 +168,15 @@ def _attempt(mqtt: Mqtt, role: str, protocol: Protocol) -> Client | str:
     if answer == "Success":
         client.on_connect = client.on_disconnect = None
         return client
-    client.disconnect()
-    client.loop_stop()
+    leave(client)
     if not in_time:
         raise Failure(f"the broker at {mqtt.where} does not answer")
     return answer
+
+
+def leave(client: Client) -> None:
+    """Disconnect a client that `join` gave, and wait for the end of its network thread."""
+    client.disconnect()
+    # The thread may end by itself between paho's two looks at it.
+    with contextlib.suppress(AttributeError):
+        client.loop_stop()

@@ -107,8 +107,7 @@ def run(seconds: float | None) -> None:
             finally:
                 over.set()
                 _stop_daemon(daemon)
-                wards.disconnect()
-                wards.loop_stop()
+                client.leave(wards)
 
 
 def _metrics_port(wanted: int) -> int:

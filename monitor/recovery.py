@@ -33,8 +33,7 @@ def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
         reader.subscribe(topic_of(settings.output, "+", "alarm"), qos=0)
         return _read(arrivals, settings)
     finally:
-        reader.disconnect()
-        reader.loop_stop()
+        client.leave(reader)
 
 
 def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[DeviceAlarm]:

@@ -184,8 +184,7 @@ class _Publisher:
             raise Failure(f"{self._where} refused a beat on {self._topic}: {self._refusal.lower()}")
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        client.leave(self._client)
 
 
 def _progress() -> Progress:

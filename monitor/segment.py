@@ -162,5 +162,4 @@ def run(settings: Settings, rate: float | None) -> None:
             for device, beats in streams.end_silent(time.monotonic()):
                 publish(device, beats)
     finally:
-        cutter.disconnect()
-        cutter.loop_stop()
+        client.leave(cutter)

@@ -58,8 +58,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
                 show(console, arrival)
     finally:
         watcher.on_disconnect = None
-        watcher.disconnect()
-        watcher.loop_stop()
+        client.leave(watcher)
 
 
 def print_json(payload: bytes) -> None:

@@ -14,6 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from monitor import client
 from monitor.datasets import Beats
 from monitor.model import Detector, shipped
 
@@ -63,8 +64,7 @@ class Ward:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        client.leave(self._client)
 
     def _on_connect(self, *_: object) -> None:
         topics = [f"ecg/{self._device}/{end}" for end in ("alerts", "alarm", "scores")]
