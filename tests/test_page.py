@@ -478,7 +478,7 @@ def test_what_is_said_moves_nothing_and_goes_away(browser: Browser, attended: Sc
     attended.ectopic("bed-1")
     page = opened(browser, attended, PHONE)
     named(page, "Anna")
-    place = "document.querySelector('main').getBoundingClientRect().top"
+    place = "document.querySelector('main').getBoundingClientRect().top + scrollY"
     before = page.evaluate(place)
     page.get_by_role("button", name="Acknowledge: bed-1").click()
     expect(page.locator("#done")).to_have_text("bed-1: acknowledged by Anna.")
