@@ -23,7 +23,7 @@ from monitor.detectors import Detectors, Outcome
 from monitor.history import History
 from monitor.inbound import Inbound, Message
 from monitor.live import EVERY, Live
-from monitor.logs import Throttle
+from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
 from monitor.pages import actions, pages
@@ -60,9 +60,6 @@ crash: the window then looks older than it was.
 
 LAG, LITTLE = 50, 16 * 1024
 """Publishes that wait, from which on so many bytes are read in a turn."""
-
-LINES = 50
-"""Lines a second that the log takes of each sort: a flood must not wait for its log."""
 
 STALLED = 5.0
 """Seconds without a turn of the loop after which it does not count as alive."""

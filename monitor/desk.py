@@ -9,8 +9,8 @@ import structlog
 from monitor.alarms import Alarms
 from monitor.device import Shelf
 from monitor.history import Action, History
-from monitor.logs import Throttle
-from monitor.publisher import LINES, Publisher
+from monitor.logs import LINES, Throttle
+from monitor.publisher import Publisher
 from monitor.requests import Request, Shelve
 from monitor.wire import Acknowledged, rfc3339
 

@@ -17,6 +17,8 @@ from monitor.wire import (
     rfc3339,
 )
 
+HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
+
 
 @dataclass(slots=True)
 class Alarm:
@@ -139,6 +141,13 @@ def shelved(device: Device) -> Shelved | None:
     return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until))
 
 
+def priority_of(device: Device) -> Priority | None:
+    """The highest of a device's open alarms."""
+    return min(
+        (alarm.priority for _, alarm in device.alarms()), key=HIGHEST_FIRST.index, default=None
+    )
+
+
 def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
     """The alarm of a device as it is made known, with all that `as_it_was` needs."""
     alarms = [
@@ -153,11 +162,10 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
         )
         for kind, alarm in device.alarms()
     ]
-    order: tuple[Priority, ...] = ("high", "medium", "low")
     return DeviceAlarm(
         device=name,
         state="alarm" if alarms else "ok",
-        priority=min((alarm.priority for alarm in alarms), key=order.index, default=None),
+        priority=priority_of(device),
         time=rfc3339(wall),
         alarms=alarms,
         shelved=shelved(device),

@@ -19,16 +19,14 @@ from numpy.typing import NDArray
 from monitor import __version__
 from monitor.alarms import Alarms
 from monitor.detectors import Detectors, Outcome
-from monitor.device import Device, shelved
+from monitor.device import HIGHEST_FIRST, Device, priority_of, shelved
 from monitor.view import (
-    HIGHEST_FIRST,
     VERDICTS,
     Beat,
     DetectorInUse,
     Row,
     View,
     open_alarms,
-    priority_of,
     shorten,
 )
 from monitor.wire import LONGEST_NAME, Beats, Priority

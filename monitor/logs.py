@@ -44,6 +44,10 @@ def set_up() -> None:
     )
 
 
+LINES = 50
+"""Lines a second that the log takes of each sort: a flood must not wait for its log."""
+
+
 class Throttle:
     """Lets the same thing be said once a second at most, and no more than so many things.
 

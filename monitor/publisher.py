@@ -13,7 +13,7 @@ from monitor.device import as_it_stands
 from monitor.history import History
 from monitor.inbound import Message
 from monitor.live import Live
-from monitor.logs import Throttle
+from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
 from monitor.outbound import Outbound
 from monitor.settings import Settings, topic_of
@@ -22,9 +22,6 @@ log = structlog.get_logger()
 
 RECURRENT = 60.0
 """Seconds after an alarm has cleared within which it counts as come again."""
-
-LINES = 50
-"""Lines a second that the log takes of it: a flood must not wait for its log."""
 
 
 class Evidence(NamedTuple):

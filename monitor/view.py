@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms import Policy
-from monitor.device import Device, shelved
+from monitor.device import HIGHEST_FIRST, Device, shelved
 from monitor.wire import Acknowledged, Kind, Priority, Shelved
 
 DIGITS = 4
@@ -18,8 +18,6 @@ DIGITS = 4
 Verdict = Literal["normal", "anomalous", "poor"]
 VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor")
 """The verdicts NORMAL, ANOMALOUS and POOR in words."""
-
-HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -143,13 +141,6 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
         )
     )
     return alarms
-
-
-def priority_of(device: Device) -> Priority | None:
-    """The highest of a device's open alarms."""
-    return min(
-        (alarm.priority for _, alarm in device.alarms()), key=HIGHEST_FIRST.index, default=None
-    )
 
 
 def shorten(samples: NDArray[np.float32]) -> list[float]:
