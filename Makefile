@@ -36,7 +36,7 @@ train: install ## Train everything and make a page of it: out/report.html
 	$(BIN)/ecg-train all
 
 faults: install ## Break things under load and print what became of the beats
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.harness.faults
 
 bench: install ## Measure the daemon beside a bare subscriber
 	$(BIN)/python -m tests.bench.streaming

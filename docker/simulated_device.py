@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import count
 from zlib import crc32
 
-from monitor import replay
+from monitor.commands import replay
+from monitor.ecg.simulator import Simulator
 from monitor.settings import load
-from monitor.simulator import Simulator
 
 EVERY = 0.8
 """Seconds between two beats."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from monitor import __version__, program
+from monitor import __version__, terminal
 
 app = typer.Typer(
     name="ecg-monitor",
@@ -52,10 +52,11 @@ def run(
     if print_config:
         typer.echo(settings.to_toml(chosen), nl=False)
         return
-    from monitor import daemon, logs
+    from monitor import logs
+    from monitor.daemon import loop
 
     logs.set_up()
-    daemon.run(chosen)
+    loop.run(chosen)
 
 
 @app.command()
@@ -74,7 +75,7 @@ def batch(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Reproduce an image example from its model file, or score a whole file of beats."""
-    from monitor import batch
+    from monitor.commands import batch
 
     batch.main(name, data, model, out or Path("out", "batch", name), as_json)
 
@@ -85,10 +86,10 @@ def model(
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Print a model file's card: what it was trained on, its threshold, its figures."""
-    from monitor import card
-    from monitor.model import shipped
+    from monitor.commands import model
+    from monitor.detector.model_file import shipped
 
-    card.show(file or shipped("ecg"), as_json)
+    model.show(file or shipped("ecg"), as_json)
 
 
 @app.command()
@@ -112,11 +113,13 @@ def replay(
     broker: Broker = None,
 ) -> None:
     """Publish the beats of a file, as a device would."""
-    from monitor import record, replay, settings
+    from monitor import settings
+    from monitor.commands import replay
+    from monitor.ecg import records
 
     chosen = settings.load(config, settings.flags(broker=broker))
     pace = None if rate == "max" else float(rate)
-    read = replay.from_record if record.is_record(source) else replay.from_file
+    read = replay.from_record if records.is_record(source) else replay.from_file
     beats = read(source, start, stop)
     replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
 
@@ -131,8 +134,8 @@ def what_if(
     out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("out/what-if"),
 ) -> None:
     """Show how many alarms other settings would have raised on a recording."""
-    from monitor import what_if
-    from monitor.model import shipped
+    from monitor.commands import what_if
+    from monitor.detector.model_file import shipped
 
     what_if.main(source, model or shipped("ecg"), out, start)
 
@@ -147,7 +150,8 @@ def segment(
     broker: Broker = None,
 ) -> None:
     """Cut raw samples, ecg/<device>/samples, into beats and publish those."""
-    from monitor import logs, segment, settings
+    from monitor import logs, settings
+    from monitor.commands import segment
 
     logs.set_up()
     segment.run(settings.load(config, settings.flags(broker=broker)), rate)
@@ -163,7 +167,8 @@ def watch(
     broker: Broker = None,
 ) -> None:
     """Show the alerts as they come, with the beat drawn."""
-    from monitor import settings, watch
+    from monitor import settings
+    from monitor.commands import watch
 
     watch.watch(settings.load(config, settings.flags(broker=broker)), device, as_json)
 
@@ -182,9 +187,10 @@ def alarms(
     config: Config = None,
 ) -> None:
     """Show the alarms that the monitor has kept, and who acknowledged and shelved."""
-    from monitor import past_alarms, settings
+    from monitor import settings
+    from monitor.commands import alarms
 
-    past_alarms.show(settings.load(config).history_file, since, device, as_json, as_csv)
+    alarms.show(settings.load(config).history_file, since, device, as_json, as_csv)
 
 
 By = Annotated[
@@ -200,9 +206,10 @@ def acknowledge(
     broker: Broker = None,
 ) -> None:
     """Say that you have seen an alarm that is open."""
-    from monitor import attend, settings
+    from monitor import settings
+    from monitor.commands import acknowledge
 
-    attend.acknowledge(settings.load(config, settings.flags(broker=broker)), alarm, by)
+    acknowledge.acknowledge(settings.load(config, settings.flags(broker=broker)), alarm, by)
 
 
 @app.command()
@@ -216,9 +223,10 @@ def shelve(
     broker: Broker = None,
 ) -> None:
     """Have nobody alerted of a device for a while; its alarms are kept all the same."""
-    from monitor import attend, settings
+    from monitor import settings
+    from monitor.commands import acknowledge
 
-    attend.shelve(settings.load(config, settings.flags(broker=broker)), device, minutes, by)
+    acknowledge.shelve(settings.load(config, settings.flags(broker=broker)), device, minutes, by)
 
 
 @app.command()
@@ -228,11 +236,11 @@ def demo(
     ] = None,
 ) -> None:
     """Show all of it on this machine alone: broker, simulated patients, daemon, alerts."""
-    from monitor import demo
+    from monitor.commands import demo
 
     demo.run(seconds)
 
 
 def main() -> NoReturn:
     """Run `ecg-monitor`."""
-    program.run(app)
+    terminal.run(app)

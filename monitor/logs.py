@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import msgspec
 import structlog
 
-from monitor.printable import printable
+from monitor.text import printable
 
 
 def _to_json(event: structlog.types.EventDict, **_: object) -> bytes:

@@ -27,10 +27,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from monitor.alarms import Policy
-from monitor.program import ConfigurationError
-from monitor.requests import ENDS
-from monitor.wire import Payload
+from monitor.alarms.decisions import Policy
+from monitor.alarms.operator_requests import ENDS
+from monitor.ecg.codec import Payload
+from monitor.terminal import ConfigurationError
 
 Protocol = Literal["5", "3.1.1"]
 

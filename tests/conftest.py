@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from monitor import datasets
-from tests.shipped import make_certificates, make_passwords
+from monitor.batch import datasets
+from tests.harness.shipped import make_certificates, make_passwords
 
 settings.register_profile("shared machine", deadline=None)  # others work on it, too
 settings.load_profile("shared machine")

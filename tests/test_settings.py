@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.program import CONFIGURATION, USAGE, ConfigurationError
 from monitor.settings import Settings, flags, load, to_toml
+from monitor.terminal import CONFIGURATION, USAGE, ConfigurationError
 
 SECRET = "correct-horse/battery"  # noqa: S105
 

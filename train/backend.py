@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 
-from monitor.program import Failure
+from monitor.terminal import Failure
 
 
 def load(seed: int | None = None) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from monitor import program
+from monitor import terminal
 
 app = typer.Typer(
     name="ecg-train",
@@ -43,10 +43,10 @@ def anomaly(
 ) -> None:
     """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
     if recipe != "tutorial":
-        raise program.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
-    from train import anomaly
+        raise terminal.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
+    from train.detectors import tutorial
 
-    anomaly.main(data, out, epochs or anomaly.EPOCHS, seed)
+    tutorial.main(data, out, epochs or tutorial.EPOCHS, seed)
 
 
 @app.command()
@@ -75,18 +75,20 @@ def ecg(
 ) -> None:
     """The detector that ships, or one for a patient: --record, or --data FILE.csv of his beats."""
     if recipe != "tuned":
-        raise program.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
+        raise terminal.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
     beats = data if data and (data.is_file() or data.suffix in (".csv", ".parquet")) else None
     if record and data:
-        raise program.UsageError("a patient's beats are those of --record or those of --data")
+        raise terminal.UsageError("a patient's beats are those of --record or those of --data")
     if networks and (record or beats):
-        raise program.UsageError("--networks: a patient's detector has five")
-    from train import ecg, patient
+        raise terminal.UsageError("--networks: a patient's detector has five")
+    from train.detectors import ecg5000, patient
 
     if source := record or beats:
-        patient.main(source, minutes if record else None, out, epochs or ecg.EPOCHS, seed or 0)
+        patient.main(source, minutes if record else None, out, epochs or ecg5000.EPOCHS, seed or 0)
     else:
-        ecg.main(data, out, epochs or ecg.EPOCHS, seed or 0, int(networks) if networks else None)
+        ecg5000.main(
+            data, out, epochs or ecg5000.EPOCHS, seed or 0, int(networks) if networks else None
+        )
 
 
 @app.command()
@@ -107,23 +109,23 @@ def evaluate(
     """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
     if mitdb is not None:
         if table == "peaks":
-            from train import peaks
+            from train.evaluation import rpeaks
 
-            peaks.main(mitdb, out)
+            rpeaks.main(mitdb, out)
         elif table == "stress":
-            from train import stress
+            from train.evaluation import robustness
 
-            stress.main(mitdb, out)
+            robustness.main(mitdb, out)
         else:
-            from train import mitdb as records
+            from train.evaluation import patients as records
 
             records.main(mitdb, out)
         return
     if table != "records":
-        raise program.UsageError(f"--table {table}: of the records that --mitdb names")
-    from train import evaluate
+        raise terminal.UsageError(f"--table {table}: of the records that --mitdb names")
+    from train.evaluation import ecg5000
 
-    evaluate.main(data, out)
+    ecg5000.main(data, out)
 
 
 @app.command()
@@ -182,7 +184,7 @@ def vae(
     from train import backend
 
     backend.load()
-    from train import vae
+    from train.images import vae
 
     vae.main(data, out, epochs, seed or 0, recipe)
 
@@ -202,7 +204,7 @@ def everything(
     denoise(data, out / "denoise", epochs, seed, recipe)
     undercomplete(data, out / "undercomplete", epochs, seed, recipe)
     vae(data, out / "vae", epochs, seed, recipe)
-    from train import report
+    from train.images import report
 
     names = ["anomaly", "ecg", "basic", "denoise", "undercomplete", "vae"]
     page = report.write_page(out, names)
@@ -215,11 +217,11 @@ def _images(
     from train import backend
 
     backend.load()
-    from train import images
+    from train.images import autoencoders
 
-    images.main(name, data, out, epochs, seed, recipe)
+    autoencoders.main(name, data, out, epochs, seed, recipe)
 
 
 def main() -> NoReturn:
     """Run `ecg-train`."""
-    program.run(app)
+    terminal.run(app)

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from monitor import __version__
-from monitor.model import CARD, SIGNATURES, Card, Floats, Model
-from monitor.program import Failure
+from monitor.detector.model_file import CARD, SIGNATURES, Card, Floats, Model
+from monitor.terminal import Failure
 from train import backend
 
 OPSET: Final = 17
@@ -46,7 +46,7 @@ def export(
 ) -> None:
     """Write `graph` and `card` to the model file `path`, if it proves to be right.
 
-    `graph` gives the outputs that `monitor.model.SIGNATURES` names for the card's kind. `expected`
+    `graph` gives the outputs that `model_file.SIGNATURES` names for the card's kind. `expected`
     are those outputs for `inputs`, float32 [N, …], as Keras computes them outside the graph. The
     file appears in its place only after `monitor` has accepted it and given the same to 1e-5.
     Raises `ExportError` or `ModelError` else.

@@ -6,10 +6,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from monitor import datasets
-from monitor.model import Detector, Floats, shipped
-from monitor.simulator import Simulator
-from train.ecg import split
+from monitor.batch import datasets
+from monitor.detector.model_file import Detector, Floats, shipped
+from monitor.ecg.simulator import Simulator
+from train.detectors.ecg5000 import split
 
 SHAPES = (
     16  # clusters of a class: with 8 fewer ectopics are found than of the real, 24 gain nothing

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from monitor import datasets
-from monitor.alarms import Alarms, Policy
-from monitor.detectors import Detectors
-from monitor.live import ATTENTION, EVERY, EYES, Live
-from monitor.program import Failure
+from monitor.alarms.decisions import Alarms, Policy
+from monitor.batch import datasets
+from monitor.detector.per_device import Detectors
+from monitor.ecg.codec import Beats
 from monitor.settings import Model
-from monitor.wire import Beats
+from monitor.terminal import Failure
+from monitor.web.live_feed import ATTENTION, EVERY, EYES, Live
 from tests.bench.streaming import Publisher, daemon_rate, running, stream
-from tests.brokers import Mosquitto
-from tests.daemons import RunningDaemon
-from tests.faults import OPEN
-from tests.wards import Hearts
+from tests.harness.brokers import Mosquitto
+from tests.harness.daemons import RunningDaemon
+from tests.harness.faults import OPEN
+from tests.harness.wards import Hearts
 
 PAGES = (0, 1, EYES)
 TURNS = 4

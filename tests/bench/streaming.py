@@ -25,16 +25,17 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from monitor import datasets, quality, wire
-from monitor.alarms import Alarms, Policy
+from monitor.alarms.decisions import Alarms, Policy
+from monitor.batch import datasets
+from monitor.detector.model_file import Detector, shipped
+from monitor.ecg import codec, quality
 from monitor.metrics import Metrics
-from monitor.model import Detector, shipped
-from monitor.program import Failure
-from monitor.transport import parse_publish
-from tests.brokers import Mosquitto
-from tests.daemons import RunningDaemon
-from tests.faults import OPEN
-from tests.wards import Hearts, Ward, as_float32, as_json
+from monitor.mqtt.packets import parse_publish
+from monitor.terminal import Failure
+from tests.harness.brokers import Mosquitto
+from tests.harness.daemons import RunningDaemon
+from tests.harness.faults import OPEN
+from tests.harness.wards import Hearts, Ward, as_float32, as_json
 
 TURNS = 5
 MESSAGES = 30_000
@@ -334,12 +335,12 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
     payloads = as_float32("bed-7", beats)
     texts = as_json("bed-7", beats, None)
     bodies = [packet(topic, message.payload, 1, 7)[3:] for message in payloads]
-    topics = wire.Topics(["ecg/{device}/beats"])
+    topics = codec.Topics(["ecg/{device}/beats"])
     alarms, metrics = (
         Alarms(Policy(window=10, raise_at=3, clear_at=0)),
         Metrics(CollectorRegistry()),
     )
-    keys = wire.fingerprints(beats).tolist()
+    keys = codec.fingerprints(beats).tolist()
     scores = detector.score(beats).scores
 
     def decide() -> None:
@@ -357,11 +358,11 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
     return {
         "read a PUBLISH packet": lambda: [parse_publish(0x32, body, False) for body in bodies],
         "find the device": lambda: [topics.device(topic) for _ in range(n)],
-        "decode float32": lambda: [wire.decode(message.payload) for message in payloads],
-        "decode JSON instead": lambda: [wire.decode(message.payload) for message in texts],
+        "decode float32": lambda: [codec.decode(message.payload) for message in payloads],
+        "decode JSON instead": lambda: [codec.decode(message.payload) for message in texts],
         "judge the signal": lambda: quality.assess(beats),
         "score": lambda: detector.score(beats),
-        "tell beats apart": lambda: wire.fingerprints(beats).tolist(),
+        "tell beats apart": lambda: codec.fingerprints(beats).tolist(),
         "decide": decide,
         "count": count,
         "acknowledge": lambda: [struct.pack("!BBH", 0x40, 2, 7) for _ in range(n)],

@@ -17,8 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from monitor import datasets, examples, program
-from monitor.datasets import Images
+from monitor import terminal
+from monitor.batch import datasets, image_examples
+from monitor.batch.datasets import Images
 from train import backend
 
 History = dict[str, list[float]]
@@ -87,11 +88,11 @@ def plain_denoise(images: Images, epochs: int) -> History:
     autoencoder = Denoise()
     autoencoder.compile(optimizer="adam", loss=losses.MeanSquaredError())
     history: History = autoencoder.fit(
-        examples.noisy(images.train, seed=1),
+        image_examples.noisy(images.train, seed=1),
         images.train,
         epochs=epochs,
         shuffle=True,
-        validation_data=(examples.noisy(images.test), images.test),
+        validation_data=(image_examples.noisy(images.test), images.test),
         verbose=0,
     ).history
     return history
@@ -124,7 +125,7 @@ def plain_vae(images: Images, epochs: int) -> History:
     """Follow https://keras.io/examples/generative/vae/, whose `train_step` is also ours."""
     import keras
 
-    from train.vae import VAE
+    from train.images.vae import VAE
 
     vae = VAE()
     vae.compile(optimizer=keras.optimizers.Adam())
@@ -143,13 +144,13 @@ PLAIN = {
 
 def ours(name: str, data: Path | None, epochs: int | None) -> dict[str, Any]:
     """Run `ecg-train NAME` and give its report; without `epochs`, as long as its recipe says."""
-    from train import images, vae
+    from train.images import autoencoders, vae
 
     with tempfile.TemporaryDirectory() as folder:
         if name == "vae":
             vae.main(data, Path(folder), epochs, 0, "tuned")
         else:
-            images.main(name, data, Path(folder), epochs, 0, "tuned")
+            autoencoders.main(name, data, Path(folder), epochs, 0, "tuned")
         report: dict[str, Any] = json.loads(Path(folder, "report.json").read_text())
     return report
 
@@ -160,13 +161,13 @@ def operations(name: str) -> float:
     A multiplication and an addition count as two; the backward pass costs the forward pass twice.
     Activations and the optimiser are left out.
     """
-    from train import images, vae
+    from train.images import autoencoders, vae
 
     if name == "vae":
         model = vae.VAE()
         networks = [model.encoder, model.decoder]
     else:
-        networks = images.network(name).layers
+        networks = autoencoders.network(name).layers
     products = 0
     for layer in (layer for network in networks for layer in network.layers):
         if not layer.weights or not hasattr(layer, "kernel"):
@@ -209,7 +210,7 @@ def main(
     )
     backend.load()
     for name in names or EPOCHS:
-        images = datasets.images(examples.EXAMPLES[name].dataset, data)
+        images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
         count = epochs or EPOCHS[name]
         backend.load(seed=0)
         start = time.perf_counter()
@@ -238,4 +239,4 @@ def main(
 if __name__ == "__main__":
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(main)
-    program.run(app)
+    terminal.run(app)

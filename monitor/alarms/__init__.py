@@ -1,0 +1,1 @@
+"""What an alarm is, and when it is raised and cleared. Pure."""

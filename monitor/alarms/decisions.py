@@ -1,0 +1,395 @@
+"""The alarm decisions: from what each beat was to what a person should hear of.
+
+Pure: no network, no clock, no metrics. Time comes in as an argument, decisions go out as a list.
+Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality, and nothing else.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from monitor.alarms.device import Alarm, Condition, Device, Shelf, as_it_was
+from monitor.ecg.codec import Acknowledged, DeviceAlarm, Event, Kind, Priority
+
+NORMAL, ANOMALOUS, POOR = range(3)
+"""What a beat was."""
+
+REMEMBERED = 16
+"""How many of a device's last beats are known again when they come twice."""
+
+FORGET_AFTER = 3600.0
+"""Seconds of silence after which a device is forgotten, its open alarms cleared."""
+
+PRIORITIES: dict[Kind, tuple[Priority, ...]] = {
+    "anomaly": ("medium", "high"),
+    "signal-quality": ("low", "medium"),
+    "silent": ("medium",),
+}
+"""The priority of an alarm: when raised, and once every beat of the window speaks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When an alarm is raised and cleared.
+
+    Attributes:
+        window: how many of a device's last beats are looked at.
+        raise_at: raised when so many of them are anomalous (or of poor quality).
+        clear_at: cleared when so many or fewer are, once a whole window was seen.
+        silent_after: seconds without a beat after which a device is silent; 0 for never.
+    """
+
+    window: int = 36
+    raise_at: int = 6
+    clear_at: int = 0
+    silent_after: float = 30.0
+
+
+class Decision(NamedTuple):
+    """A change of an alarm.
+
+    Attributes:
+        id: the same whenever the same beats cause the same event.
+        alarm: the id of the alert that raised the alarm.
+        beat: which beat of the message caused it; None where none did.
+        anomalous: how many beats of the window speak for the alarm.
+        seen: how many beats are in the window.
+        priority: as it is now; for "cleared", as it was.
+        before: the priority it had; None for "raised".
+        withheld_by: who has the device shelved, so that nobody is to be alerted; None else.
+    """
+
+    id: str
+    alarm: str
+    device: str
+    event: Event
+    kind: Kind
+    beat: int | None
+    anomalous: int
+    seen: int
+    priority: Priority
+    since: float
+    before: Priority | None
+    withheld_by: str | None
+
+
+class Alarms:
+    """The alarms of all devices.
+
+    `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
+    that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
+    that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
+    that are.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.devices: dict[str, Device] = {}
+        self.silent: dict[str, Device] = {}
+        self.open: dict[str, str] = {}
+        self.shelved: dict[str, Device] = {}
+        self._full = (1 << policy.window) - 1
+
+    def hear(self, name: str, now: float) -> Device:
+        """The device that a message came from, put behind all that were heard before it."""
+        device = self.devices.pop(name, None) or self.silent.pop(name, None) or Device(now)
+        device.heard = now
+        self.devices[name] = device
+        return device
+
+    def observe(
+        self,
+        name: str,
+        device: Device,
+        verdicts: bytes,
+        keys: Sequence[int],
+        times: Sequence[float],
+        seq: int | None = None,
+        redelivered: bool = False,
+    ) -> list[Decision]:
+        """Take in the beats of one message and decide.
+
+        Args:
+            name: of the device.
+            device: as `hear` gave it.
+            verdicts: for each beat NORMAL, ANOMALOUS or POOR.
+            keys: for each beat what tells it from others, 64 bits (`wire.key`).
+            times: when each beat was, in seconds since 1970.
+            seq: the number of the first beat; None where the device does not number them.
+            redelivered: whether the broker marked the message as delivered before.
+        """
+        if seq is None and not redelivered and device.clean and not any(verdicts):
+            # Nearly every message ends here.
+            device.restored = False
+            device.known.extend(keys[-REMEMBERED:])
+            del device.known[:-REMEMBERED]
+            anomaly = device.anomaly
+            anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
+            return []
+        if (redelivered or seq is not None) and keys[-1] in device.known:
+            return []  # it may be longer than what is remembered, but was taken in as a whole
+        decisions: list[Decision] = []
+        was_clean = device.clean
+        device.restored = device.restored and redelivered
+        anomaly, known = device.anomaly, device.known
+        for beat, verdict in enumerate(verdicts):
+            key = keys[beat]
+            if seq is not None or redelivered:
+                if _counted(device, None if seq is None else seq + beat, key):
+                    continue
+                device.seq = device.seq if seq is None else seq + beat
+            known.append(key)
+            if verdict == NORMAL and anomaly.alarm is None and device.attentive:
+                anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
+                anomaly.seen = min(anomaly.seen + 1, self.policy.window)
+                continue
+            device.unsaved |= verdict != NORMAL
+            self._count(name, device, beat, verdict, times[beat], decisions)
+        del known[:-REMEMBERED]
+        device.unsaved |= bool(decisions) or (device.clean and not was_clean)
+        return decisions
+
+    def _count(
+        self,
+        name: str,
+        device: Device,
+        beat: int,
+        verdict: int,
+        time: float,
+        decisions: list[Decision],
+    ) -> None:
+        if device.silent is not None:
+            silent, device.silent = device.silent, None
+            decisions.append(self._change(name, device, "silent", "cleared", silent, beat))
+        if verdict == POOR and device.quality is None:
+            device.quality = Condition("." * device.anomaly.seen)  # until now all were good
+        if device.quality is not None:
+            poor = verdict == POOR
+            self._decide(
+                name, device, "signal-quality", device.quality, beat, poor, time, decisions
+            )
+        if verdict != POOR:  # a beat that cannot be believed says nothing about the heart
+            speaks = verdict == ANOMALOUS
+            self._decide(name, device, "anomaly", device.anomaly, beat, speaks, time, decisions)
+
+    def _decide(
+        self,
+        name: str,
+        device: Device,
+        kind: Kind,
+        condition: Condition,
+        beat: int,
+        speaks: bool,
+        time: float,
+        decisions: list[Decision],
+    ) -> None:
+        policy = self.policy
+        condition.bits = ((condition.bits << 1) | speaks) & self._full
+        condition.seen = min(condition.seen + 1, policy.window)
+        number, alarm = condition.bits.bit_count(), condition.alarm
+        first, whole = PRIORITIES[kind]
+        before = alarm.priority if alarm is not None else None
+        event: Event
+        if alarm is None:
+            if number < policy.raise_at or not speaks:
+                return
+            event = "raised"
+            priority = whole if number == policy.window else first
+            alarm = condition.alarm = Alarm("", priority, time)
+        elif number == policy.window and alarm.priority != whole:
+            event, alarm.priority = "escalated", whole
+        elif number <= policy.clear_at and condition.seen == policy.window:
+            event, condition.alarm = "cleared", None
+        else:
+            return
+        decisions.append(self._change(name, device, kind, event, alarm, beat, before))
+
+    def fall_silent(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
+        """Decide on the devices that were not heard for too long, at most `most` at a time.
+
+        Args:
+            now: in seconds, on the clock that `hear` was given.
+            since: when we began to listen; nobody is silent for longer than that.
+            wall: `now` in seconds since 1970.
+            most: how many devices are looked at.
+        """
+        decisions: list[Decision] = []
+        after = self.policy.silent_after
+        if not after or since + after > now:
+            return decisions
+        fallen: list[str] = []
+        for name, device in self.devices.items():
+            if len(fallen) == most or device.heard + after > now:
+                break
+            fallen.append(name)
+            if device.silent is not None:
+                continue  # since then it has only repeated itself
+            alarm = device.silent = Alarm("", "medium", wall)
+            device.unsaved = True
+            decisions.append(self._change(name, device, "silent", "raised", alarm))
+        for name in fallen:
+            device = self.silent[name] = self.devices.pop(name)
+            device.heard = now  # from here on, the time until it is forgotten
+        return decisions
+
+    def forget(self, now: float, most: int) -> tuple[list[str], list[Decision]]:
+        """Forget at most `most` devices that were silent for `FORGET_AFTER`.
+
+        Gives their names, and for what was open of them the decisions that clear it.
+        """
+        decisions: list[Decision] = []
+        gone: list[str] = []
+        for name, device in self.silent.items():
+            if len(gone) == most or device.heard + FORGET_AFTER > now:
+                break
+            if device.shelf is not None:
+                continue
+            gone.append(name)
+            decisions += [
+                self._change(name, device, kind, "cleared", alarm, None, alarm.priority)
+                for kind, alarm in device.alarms()
+            ]
+        for name in gone:
+            del self.silent[name]
+        return gone, decisions
+
+    def find(self, name: str) -> Device | None:
+        """The device of that name, heard or silent; None if it was forgotten."""
+        return self.devices.get(name) or self.silent.get(name)
+
+    def restore(self, saved: DeviceAlarm, now: float) -> None:
+        """Go on where an earlier process stood.
+
+        A device with nothing open counts as silent without an alarm: nobody knows since when.
+        """
+        device = as_it_was(saved, self.policy.window, now)
+        for _, alarm in device.alarms():
+            self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
+        if device.shelf is not None:
+            self.shelved[saved.device] = device
+        expected = device.silent is None and not device.clean
+        (self.devices if expected else self.silent)[saved.device] = device
+
+    # -- what people say of them
+
+    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> Alarm:
+        """Note who has seen an open alarm; `identity` is one that `open` has."""
+        device = self.find(self.open[identity])
+        assert device is not None
+        alarm = next(a for _, a in device.alarms() if identity in (a.id, a.escalation))
+        alarm.acknowledged = acknowledged
+        return alarm
+
+    def shelve(self, name: str, shelf: Shelf) -> None:
+        """Alert nobody of a device that is known until `unshelve`."""
+        device = self.find(name)
+        assert device is not None
+        device.shelf = shelf
+        self.shelved[name] = device
+
+    def unshelve(self, name: str) -> list[Decision]:
+        """Alert of a device again, and first of what was withheld and still stands."""
+        device = self.shelved.pop(name, None)
+        if device is None:
+            return []
+        device.shelf = None
+        decisions: list[Decision] = []
+        for kind, alarm in device.alarms():
+            event, alarm.withheld = alarm.withheld, None
+            if event is not None:
+                identity = alarm.id if event == "raised" else alarm.escalation or alarm.id
+                decisions.append(_decision(identity, name, device, kind, event, alarm))
+        return decisions
+
+    def due(self, wall: float) -> list[str]:
+        """The devices whose shelf is over at `wall` seconds since 1970.
+
+        One that begins only then is over, too: a clock that was set back is not to prolong it.
+        """
+        return [
+            name
+            for name, device in self.shelved.items()
+            if device.shelf is not None and not device.shelf.since <= wall < device.shelf.until
+        ]
+
+    def _change(
+        self,
+        name: str,
+        device: Device,
+        kind: Kind,
+        event: Event,
+        alarm: Alarm,
+        beat: int | None = None,
+        before: Priority | None = None,
+    ) -> Decision:
+        """Give a change its id, and keep which alarms are open and what is withheld of them."""
+        identity = _identity(name, kind, event, device, alarm.since)
+        if event == "cleared":
+            before = alarm.priority
+            for own in (alarm.id, alarm.escalation):
+                self.open.pop(own or "", None)
+            withheld = alarm.withheld == "raised"  # of the others, people are to know the end
+        else:
+            if event == "raised":
+                alarm.id = identity
+            else:
+                alarm.escalation, alarm.acknowledged = identity, None
+            self.open[identity] = name
+            withheld = device.shelf is not None
+            alarm.withheld = (alarm.withheld or event) if withheld else None
+        by = device.shelf.by if device.shelf is not None and withheld else None
+        return _decision(identity, name, device, kind, event, alarm, beat, before, by)
+
+
+def _decision(
+    identity: str,
+    name: str,
+    device: Device,
+    kind: Kind,
+    event: Event,
+    alarm: Alarm,
+    beat: int | None = None,
+    before: Priority | None = None,
+    withheld_by: str | None = None,
+) -> Decision:
+    condition = device.condition(kind)
+    return Decision(
+        identity,
+        alarm.id,
+        name,
+        event,
+        kind,
+        beat,
+        condition.bits.bit_count() if condition else 0,
+        condition.seen if condition else 0,
+        alarm.priority,
+        alarm.since,
+        before,
+        withheld_by,
+    )
+
+
+def _counted(device: Device, seq: int | None, key: int) -> bool:
+    """Whether a beat that may come twice was counted before.
+
+    A device that sends a beat again sends the same number and the same samples. What the broker
+    delivers again it marks, so there the samples are enough; and after a restart, when only what
+    the retained alarm tells is known, so is a number that was passed already.
+    """
+    return key in device.known or (device.restored and seq is not None and seq <= device.seq)
+
+
+def _identity(name: str, kind: Kind, event: Event, device: Device, since: float) -> str:
+    """The id of a change: derived from the beat that causes it, so that the beat gives it again.
+
+    Beats without a number may be the same again and again, such as those of a lead that is off;
+    there the number of the change tells one from the next, and the hour of the alarm from those
+    before the device was forgotten.
+    """
+    last = device.known[-1] if device.known else 0
+    number = f"{device.changes}\0{since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
+    device.changes += 1
+    return hashlib.blake2b(
+        f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16
+    ).hexdigest()

@@ -1,0 +1,210 @@
+"""What is known of one device: its last beats, its open alarms, and whether it is shelved."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from monitor.ecg.codec import (
+    Acknowledged,
+    DeviceAlarm,
+    Kind,
+    Priority,
+    Shelved,
+    StandingAlarm,
+    Withheld,
+    from_rfc3339,
+    rfc3339,
+)
+
+HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
+
+
+@dataclass(slots=True)
+class Alarm:
+    """An open alarm.
+
+    Attributes:
+        id: of the alert that raised it.
+        since: when it was raised, in seconds since 1970.
+        escalation: the id of the alert that escalated it.
+        withheld: the event that nobody was alerted of, for the device is shelved.
+        acknowledged: who has seen it. An alarm that escalates is to be seen again.
+    """
+
+    id: str
+    priority: Priority
+    since: float
+    escalation: str | None = None
+    withheld: Withheld | None = None
+    acknowledged: Acknowledged | None = None
+
+
+class Condition:
+    """The last beats of a device as bits, newest lowest: set where a beat speaks for the alarm."""
+
+    __slots__ = ("alarm", "bits", "seen")
+
+    def __init__(self, window: str = "", alarm: Alarm | None = None) -> None:
+        """Go on from a window that `window` wrote."""
+        self.bits = int(window.translate(_TO_BITS) or "0", 2)
+        self.seen = len(window)
+        self.alarm = alarm
+
+    def window(self) -> str:
+        """The window as text, the oldest beat first: `x` where a beat speaks for the alarm."""
+        return f"{self.bits:0{self.seen}b}".translate(_TO_MARKS) if self.seen else ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is neither an alarm nor anything that speaks for one."""
+        return not self.bits and self.alarm is None
+
+
+_TO_BITS, _TO_MARKS = str.maketrans(".x", "01"), str.maketrans("01", ".x")
+
+
+class Shelf(NamedTuple):
+    """Where a device stands of which nobody is to be alerted; times in seconds since 1970."""
+
+    by: str
+    since: float
+    until: float
+
+
+class Device:
+    """What is known of one device, in under 1 kB.
+
+    Attributes:
+        heard: when its last message came, in seconds on the caller's clock.
+        seq: the number of the last beat; -1 where the device does not number them.
+        known: the keys of its last beats, the newest last.
+        restored: True from a restart to the first beat that the broker had not sent before.
+        unsaved: whether the alarm as it stands is not yet what was last made known of it.
+        changes: how often an alarm of it has changed.
+        shelf: while it is shelved.
+    """
+
+    __slots__ = (
+        "anomaly",
+        "changes",
+        "heard",
+        "known",
+        "quality",
+        "restored",
+        "seq",
+        "shelf",
+        "silent",
+        "unsaved",
+    )
+
+    def __init__(self, heard: float) -> None:
+        self.heard = heard
+        self.anomaly = Condition()
+        self.quality: Condition | None = None  # made with the first beat of poor quality
+        self.silent: Alarm | None = None
+        self.seq = -1
+        self.known = array("Q")
+        self.restored = False
+        self.unsaved = False
+        self.changes = 0
+        self.shelf: Shelf | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is open and no beat in sight speaks for an alarm."""
+        quality = self.quality is None or self.quality.clean
+        return self.silent is None and self.anomaly.clean and quality
+
+    @property
+    def attentive(self) -> bool:
+        """Whether it is heard, and has only sent beats that can be believed."""
+        return self.silent is None and self.quality is None
+
+    def condition(self, kind: Kind) -> Condition | None:
+        """The beats that are looked at for a kind of alarm."""
+        return {"anomaly": self.anomaly, "signal-quality": self.quality, "silent": None}[kind]
+
+    def alarms(self) -> Iterator[tuple[Kind, Alarm]]:
+        """The open alarms."""
+        if self.anomaly.alarm is not None:
+            yield "anomaly", self.anomaly.alarm
+        if self.quality is not None and self.quality.alarm is not None:
+            yield "signal-quality", self.quality.alarm
+        if self.silent is not None:
+            yield "silent", self.silent
+
+
+def shelved(device: Device) -> Shelved | None:
+    """Until when a device is shelved, and by whom, as it is made known."""
+    shelf = device.shelf
+    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until))
+
+
+def priority_of(device: Device) -> Priority | None:
+    """The highest of a device's open alarms."""
+    return min(
+        (alarm.priority for _, alarm in device.alarms()), key=HIGHEST_FIRST.index, default=None
+    )
+
+
+def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
+    """The alarm of a device as it is made known, with all that `as_it_was` needs."""
+    alarms = [
+        StandingAlarm(
+            alarm.id,
+            kind,
+            alarm.priority,
+            rfc3339(alarm.since),
+            alarm.acknowledged,
+            alarm.escalation,
+            alarm.withheld,
+        )
+        for kind, alarm in device.alarms()
+    ]
+    return DeviceAlarm(
+        device=name,
+        state="alarm" if alarms else "ok",
+        priority=priority_of(device),
+        time=rfc3339(wall),
+        alarms=alarms,
+        shelved=shelved(device),
+        anomalous=device.anomaly.window(),
+        poor=device.quality.window() if device.quality else "",
+        seq=None if device.seq < 0 else device.seq,
+        counted=[f"{key:016x}" for key in device.known],
+        changes=device.changes,
+    )
+
+
+def as_it_was(saved: DeviceAlarm, window: int, now: float) -> Device:
+    """The device whose alarm an earlier process made known.
+
+    Args:
+        saved: its alarm as it stood.
+        window: how many of its last beats are looked at.
+        now: in seconds, on the clock by which it is heard.
+    """
+    alarms = {
+        alarm.kind: Alarm(
+            alarm.id,
+            alarm.priority,
+            from_rfc3339(alarm.since),
+            alarm.escalation,
+            alarm.withheld,
+            alarm.acknowledged,
+        )
+        for alarm in saved.alarms
+    }
+    device = Device(now)
+    device.anomaly = Condition(saved.anomalous[-window:], alarms.get("anomaly"))
+    if "x" in saved.poor or "signal-quality" in alarms:
+        device.quality = Condition(saved.poor[-window:], alarms.get("signal-quality"))
+    device.silent = alarms.get("silent")
+    device.changes = saved.changes
+    device.seq = -1 if saved.seq is None else saved.seq
+    device.known.extend(int(key, 16) for key in saved.counted)
+    device.restored = True
+    if (shelf := saved.shelved) is not None:
+        device.shelf = Shelf(shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until))
+    return device

@@ -1,0 +1,81 @@
+"""Pictures of images, of codes and of trainings. Every function writes one PNG file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.detector.model_file import Floats
+from monitor.terminal import Failure
+
+
+def rows(path: Path, named: Mapping[str, Floats]) -> None:
+    """Draw rows of images, each [n, 28, 28, 1] in [0, 1], over each other with their names."""
+    columns = min(len(images) for images in named.values())
+    with _figure(path, columns, 1.08 * len(named)) as figure:
+        axes = figure.subplots(len(named), columns, squeeze=False)
+        for line, (name, images) in zip(axes, named.items(), strict=True):
+            for axis, image in zip(line, images, strict=False):
+                axis.imshow(image.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+                axis.set(xticks=[], yticks=[])
+            line[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+        figure.subplots_adjust(wspace=0.06, hspace=0.06)
+
+
+def latent(
+    path: Path,
+    codes: Floats,
+    labels: NDArray[np.uint8],
+    classes: Sequence[str],
+    directions: tuple[str, str],
+) -> None:
+    """Scatter codes [n, 2] coloured by their labels, which count the ten `classes` from 0."""
+    with _figure(path, 7.5, 6) as figure:
+        axis = figure.subplots()
+        points = axis.scatter(*codes.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=3, alpha=0.6)
+        bar = figure.colorbar(points, ticks=range(10))
+        bar.ax.set_yticklabels(classes)
+        bar.solids.set_alpha(1)
+        axis.set(xlabel=directions[0], ylabel=directions[1])
+
+
+def manifold(path: Path, decoded: Floats, scale: float) -> None:
+    """Draw decoded images [n, n, 28, 28, 1] over the latent plane from -scale to scale.
+
+    The first index goes down from `scale`, the second to the right from -scale.
+    """
+    n, size = len(decoded), decoded.shape[2]
+    tiles = decoded.squeeze(-1).swapaxes(1, 2).reshape(n * size, n * size)
+    # The outermost images are decoded at ±scale: their centres lie there, not their edges.
+    edge = scale * n / (n - 1)
+    with _figure(path, 9, 9) as figure:
+        axis = figure.subplots()
+        axis.imshow(tiles, cmap="gray", vmin=0, vmax=1, extent=(-edge, edge, -edge, edge))
+        axis.set(xlabel="z[0]", ylabel="z[1]")
+
+
+def losses(path: Path, history: Mapping[str, Sequence[float]]) -> None:
+    """Draw the losses of a training over its epochs, one line for each name."""
+    with _figure(path, 7, 4) as figure:
+        axis = figure.subplots()
+        for name, values in history.items():
+            axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+        axis.set(xlabel="epoch", ylabel="loss")
+        axis.grid(alpha=0.3)
+        axis.legend()
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    try:
+        # A figure of its own, without pyplot: no display is looked for, nothing stays in memory.
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise Failure("pictures need matplotlib: pip install 'ecg-monitor[batch]'") from None
+    figure = Figure(figsize=(width, height))
+    yield figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,0 +1,116 @@
+"""Scores a file of beats in a stream: CSV in, CSV out; Parquet in, Parquet out.
+
+The format of what was scored is the format of what comes out, because whoever keeps beats in
+Parquet has a reader for it at hand, and many of them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from monitor.batch import ecg_figures
+from monitor.batch.tally import Tally
+from monitor.detector.model_file import Detector
+from monitor.ecg import beat_files
+from monitor.terminal import Failure
+
+
+def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
+    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
+
+    Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
+    `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
+    them, and `detection_rate`, `false_alarm_rate`, `roc_auc` and the four counts of the
+    `confusion` with anomalous as what is to be found.
+    Raises Failure for a row that is no beat; what was scored before it stays in the file.
+    """
+    blocks = beat_files.read(path)
+    tally = Tally()
+    called = np.zeros((2, 2), np.int64)  # [labelled normal, called anomalous]
+    shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    labelled = True
+    console = Console(stderr=True)
+    with _writer(out / f"scored{path.suffix.lower()}") as file:
+        for block in track(blocks, "scoring", console=console, disable=not console.is_terminal):
+            scored = detector.score(block.beats)
+            anomalous = scored.scores > detector.threshold
+            file.write_batch(_batch(block, scored.scores, anomalous))
+            labelled = labelled and block.labels is not None
+            normal = np.ones(len(anomalous), bool) if block.labels is None else block.labels
+            tally.add(scored.scores, normal)
+            np.add.at(called, (normal.astype(int), anomalous.astype(int)), 1)
+            for verdict in {False, True} - shown.keys():
+                if (anomalous == verdict).any():
+                    first = int((anomalous == verdict).argmax())
+                    shown[verdict] = block.beats[first], scored.reconstructions[first]
+    for verdict, (beat, reconstruction) in shown.items():
+        name = "anomalous" if verdict else "normal"
+        title = f"The first beat that is called {name}"
+        ecg_figures.reconstruction(out / f"{name}.png", title, beat, reconstruction)
+    scores, counts = tally.occupied()
+    named = {"normal": counts[1], "anomalous": counts[0]} if labelled else {"beats": counts[1]}
+    ecg_figures.counted(out / "scores.png", "Scores", scores, named, detector.threshold)
+    figures: dict[str, Any] = {
+        "beats": int(called.sum()),
+        "anomalous": int(called[:, 1].sum()),
+        "threshold": detector.threshold,
+    }
+    return figures | _measure(called, tally.auc()) if labelled else figures
+
+
+def _measure(called: NDArray[np.int64], auc: float | None) -> dict[str, Any]:
+    (missed, found), (quiet, false_alarms) = called.tolist()
+
+    def share(part: int, of: int) -> float | None:
+        return part / of if of else None
+
+    return {
+        "accuracy": share(found + quiet, int(called.sum())),
+        "precision": share(quiet, quiet + missed),
+        "recall": share(quiet, quiet + false_alarms),
+        "detection_rate": share(found, found + missed),
+        "false_alarm_rate": share(false_alarms, quiet + false_alarms),
+        "roc_auc": auc,
+        "confusion": {
+            "found": found,
+            "missed": missed,
+            "false_alarms": false_alarms,
+            "quiet": quiet,
+        },
+    }
+
+
+def _writer(path: Path) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise Failure("batch needs pyarrow: pip install 'ecg-monitor[batch]'") from None
+    columns = {
+        "device": pa.string(),
+        "seq": pa.int64(),
+        "score": pa.float32(),
+        "anomalous": pa.bool_(),
+    }
+    file = pa.csv.CSVWriter if path.suffix == ".csv" else pa.parquet.ParquetWriter
+    return file(path, pa.schema(columns))
+
+
+def _batch(
+    block: beat_files.Block, scores: NDArray[np.float32], anomalous: NDArray[np.bool_]
+) -> Any:
+    import pyarrow as pa
+
+    return pa.record_batch(
+        {
+            "device": pa.array(block.devices, pa.string()),
+            "seq": block.seq,
+            "score": scores,
+            "anomalous": anomalous,
+        }
+    )

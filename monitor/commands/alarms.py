@@ -1,0 +1,136 @@
+"""Prints the history: alarms, who acknowledged them, and which devices were shelved."""
+
+import csv
+import re
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from monitor.ecg.codec import encode, from_rfc3339, rfc3339
+from monitor.history import store
+from monitor.history.store import PastAlarm
+from monitor.terminal import UsageError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def show(file: Path, since: str | None, device: str | None, as_json: bool, as_csv: bool) -> None:
+    """Print the alarms that stood since then: as a table, as a JSON array, or as CSV.
+
+    Raises:
+        UsageError: `since` is no time.
+        Failure: there is no history, or it cannot be read.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    begin = None if since is None else moment(since, time.time())
+    found = store.alarms(file, begin, device)
+    if as_json:
+        _print_json(found)
+    elif as_csv:
+        _print_csv(found)
+    else:
+        _print_table(list(found), store.shelvings(file, begin, device))
+
+
+def moment(text: str, now: float) -> float:
+    """Seconds since 1970 of a time, or of so long before `now`.
+
+    >>> moment("12h", 50_000.0)
+    6800.0
+    >>> moment("1970-01-01T01:00:00Z", 0.0)
+    3600.0
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if ago := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        return now - float(ago[1]) * _UNITS[ago[2]]
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--since {text!r}: allowed is how long ago, as 30m, 12h or 2d, or a time, as "
+            "2026-11-21 or 2026-11-21T22:00:00Z"
+        ) from None
+
+
+def _print_json(found: Iterable[PastAlarm]) -> None:
+    separator = "["
+    for alarm in found:
+        print(separator, encode(alarm).decode(), sep="", end="")
+        separator = ",\n"
+    print("[]" if separator == "[" else "]")
+
+
+def _print_csv(found: Iterable[PastAlarm]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        ["id", "device", "kind", "priority", "raised", "escalated", "cleared", "acknowledged_by",
+         "acknowledged_at", "shelved_by", "score", "threshold", "beats_anomalous", "beats_seen",
+         "model"]
+    )  # fmt: skip
+    for alarm in found:
+        seen = alarm.acknowledged
+        writer.writerow(
+            [alarm.id, _no_formula(alarm.device), alarm.kind, alarm.priority, alarm.raised,
+             alarm.escalated, alarm.cleared, seen and _no_formula(seen.by), seen and seen.time,
+             alarm.shelved_by and _no_formula(alarm.shelved_by), alarm.score, alarm.threshold,
+             alarm.beats_anomalous, alarm.beats_seen, alarm.model]
+        )  # fmt: skip
+
+
+def _no_formula(text: str) -> str:
+    """The text, so that no spreadsheet takes it for a formula (OWASP, "CSV Injection")."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _print_table(found: list[PastAlarm], shelvings: list[store.Action]) -> None:
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if console.is_terminal else 120)
+    table = Table(box=None)
+    for column in ("raised", "stood", "device", "kind", "priority", "acknowledged", "id"):
+        whole = column not in ("device", "acknowledged")
+        table.add_column(column, no_wrap=whole, overflow="ignore" if whole else "fold")
+    for alarm in reversed(found):
+        seen = alarm.acknowledged
+        by = f"{escape(seen.by)}, {_local(seen.time)}" if seen else ""
+        if alarm.shelved_by:
+            by += f" (shelved by {escape(alarm.shelved_by)})"
+        table.add_row(
+            _local(alarm.raised),
+            _stood(alarm),
+            escape(alarm.device),
+            alarm.kind,
+            alarm.priority,
+            by.strip(),
+            alarm.id[:8],
+        )
+    console.print(table if found else "no alarms")
+    for action in shelvings:
+        until = f" until {_local(rfc3339(action.until))}" if action.until else ""
+        console.print(
+            f"{_local(rfc3339(action.time))} {escape(action.device)} {action.action} by "
+            f"{escape(action.by)}{until}"
+        )
+
+
+def _local(time: str) -> str:
+    """The time by this machine's clock, without the date where it is today's."""
+    moment = datetime.fromisoformat(time).astimezone()
+    today = moment.date() == datetime.now(UTC).astimezone().date()
+    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _stood(alarm: PastAlarm) -> str:
+    if alarm.cleared is None:
+        return "open"
+    seconds = round(from_rfc3339(alarm.cleared) - from_rfc3339(alarm.raised))
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" + (", lost" if alarm.lost else "")

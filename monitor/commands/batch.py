@@ -1,0 +1,89 @@
+"""The batch mode: the examples of the sources over again, from their ONNX files alone."""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from monitor.batch import datasets, image_examples, score_file
+from monitor.detector.model_file import Detector, Model, shipped
+from monitor.terminal import UsageError
+
+NAMES: Final = (*image_examples.EXAMPLES, "ecg")
+
+
+class Outcome(msgspec.Struct):
+    """What a run of the batch mode found; `metrics.json` and `--json` hold it as it is."""
+
+    name: str
+    models: dict[str, str]
+    """The SHA-256 of each model file that ran, by the name on its card."""
+    figures: dict[str, Any]
+    """Measured now, from the ONNX files."""
+    reported: dict[str, float]
+    """What the trainer measured, from the card."""
+
+
+def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: bool) -> None:
+    """Run one of `NAMES`: pictures and `metrics.json` into `out`, the metrics to standard output.
+
+    `data` is the folder of the data sets, or for `ecg` a file of beats; `model` a model file, for
+    `vae` the encoder's, with the decoder's beside it. Raises UsageError for another name.
+    """
+    if name not in NAMES:
+        raise UsageError(f"no example is called {name!r}: take one of {', '.join(NAMES)}")
+    out.mkdir(parents=True, exist_ok=True)
+    run = {"ecg": _ecg, "vae": _vae}.get(name) or _image
+    outcome = run(name, data, model, out)
+    content = msgspec.json.encode(outcome)
+    (out / "metrics.json").write_bytes(msgspec.json.format(content, indent=2))
+    if as_json:
+        print(content.decode())
+    else:
+        _show(outcome)
+        print(f"pictures and metrics.json are in {out}")
+
+
+def _image(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+    model = Model(path or shipped(name), "image", _threads())
+    images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
+    figures = image_examples.reconstruction(name, model.run, images, out)
+    return Outcome(name, {model.card.name: model.sha256}, figures, model.card.figures)
+
+
+def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+    path = path or shipped("vae-encoder")
+    beside = path.with_name(path.name.replace("encoder", "decoder"))
+    encoder = Model(path, "vae-encoder", _threads())
+    decoder = Model(beside, "vae-decoder", _threads())
+    images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
+    figures = image_examples.vae(encoder.run, decoder.run, images, out)
+    models = {model.card.name: model.sha256 for model in (encoder, decoder)}
+    return Outcome(name, models, figures, encoder.card.figures)
+
+
+def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+    detector = Detector(path or shipped("ecg"), _threads())
+    file = data if data and not data.is_dir() else datasets.find("", "ecg.csv", data)
+    figures = score_file.score(detector, file, out)
+    return Outcome(name, {detector.name: detector.sha256}, figures, detector.card.figures)
+
+
+def _threads() -> int:
+    """Give all processors to a batch run, which has them to itself, unlike the daemon."""
+    return os.cpu_count() or 1
+
+
+def _show(outcome: Outcome) -> None:
+    table = Table(outcome.name, "found", "on the card, of its test part", box=None)
+    for name, value in outcome.figures.items():
+        if isinstance(value, dict):
+            shown = ", ".join(f"{count} {what}" for what, count in value.items())
+        else:
+            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        reported = outcome.reported.get(name)
+        table.add_row(name, shown, "" if reported is None else f"{reported:.6g}")
+    Console().print(table)

@@ -1,0 +1,200 @@
+"""All of it on this machine: a broker, simulated patients, the daemon, and its alerts.
+
+No network, no data set and no installed service is needed. The daemon is the real one, in a process
+of its own; the patients are drawn by the simulator that was fitted to ECG5000.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from queue import Empty, Queue
+from socket import socket
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from paho.mqtt.client import Client
+from rich.console import Console
+
+from monitor.commands import replay
+from monitor.commands.embedded import EmbeddedBroker, free_port
+from monitor.commands.watch import show
+from monitor.ecg.simulator import Simulator
+from monitor.mqtt import client
+from monitor.settings import Settings, load, topic_of
+from monitor.terminal import Failure
+
+BEAT_EVERY = 0.8
+"""Seconds between two beats of a patient: 75 a minute."""
+
+ROUND = 60.0
+"""Seconds after which the patients' stories begin anew."""
+
+BRISK = {"WINDOW": "10", "RAISE_AT": "3", "CLEAR_AT": "0", "SILENT_AFTER": "6"}
+"""Settings of alarms that are raised and cleared sooner than by default: the demo is short."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A simulated patient whose story repeats every round.
+
+    Attributes:
+        story: what happens.
+        begins, ends: when, in seconds of the round; None for nothing.
+        kind: ectopic beats, a lead that is off, or a device that says nothing.
+    """
+
+    device: str
+    story: str
+    kind: str | None = None
+    begins: float = 0.0
+    ends: float = 0.0
+
+
+PATIENTS = (
+    Patient("bed-1", "is well throughout"),
+    Patient("bed-2", "has a run of ectopic beats", "ectopic", 8, 16),
+    Patient("bed-3", "loses a lead", "flat", 20, 30),
+    Patient("bed-4", "loses the connection", "silent", 34, 46),
+)
+
+
+def run(seconds: float | None) -> None:
+    """Run the demo for so many seconds, or until interrupted.
+
+    Raises:
+        Failure: a part of it does not start, or the daemon ends by itself.
+    """
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it all, as Ctrl-C does
+    with EmbeddedBroker() as broker:
+        settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
+        port = _metrics_port(settings.metrics.port)
+        token = secrets.token_urlsafe()
+        # Behind the #, it stays in the browser: whoever opens this address may attend to alarms.
+        console.print(f"page     http://127.0.0.1:{port}/#token={token}", soft_wrap=True)
+        console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
+        console.print(f"metrics  http://127.0.0.1:{port}/metrics")
+        console.print(f"health   http://127.0.0.1:{port}/healthz")
+        console.print(f"patients simulated, one beat every {BEAT_EVERY:g} s each:")
+        for patient in PATIENTS:
+            when = f" from second {patient.begins:g} to {patient.ends:g}" if patient.kind else ""
+            console.print(f"  {patient.device} {patient.story}{when}")
+        console.print("Ctrl-C ends it. Alerts:\n")
+        over = threading.Event()
+        wards = client.join(settings.mqtt, "demo")
+        alerts = _subscribe(wards, settings)
+        devices = threading.Thread(
+            target=_play, args=(wards, settings, over), name="devices", daemon=True
+        )
+        with TemporaryDirectory() as folder, TemporaryFile() as log:
+            daemon = _start_daemon(broker.url, port, token, folder, log)
+            try:
+                devices.start()
+                _show_alerts(console, alerts, daemon, seconds)
+                if daemon.poll() is not None:
+                    log.seek(0)
+                    last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                    raise Failure(f"the daemon ended: {last}")
+            except KeyboardInterrupt:
+                console.print("\nending", style="dim")
+            finally:
+                over.set()
+                _stop_daemon(daemon)
+                client.leave(wards)
+
+
+def _metrics_port(wanted: int) -> int:
+    with socket() as probe:
+        free = wanted and probe.connect_ex(("127.0.0.1", wanted))
+        return wanted if free else free_port()
+
+
+def _start_daemon(
+    url: str, port: int, token: str, folder: str, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    settings = {
+        "HISTORY__FILE": f"{folder}/history.db",
+        "MQTT__BROKER": url,
+        "MQTT__PROTOCOL": "3.1.1",
+        **{f"ALARM__{name}": value for name, value in BRISK.items()},
+        "METRICS__HOST": "127.0.0.1",
+        "METRICS__PORT": str(port),
+        "METRICS__TOKEN": token,
+    }
+    own = {name: value for name, value in os.environ.items() if not name.startswith("ECG_MONITOR_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "monitor", "run"],
+        env=own | {f"ECG_MONITOR_{name}": value for name, value in settings.items()},
+        stderr=log,
+        start_new_session=True,  # Ctrl-C is ours; the daemon is told to stop
+    )
+
+
+def _stop_daemon(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+
+
+def _subscribe(wards: Client, settings: Settings) -> Queue[bytes]:
+    alerts: Queue[bytes] = Queue()
+    wards.on_message = lambda _client, _data, message: alerts.put(bytes(message.payload))
+    wards.subscribe(topic_of(settings.output, "+", "alerts"), qos=1)
+    return alerts
+
+
+def _show_alerts(
+    console: Console,
+    alerts: Queue[bytes],
+    daemon: subprocess.Popen[bytes],
+    seconds: float | None,
+) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    while daemon.poll() is None and (end is None or time.monotonic() < end):
+        try:
+            show(console, alerts.get(timeout=0.2))
+        except Empty:
+            continue
+
+
+def _play(wards: Client, settings: Settings, over: threading.Event) -> None:
+    """Publish the patients' beats until it is over."""
+    simulator = Simulator(seed=int(time.time()))
+    begun = time.monotonic()
+    for number, moment in enumerate(_moments(begun, over)):
+        for patient in PATIENTS:
+            samples = _beat(simulator, patient, (moment - begun) % ROUND)
+            if samples is not None:
+                beat = replay.Beat(samples, number, moment - begun, 1000 * BEAT_EVERY)
+                topic = replay.topic_for(settings, patient.device)
+                wards.publish(topic, replay.encode([beat], "json"), qos=1)
+
+
+def _moments(begun: float, over: threading.Event) -> Iterator[float]:
+    """A moment for each beat, as it comes."""
+    moment = begun
+    while not over.wait(max(0.0, moment - time.monotonic())):
+        yield moment
+        moment += BEAT_EVERY
+
+
+def _beat(simulator: Simulator, patient: Patient, second: float) -> NDArray[np.float32] | None:
+    """A patient's beat at a second of the round; None where the device says nothing."""
+    kind = patient.kind if patient.begins <= second < patient.ends else None
+    if kind == "silent":
+        return None
+    if kind == "flat":
+        return np.zeros(140, np.float32)
+    drawn = simulator.ectopic(1) if kind == "ectopic" else simulator.normal(1)
+    return np.asarray(drawn[0], np.float32)

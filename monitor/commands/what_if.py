@@ -1,0 +1,134 @@
+"""Shows what other alarm settings would have made of a recording, before any are chosen."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from monitor.alarms import decisions, evaluation
+from monitor.batch import ecg_figures
+from monitor.commands.replay import INTERVAL
+from monitor.detector.model_file import Detector, Floats
+from monitor.ecg import beat_files, quality, records
+from monitor.terminal import ConfigurationError
+
+WINDOWS: Final = (10, 20, 36)
+RAISE_AT: Final = (3, 4, 6)
+CLEAR_AT: Final = (0, 1)
+RATES: Final = (0.05, 0.02, 0.01, 0.005)
+"""The grid. A rate that the model's held-out beats do not support is left out."""
+
+
+class Recording(NamedTuple):
+    """A recording: its beats, when they were, and the annotated ones where there are any."""
+
+    beats: Floats
+    times: evaluation.Seconds
+    annotated: evaluation.Seconds
+    classes: NDArray[np.str_]
+    hours: float
+
+
+class Outcome(NamedTuple):
+    """What one choice of settings would have made of the recording; `rate` None: the default."""
+
+    rate: float | None
+    policy: decisions.Policy
+    alarms_per_hour: float
+    judged: evaluation.Judged
+
+
+def read(source: Path, start: float = 0) -> Recording:
+    """Read a WFDB record, or a file of beats with one beat a second; a label 0 counts as V."""
+    if records.is_record(source):
+        ecg = records.read(source)
+        cut = records.beats(ecg, start)
+        rest = ecg.positions >= start * ecg.rate
+        return Recording(
+            np.array([beat.samples for beat in cut], np.float32).reshape(-1, beat_files.SAMPLES),
+            np.array([beat.seq / ecg.rate for beat in cut], np.float64),
+            (ecg.positions[rest] / ecg.rate).astype(np.float64),
+            ecg.classes[rest],
+            (len(ecg.signal) / ecg.rate - start) / 3600,
+        )
+    blocks = list(beat_files.read(source))
+    table = np.concatenate([block.beats for block in blocks])
+    times = np.arange(len(table), dtype=np.float64) * INTERVAL
+    labels = [block.labels for block in blocks if block.labels is not None]
+    normal = np.concatenate(labels) if labels else np.empty(0, bool)
+    kept = times >= start
+    return Recording(
+        table[kept],
+        times[kept],
+        times[: len(normal)][kept[: len(normal)]],
+        np.where(normal, "N", "V")[kept[: len(normal)]],
+        (len(table) * INTERVAL - start) / 3600,
+    )
+
+
+def outcomes(recording: Recording, detector: Detector) -> Iterator[Outcome]:
+    """Run the recording through the live alarm decisions at every point of the grid."""
+    scores = detector.score(recording.beats).scores
+    poor = quality.assess(recording.beats) != quality.GOOD
+    for rate in (None, *RATES):
+        try:
+            threshold = detector.threshold if rate is None else detector.threshold_at(rate)
+        except ConfigurationError:
+            continue
+        verdicts = np.where(poor, decisions.POOR, scores > threshold).astype(np.uint8).tobytes()
+        for window, raise_at, clear_at in product(WINDOWS, RAISE_AT, CLEAR_AT):
+            policy = decisions.Policy(window, raise_at, clear_at)
+            raised = evaluation.alarms(verdicts, recording.times, policy)
+            judged = evaluation.judge(
+                raised, recording.annotated, recording.classes, recording.hours
+            )
+            yield Outcome(rate, policy, len(raised) / recording.hours, judged)
+
+
+def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
+    """Print the grid, and draw it to `what-if.png` in the folder `out`."""
+    recording = read(source, start)
+    detector = Detector(model)
+    every = list(outcomes(recording, detector))
+    annotated = len(recording.annotated) > 0
+    table = Table("rate", "window", "raise_at", "clear_at", "alarms/h", box=None)
+    for column in ("episodes", "raised", "missed", "false/h") if annotated else ():
+        table.add_column(column)
+    for rate, policy, per_hour, judged in every:
+        cells = [
+            "the model's" if rate is None else f"{rate:g}",
+            *(str(number) for number in (policy.window, policy.raise_at, policy.clear_at)),
+            f"{per_hour:.1f}",
+        ]
+        if annotated:
+            missed = judged.episodes - judged.raised
+            cells += [str(judged.episodes), str(judged.raised), str(missed)]
+            cells.append(f"{judged.false / judged.hours:.1f}")
+        table.add_row(*cells)
+    Console(width=None if Console().is_terminal else 110).print(table)
+    _print_rates(detector, [rate for rate in dict.fromkeys(rate for rate, *_ in every) if rate])
+    out.mkdir(parents=True, exist_ok=True)
+    lines: dict[str, list[float]] = {}
+    rates: dict[str, None] = {}
+    for rate, policy, per_hour, _ in every:
+        rates["the model's" if rate is None else f"{rate:g}"] = None
+        name = f"{policy.raise_at} of {policy.window}, cleared at {policy.clear_at}"
+        lines.setdefault(name, []).append(per_hour)
+    ecg_figures.trade(out / "what-if.png", source.stem, lines, list(rates))
+    print(f"wrote {out / 'what-if.png'}")
+
+
+def _print_rates(detector: Detector, supported: list[float]) -> None:
+    """Say how far a rate can be trusted, and which rates of the grid cannot be asked for."""
+    held_out = detector.card.quantiles
+    for rate in RATES:
+        if rate in supported:
+            low, high = held_out.interval(rate)
+            print(f"rate {rate:g}: by {held_out.beats:,} held-out beats, {low:.2g} to {high:.2g}")
+        else:
+            print(f"rate {rate:g}: not supported by {held_out.beats:,} held-out beats")

@@ -1,0 +1,1 @@
+"""The daemon: receive, score, decide, publish, acknowledge."""

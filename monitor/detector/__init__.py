@@ -1,0 +1,1 @@
+"""Model files, and which of them scores which device."""

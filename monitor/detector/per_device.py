@@ -1,0 +1,167 @@
+"""Which detector scores whose beats: one for all, or a patient's own where his device has one.
+
+A model file that changes is taken over while running. One that cannot be used is refused, and the
+detector that was there goes on.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.detector.model_file import BEAT, Detector, Floats, ModelError, shipped
+from monitor.settings import Model
+from monitor.terminal import ConfigurationError
+
+SHARED = "model.path"
+"""The setting that names the model of all devices that have none of their own."""
+
+REMEMBERED = 65536
+"""Devices whose detector is known without looking through the patterns."""
+
+
+class Outcome(NamedTuple):
+    """What the detectors said of a batch.
+
+    Attributes:
+        scores: float32 [N], higher is more anomalous.
+        reconstructions: float32 [N, 140].
+        thresholds: float32 [N]; one for all beats where one detector scored them.
+    """
+
+    scores: Floats
+    reconstructions: Floats
+    thresholds: Floats | np.float32
+
+
+class Change(NamedTuple):
+    """A model file that has changed, and the detector it gave, or why it was refused."""
+
+    setting: str
+    detector: Detector | None
+    refusal: str = ""
+
+
+class _File:
+    """A model file, its detector, and the file as it was when that was decided and last seen."""
+
+    def __init__(self, path: Path, setting: str, pattern: str) -> None:
+        self.path = path
+        self.setting = setting
+        self.pattern = pattern
+        self.decided = self.seen = _stamp(path)
+        self.detector: Detector
+
+
+class Detectors:
+    """The detectors of all devices. A `threshold` is the one that the settings ask for."""
+
+    def __init__(self, settings: Model) -> None:
+        """Open every model file.
+
+        Raises:
+            ConfigurationError: names the setting whose file cannot be used, or the rate that a
+                file does not support.
+        """
+        self._settings = settings
+        self._files = [
+            _File(path, f"model.devices.{pattern}", pattern)
+            for pattern, path in settings.devices.items()
+        ]
+        self._files.append(_File(settings.path or shipped("ecg"), SHARED, "*"))
+        for file in self._files:
+            try:
+                file.detector = self._open(file)
+            except ModelError as error:
+                raise ConfigurationError(f"{file.setting} = {error}") from None
+        self._place = lru_cache(REMEMBERED)(self._first_that_fits)
+
+    @property
+    def default(self) -> Detector:
+        """The detector of every device that has none of its own."""
+        return self._files[-1].detector
+
+    @property
+    def all(self) -> list[Detector]:
+        """Every detector, that of all other devices last."""
+        return [file.detector for file in self._files]
+
+    def for_device(self, name: str) -> Detector:
+        """Give the detector of a device: the first whose pattern fits its name."""
+        return self._files[self._place(name)].detector
+
+    def score(self, batch: Floats, whose: Iterable[tuple[str, int, int]]) -> Outcome:
+        """Score beats, each by the detector of its device.
+
+        Args:
+            batch: float32 [N, 140].
+            whose: devices, and from which beat to which (exclusive) the batch holds theirs.
+        """
+        if len(self._files) == 1:
+            return _by_one(self.default, batch)
+        rows: defaultdict[Detector, list[NDArray[np.intp]]] = defaultdict(list)
+        for name, start, stop in whose:
+            rows[self.for_device(name)].append(np.arange(start, stop))
+        if len(rows) == 1:
+            return _by_one(next(iter(rows)), batch)
+        scores, thresholds = np.empty((2, len(batch)), np.float32)
+        reconstructions = np.empty_like(batch)
+        for detector, theirs in rows.items():
+            at = np.concatenate(theirs)
+            scores[at], reconstructions[at] = detector.score(batch[at])
+            thresholds[at] = detector.threshold
+        return Outcome(scores, reconstructions, thresholds)
+
+    def refresh(self) -> list[Change]:
+        """Take over the files that have changed and stand still since the last look."""
+        changes: list[Change] = []
+        for file in self._files:
+            stamp = _stamp(file.path)
+            still, file.seen = stamp == file.seen, stamp
+            if not still or stamp == file.decided:
+                continue
+            file.decided = stamp
+            try:
+                detector = self._open(file)
+            except (ModelError, ConfigurationError) as refused:
+                changes.append(Change(file.setting, None, str(refused)))
+                continue
+            if detector.sha256 != file.detector.sha256:
+                file.detector = detector
+                changes.append(Change(file.setting, detector))
+        return changes
+
+    def _open(self, file: _File) -> Detector:
+        """Open a file, try it on a beat, and set its threshold."""
+        detector = Detector(file.path)
+        try:
+            detector.score(np.zeros((1, BEAT), np.float32))
+        except Exception as error:  # onnxruntime's errors have no base class but this one
+            raise ModelError(file.path, f"cannot score a beat: {error}") from None
+        if self._settings.threshold is not None and file.setting == SHARED:
+            detector.threshold = self._settings.threshold
+        elif self._settings.false_alarm_rate is not None:
+            detector.threshold = detector.threshold_at(self._settings.false_alarm_rate)
+        return detector
+
+    def _first_that_fits(self, name: str) -> int:
+        fits = (fnmatchcase(name, file.pattern) for file in self._files[:-1])
+        return next((i for i, found in enumerate(fits) if found), len(self._files) - 1)
+
+
+def _by_one(detector: Detector, batch: Floats) -> Outcome:
+    return Outcome(*detector.score(batch), np.float32(detector.threshold))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

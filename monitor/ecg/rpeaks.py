@@ -1,0 +1,192 @@
+"""Finds R peaks in some seconds of ECG, whichever way up its lead and whatever its sampling rate.
+
+By sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
+https://doi.org/10.1109/TBME.1985.325532), which looks for upright ones. Here it sees the signal
+both ways up, and, where it finds none for long, once more with its amplitude limited, where wide
+and low ventricular beats show. T waves are dropped by their slope, as Pan and Tompkins do.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.terminal import Failure
+
+REFRACTORY: Final = 0.25
+"""Seconds; of two peaks closer than this the smaller one is none."""
+
+GAP = 1.5  # RR intervals; where a gap is longer, the limited signal is asked
+FAINTEST = 0.3  # of the usual QRS complex' size; a T wave in a pause is smaller
+SMALLEST = 0.2  # of the usual QRS complex' size; after a flat stretch the finder takes anything
+
+SLOPE, SLOPE_WITHIN = 0.33, 0.36
+"""A peak so many seconds after another, with less than this share of its slope, is a T wave.
+
+Pan and Tompkins have a half of the slope. On DS1 that costs ventricular beats, which are flat, too,
+and a third drops as many T waves.
+"""
+
+STILL: Final = 1.0
+"""Seconds without any change that are a lead that is off.
+
+Between the beats of a heart of 40 a minute a coarse converter shows no change for less.
+"""
+
+SHORTEST: Final = 2.0
+"""Seconds of signal in which R peaks are looked for, at least."""
+
+Signal = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+
+class Band:
+    """A Butterworth filter run forwards and backwards, so that it delays nothing.
+
+    It gives what SciPy's `sosfiltfilt` gives, but finds its initial state once, not each time.
+    """
+
+    EDGE = 15  # samples by which the signal is continued on either side
+
+    def __init__(self, rate: float, low: float, high: float) -> None:
+        """Pass `low` to `high` Hz, or what of it a signal of `rate` samples a second has."""
+        from scipy.signal import butter, sosfilt_zi
+
+        band = (low, min(high, 0.45 * rate))
+        self._sections = butter(2, band, "bandpass", fs=rate, output="sos")
+        self._state = sosfilt_zi(self._sections)
+
+    def __call__(self, signal: Signal) -> Signal:
+        """Filter a signal, [n], of more than `EDGE` samples."""
+        edge = self.EDGE
+        before = 2 * signal[0] - signal[edge:0:-1]
+        after = 2 * signal[-1] - signal[-2 : -edge - 2 : -1]
+        there = self._run(np.concatenate([before, signal, after]))
+        return self._run(there[::-1])[::-1][edge:-edge]
+
+    def _run(self, signal: Signal) -> Signal:
+        from scipy.signal import sosfilt
+
+        filtered: Signal = sosfilt(self._sections, signal, zi=self._state * signal[0])[0]
+        return filtered
+
+
+def still(signal: Signal, rate: float) -> tuple[Positions, Positions]:
+    """Give where each stretch of at least `STILL` without any change begins and ends: [M], [M]."""
+    begins = np.flatnonzero(np.diff(signal, prepend=np.nan) != 0)
+    ends = np.append(begins[1:], len(signal))
+    long = ends - begins >= STILL * rate
+    return begins[long], ends[long]
+
+
+def alive(signal: Signal, rate: float) -> list[slice]:
+    """Give the parts of a signal between stretches that are still, those long enough to judge."""
+    begins, ends = still(signal, rate)
+    parts = zip([0, *ends.tolist()], [*begins.tolist(), len(signal)], strict=True)
+    return [slice(first, last) for first, last in parts if last - first >= SHORTEST * rate]
+
+
+class Finder:
+    """Finds the R peaks of signals of one sampling rate."""
+
+    def __init__(self, rate: float) -> None:
+        """Take `rate`, in Hz. Raises Failure where SciPy or sleepecg is not installed."""
+        try:
+            from sleepecg.heartbeats import detect_heartbeats
+        except ModuleNotFoundError as missing:
+            raise Failure(
+                f"a raw ECG needs {missing.name}: pip install 'ecg-monitor[segment]'"
+            ) from None
+        self._rate = rate
+        self._detect = detect_heartbeats
+        self._qrs, self._wide = (Band(rate, low, 25) for low in (3, 2))
+
+    def peaks(self, signal: Signal) -> Positions:
+        """Find the R peaks of a signal, [n]: their sample numbers within it, in order.
+
+        What lies between stretches that are still is each looked at for itself: the finder learns
+        from its first two seconds what a beat is, and takes anything for one if they were flat.
+        """
+        found = [self._within(signal[part]) + part.start for part in alive(signal, self._rate)]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def _within(self, signal: Signal) -> Positions:
+        qrs = self._qrs(signal)
+        clear = self._apart(self._both_ways_up(qrs), qrs)
+        found = self._apart(self._filled(clear, signal, qrs), qrs)
+        return self._complexes(self._centred(found, qrs), qrs)
+
+    def _both_ways_up(self, signal: Signal) -> Positions:
+        return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))
+
+    def _limited(self, signal: Signal) -> Signal:
+        """Bring peaks of all heights within 2 s near to the same height."""
+        from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+        length = round(2 * self._rate)
+        height = uniform_filter1d(maximum_filter1d(np.abs(signal), length), length)
+        limited: Signal = np.tanh(signal / (0.2 * height + 1e-9 + 1e-6 * np.ptp(signal)))
+        return limited
+
+    def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
+        """Keep the larger of two peaks that lie too close to be two."""
+        size = self._sizes(peaks, qrs)
+        kept: list[int] = []
+        for i, peak in enumerate(peaks):
+            if kept and peak - peaks[kept[-1]] < REFRACTORY * self._rate:
+                if size[i] > size[kept[-1]]:
+                    kept[-1] = i
+            else:
+                kept.append(i)
+        return peaks[kept].astype(np.int64)
+
+    def _near(self, peaks: Positions, signal: Signal) -> Signal:
+        """Give the signal within 50 ms of each peak: [N, samples]."""
+        reach = round(0.05 * self._rate)
+        near: Signal = signal[
+            np.clip(peaks[:, None] + np.arange(-reach, reach + 1), 0, len(signal) - 1)
+        ]
+        return near
+
+    def _sizes(self, peaks: Positions, qrs: Signal) -> Signal:
+        """Give the span of the signal around each peak."""
+        spans: Signal = np.ptp(self._near(peaks, qrs), axis=1)
+        return spans
+
+    def _filled(self, peaks: Positions, signal: Signal, qrs: Signal) -> Positions:
+        """Add what the limited signal has in a long gap between the peaks."""
+        intervals = np.diff(peaks)
+        usual = float(np.median(intervals)) if len(intervals) else 0.0
+        long = intervals > min(GAP * usual, 1.6 * self._rate)
+        if len(intervals) and not long.any():
+            return peaks
+        faint = self._both_ways_up(self._limited(self._wide(signal)))
+        if not len(intervals):
+            return np.union1d(peaks, faint)
+        i = np.clip(np.searchsorted(peaks, faint, "right") - 1, 0, len(intervals) - 1)
+        away = 0.3 * self._rate
+        inside = (faint > peaks[i] + away) & (faint < peaks[i + 1] - away)
+        fits = self._sizes(faint, qrs) > FAINTEST * np.median(self._sizes(peaks, qrs))
+        return np.union1d(peaks, faint[long[i] & inside & fits])
+
+    def _complexes(self, peaks: Positions, qrs: Signal) -> Positions:
+        """Drop what is too small for a QRS complex, and T waves: flatter, and soon after one."""
+        if not len(peaks):
+            return peaks
+        size = self._sizes(peaks, qrs)
+        peaks = peaks[size > SMALLEST * np.median(size)]
+        slope = np.abs(np.diff(self._near(peaks, qrs), axis=1)).max(axis=1)
+        kept: list[int] = []
+        for i, peak in enumerate(peaks):
+            soon = kept and peak - peaks[kept[-1]] < SLOPE_WITHIN * self._rate
+            if not soon or slope[i] >= SLOPE * slope[kept[-1]]:
+                kept.append(i)
+        return peaks[kept]
+
+    def _centred(self, peaks: Positions, qrs: Signal) -> Positions:
+        """Move each peak to the centre of its complex' energy, the same on either side up."""
+        reach = round(0.1 * self._rate)
+        offsets = np.arange(-reach, reach + 1)
+        energy = qrs[np.clip(peaks[:, None] + offsets, 0, len(qrs) - 1)] ** 2
+        shift = (energy * offsets).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-30)
+        return np.unique(peaks + np.rint(shift).astype(np.int64))

@@ -1,0 +1,230 @@
+"""Cuts beats from a raw ECG as it comes, whatever its sampling rate and whichever way up its lead.
+
+The same object cuts a record for the trainer, for `replay` and for `segment`. It decides in steps
+that lie at fixed sample numbers, each with the same seconds around it, so the beats are the same
+to the last bit however the signal was cut into chunks.
+
+`monitor.ecg.rpeaks` finds the R peaks. Windows and bands were chosen on the records of DS1 of the
+MIT-BIH Arrhythmia Database (https://doi.org/10.13026/C2F305): see docs/detector.md.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.ecg import quality
+from monitor.ecg.codec import SAMPLES
+from monitor.ecg.rpeaks import REFRACTORY, STILL, Band, Finder, Positions, Signal, alive, still
+from monitor.terminal import ConfigurationError
+
+BEFORE: Final = 0.2
+AFTER: Final = 0.3
+"""Seconds of a beat before and after its R peak: QRS and the begin of T, no neighbouring beat."""
+
+BAND: Final = (0.5, 40.0)
+"""Hz; what lies outside is the wandering of the baseline, the mains and the muscles."""
+
+NOISE_BAND: Final = (20.0, 60.0)
+"""Hz; a heart is quiet here but for its QRS complexes, noise is there all the time."""
+
+SHOWN_BAND: Final = (30.0, 60.0)
+"""Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
+
+SHARP_BAND: Final = (5.0, 25.0)
+"""Hz; of a beat little but the QRS complex."""
+
+AROUND: Final = 1.5
+"""Seconds before and after a beat by which it is judged: no more than `FUTURE`."""
+
+NOISY, NOISY_BESIDE = 0.35, 0.5
+"""The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
+
+The second is for either side alone, where noise begins or ends.
+
+White noise has 0.9; of the beats annotated in DS1 one in a thousand has more, most of 108 and 203.
+"""
+
+HISSING, RESTLESS, REPEATING = 0.06, 0.6, 0.45
+"""Where the signal hisses so much, never rests and does not repeat itself, it is noise, too.
+
+The first is measured as `NOISY`; the second is the usual 50 ms of QRS energy, in sizes of it all;
+the third how like itself the signal comes again. QRS complexes are short and rare, so what lies
+between them is small; ventricular flutter, which never rests, hisses less or repeats itself. Noise
+whose power falls with the frequency does neither.
+"""
+
+LOWEST_RATE: Final = 100.0
+"""Hz; below it the band does not fit and QRS complexes lose their shape."""
+
+HIGHEST_RATE: Final = 20_000.0
+"""Hz; above it is no ECG but a mistake, for which seconds of samples would be kept in vain."""
+
+DESCRIPTION: Final[dict[str, Any]] = {
+    "before_s": BEFORE,
+    "after_s": AFTER,
+    "samples": SAMPLES,
+    "band_hz": list(BAND),
+    "centre": "centre of the QRS energy, 3 to 25 Hz",
+}
+"""What a model's card says of the cut."""
+
+STEP = 2.0  # seconds that are decided at once
+PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision sees
+PAUSE = 3.0  # after so many seconds without a beat, a window is cut all the same
+
+
+class Beat(NamedTuple):
+    """A beat of a signal.
+
+    Attributes:
+        samples: float32 [140], in the signal's units.
+        seq: the R peak's sample number.
+        rr_ms: the RR interval before it; None for the first beat and after a pause.
+    """
+
+    samples: NDArray[np.float32]
+    seq: int
+    rr_ms: float | None
+
+
+class Segmenter:
+    """Takes in a signal chunk by chunk and gives its beats, 1.5 to 3.5 s after they were."""
+
+    def __init__(self, rate: float, first: int = 0) -> None:
+        """Begin at the sample number `first` of a signal of `rate` samples a second.
+
+        Raises ConfigurationError for a rate under 100 Hz, Failure where SciPy or sleepecg is not
+        installed.
+        """
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise ConfigurationError(
+                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, "
+                f"at most {HIGHEST_RATE:g} Hz"
+            )
+        self.rate = float(rate)
+        self._finder, self._cutter = Finder(self.rate), _Cutter(self.rate)
+        self._signal: Signal = np.empty(0)
+        self._begin = self._decided = first  # sample numbers: of what is kept, of what is to decide
+        self._last: int | None = None  # the last beat
+        self._paused = first  # where the last beat or the last window of a pause was
+
+    def feed(self, samples: NDArray[Any]) -> list[Beat]:
+        """Take in the next samples, [n], finite, and give the beats that they decide."""
+        self._signal = np.concatenate([self._signal, np.asarray(samples, np.float64)])
+        beats: list[Beat] = []
+        step = round(STEP * self.rate)
+        while True:
+            # Steps end at multiples of their length, wherever the signal began.
+            end = (self._decided // step + 1) * step
+            if self._begin + len(self._signal) < end + round(FUTURE * self.rate):
+                return beats
+            beats += self._decide(end)
+
+    def finish(self) -> list[Beat]:
+        """Give the beats that are left when no more samples come."""
+        return self._decide(self._begin + len(self._signal))
+
+    def _decide(self, end: int) -> list[Beat]:
+        seen = self._signal[: end + round(FUTURE * self.rate) - self._begin]
+        peaks = self._finder.peaks(seen) + self._begin
+        beats: list[Beat] = []
+        centres: list[tuple[int, float | None]] = []
+        for peak in peaks[(peaks >= self._decided) & (peaks < end)].tolist():
+            since = None if self._last is None else (peak - self._last) / self.rate
+            if since is not None and since < REFRACTORY:
+                continue  # found on the other side of the border already
+            centres += [(place, None) for place in self._pause(peak)]
+            centres.append((peak, since and 1000 * since if since and since < 2 * PAUSE else None))
+            self._last = self._paused = peak
+        centres += [(place, None) for place in self._pause(end)]
+        if centres:
+            cut = self._cutter.cut(seen, np.array([at for at, _ in centres]) - self._begin)
+            beats = [Beat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
+        self._decided = end
+        keep = max(self._begin, end - round(PAST * self.rate))
+        self._signal, self._begin = self._signal[keep - self._begin :], keep
+        return beats
+
+    def _pause(self, until: int) -> list[int]:
+        """Where to cut although there is no beat: a lead that is off must not go unnoticed."""
+        places = []
+        while until - self._paused > PAUSE * self.rate:
+            self._paused += round(PAUSE * self.rate / 2)
+            places.append(self._paused)
+        return places
+
+
+class _Cutter:
+    """Cuts beats from some seconds of signal."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._beat, self._noise, self._shown, self._sharp = (
+            Band(rate, *band) for band in (BAND, NOISE_BAND, SHOWN_BAND, SHARP_BAND)
+        )
+
+    def cut(self, signal: Signal, centres: Positions) -> NDArray[np.float32]:
+        """Cut beats: float32 [N, 140], filtered.
+
+        A filter would hide what the receiver has to see of a beat that is not to be believed: where
+        the signal is flat or clipped it is given as it is, beside a lead that is off as a flat
+        line, and of a beat that drowns in noise what is given is the noise, so that
+        `quality.assess` calls all of them what they are.
+        """
+        from scipy.interpolate import CubicSpline
+
+        times = np.linspace(-BEFORE, AFTER, SAMPLES) * self._rate
+        places = np.clip(centres[:, None] + times, 0, len(signal) - 1)
+        number = np.arange(len(signal))
+        raw = np.interp(places, number, signal).astype(np.float32)
+        smooth = np.zeros_like(signal)
+        for part in alive(signal, self._rate):  # so that no step beside it shows
+            smooth[part] = self._beat(signal[part])
+        beats = CubicSpline(number, smooth)(places).astype(np.float32)
+        drowned = self._drowned(signal, smooth, centres)
+        if drowned.any():
+            fast = CubicSpline(number, self._shown(signal))
+            shown = fast(places).astype(np.float32)
+            seen = drowned & (quality.assess(shown) == quality.NOISE)  # not where it just begins
+            beats[seen] = shown[seen]
+        beats[self._beside_still(signal, centres)] = 0.0
+        return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
+
+    def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
+        """Say which beats have noise around them: before, after, or both."""
+        from scipy.ndimage import uniform_filter1d
+
+        short, last = round(0.05 * self._rate), len(signal) - 1
+        reach = round(AROUND / 0.05) * short
+        middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
+        near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
+        noise, sharp = self._noise(signal), self._sharp(signal)
+        energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
+        hum, _, usual = np.median(energy, axis=2)
+        _, size, whole = np.mean(energy, axis=2)
+        drowned = hum > NOISY**2 * size
+        for side in (slice(None, 31), slice(30, None)):
+            noisy, all_of = energy[0][:, side], energy[1][:, side]
+            drowned |= np.median(noisy, axis=1) > NOISY_BESIDE**2 * np.mean(all_of, axis=1)
+        doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
+        for i in np.flatnonzero(doubtful & ~drowned):
+            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
+        return np.asarray(drowned)
+
+    def _beside_still(self, signal: Signal, centres: Positions) -> NDArray[np.bool_]:
+        """Say which beats have a lead that is off before or after them."""
+        begins, ends = still(signal, self._rate)
+        first, last = (centres[:, None] + side * AROUND * self._rate for side in (-1, 1))
+        within = np.minimum(ends, last) - np.maximum(begins, first)
+        return np.asarray((within >= STILL * self._rate).any(axis=1))
+
+    def _repeats(self, signal: Signal) -> float:
+        """How like itself a signal is a beat of 100 to 500 a minute later: 1 for exactly like."""
+        from scipy.signal import correlate
+
+        alike = correlate(signal, signal)[len(signal) - 1 :]
+        overlap = np.arange(len(signal), 0, -1) / len(signal)
+        likely = slice(round(0.12 * self._rate), round(0.6 * self._rate))
+        later = (alike / overlap)[likely]
+        return float(later.max(initial=0) / max(alike[0], 1e-30))

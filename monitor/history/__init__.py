@@ -1,0 +1,1 @@
+"""What was alerted and what people did about it, kept in SQLite."""

@@ -1,0 +1,1 @@
+"""The connections to the broker, and what goes over them."""

@@ -1,0 +1,254 @@
+"""The fast path beside paho: PUBLISH packets in and PUBACK packets out.
+
+paho calls `recv` four times for a packet, builds a `Properties` object of 27 entries for each
+PUBLISH of MQTT 5, and writes each packet by itself. `PacketSocket` stands between paho and the real
+socket: it reads all there is at once, takes the PUBLISH packets out of the stream, hands paho
+everything else one whole packet at a time, and gathers what is written until `flush`. `Client` puts
+it in place. paho keeps the protocol: connecting, keep-alive, subscribing, publishing.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from typing import NamedTuple
+
+from paho.mqtt import client as paho
+
+PUBLISH = 0x30
+READ_SIZE = 256 * 1024
+"""Bytes read from the network before what is there is worked on."""
+
+RECORD = 16 * 1024
+"""Bytes of the longest TLS record. A poll does not see what is left of one that was half read."""
+
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux knows it
+
+CONTENT_TYPE = 0x03
+# What may stand in a PUBLISH (MQTT 5, table 2-4), by the length of its value; None: a string.
+_PROPERTIES: dict[int, int | None] = {0x01: 1, 0x02: 4, 0x03: None, 0x08: None, 0x09: None, 0x23: 2}
+_SUBSCRIPTION_IDENTIFIER, _USER_PROPERTY = 0x0B, 0x26
+
+
+class Publish(NamedTuple):
+    """A PUBLISH packet that came in; `topic` and `content_type` as bytes, unchecked."""
+
+    topic: bytes
+    payload: bytes
+    qos: int
+    mid: int
+    dup: bool
+    retain: bool
+    content_type: bytes | None
+
+
+def parse_publish(header: int, body: bytes, mqtt5: bool) -> Publish:
+    """Take a PUBLISH packet apart.
+
+    Args:
+        header: the first byte of the packet.
+        body: all behind the remaining length.
+        mqtt5: whether the packet has properties.
+
+    Raises:
+        ValueError: the packet is malformed.
+    """
+    try:
+        qos = (header >> 1) & 3
+        end = 2 + (body[0] << 8 | body[1])
+        topic = body[2:end]
+        mid = 0
+        if qos:
+            mid = body[end] << 8 | body[end + 1]
+            end += 2
+        content_type = None
+        if mqtt5:
+            if body[end]:
+                length, end = _varint(body, end)
+                content_type = _content_type(body[end : end + length])
+                end += length
+            else:
+                end += 1
+    except (IndexError, KeyError) as error:
+        raise ValueError(f"malformed PUBLISH: {error!r}") from None
+    if end > len(body) or qos == 3 or (qos and not mid):
+        raise ValueError("malformed PUBLISH")
+    return Publish(topic, body[end:], qos, mid, header & 8 != 0, header & 1 != 0, content_type)
+
+
+def _varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
+    """A variable byte integer and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 21:
+            raise ValueError("malformed variable byte integer")
+
+
+def _content_type(properties: bytes) -> bytes | None:
+    found = None
+    at = 0
+    while at < len(properties):
+        identifier = properties[at]
+        at += 1
+        if identifier == _SUBSCRIPTION_IDENTIFIER:
+            _, at = _varint(properties, at)
+            continue
+        for _ in range(2 if identifier == _USER_PROPERTY else 1):
+            length = None if identifier == _USER_PROPERTY else _PROPERTIES[identifier]
+            if length is None:
+                length = properties[at] << 8 | properties[at + 1]
+                at += 2
+            if identifier == CONTENT_TYPE:
+                found = properties[at : at + length]
+            at += length
+    if at > len(properties):
+        raise IndexError("a property ends behind the properties")
+    return found
+
+
+class PacketSocket:
+    """A non-blocking socket that knows where MQTT's packets begin and end.
+
+    Attributes:
+        failure: what ended it, where it did not end in order.
+    """
+
+    def __init__(self, sock: paho.SocketLike) -> None:
+        self._sock = sock
+        self._in = bytearray()
+        self._at = 0  # what of `_in` was handed out
+        self._for_paho = 0  # bytes of the packet that paho may read now
+        self._ended = False
+        self.failure: OSError | None = None
+        self._out = bytearray()
+
+    def fill(self, most: int = READ_SIZE) -> None:
+        """Read what the network has, at most about so many bytes."""
+        if self._at:
+            del self._in[: self._at]
+            self._at = 0
+        room = most
+        while room > 0 and not self._ended:
+            try:
+                data = self._sock.recv(max(room, RECORD))
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            except OSError as error:
+                data = b""  # paho finds the end of the stream and says that the connection is lost
+                self.failure = error
+            self._ended = not data
+            self._in += data
+            room -= len(data)
+            if len(data) < room and not isinstance(self._sock, ssl.SSLSocket):
+                break  # a short read is all there was; TLS hands out record by record
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Have what came confirmed at once: a broker that gathers small packets waits for it."""
+        sock = self._sock
+        if QUICKACK is None or self._ended or not isinstance(sock, socket.socket):
+            return
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+
+    def next_packet(self) -> tuple[int, bytes] | bool:
+        """The next PUBLISH as its header and body; True: the next packet is paho's; False: none."""
+        data, at = self._in, self._at
+        if len(data) - at < 2:
+            return self._ended
+        header, length = data[at], data[at + 1]
+        start = at + 2
+        if length >= 0x80:
+            try:
+                length, start = _varint(data, at + 1)
+            except IndexError:
+                return self._ended
+            except ValueError:  # paho refuses it
+                self._for_paho = len(data) - at
+                return True
+        end = start + length
+        if len(data) < end:
+            return self._ended
+        if header & 0xF0 != PUBLISH:
+            self._for_paho = end - at
+            return True
+        self._at = end
+        return header, bytes(data[start:end])
+
+    def recv(self, size: int) -> bytes:
+        """For paho: bytes of the packet that is its turn."""
+        if not self._for_paho:
+            if self._ended:
+                return b""
+            raise BlockingIOError
+        size = min(size, self._for_paho)
+        data = bytes(self._in[self._at : self._at + size])
+        self._at += size
+        self._for_paho -= size
+        return data
+
+    def send(self, data: bytes | bytearray) -> int:
+        """Take bytes to be written by `flush`."""
+        self._out += data
+        return len(data)
+
+    def acknowledge(self, mids: list[int]) -> None:
+        """Send a PUBACK for each packet identifier, in order."""
+        for mid in mids:
+            self._out += struct.pack("!BBH", 0x40, 2, mid)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits for `flush`."""
+        return bool(self._out)
+
+    def flush(self) -> None:
+        """Write as much as the network takes."""
+        while self._out:
+            try:
+                sent = self._sock.send(self._out)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError:
+                self._out.clear()
+                self._ended = True
+                return
+            del self._out[:sent]
+
+    def close(self) -> None:
+        """Write what can be written, and close."""
+        self.flush()
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """The file descriptor, for a poll."""
+        return self._sock.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        """Set the socket's mode."""
+        self._sock.setblocking(flag)
+
+    def pending(self) -> int:
+        """Bytes that were read and not handed out."""
+        return len(self._in) - self._at
+
+
+class Client(paho.Client):
+    """paho's client with a `PacketSocket` for its socket."""
+
+    packets: PacketSocket | None = None
+
+    def _create_socket(self) -> paho.SocketLike:
+        # The one place where paho makes its socket; tests/mqtt/test_packets.py holds it to that.
+        real = super()._create_socket()
+        if isinstance(real, socket.socket):  # what is written is gathered already
+            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.packets = PacketSocket(real)
+        return self.packets

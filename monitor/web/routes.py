@@ -1,0 +1,175 @@
+"""What is answered over HTTP: the live page, what it asks for, metrics and health."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from monitor.alarms import operator_requests
+from monitor.ecg.codec import Rejected, from_rfc3339
+from monitor.history import store
+from monitor.terminal import Failure
+from monitor.web.live_feed import Live
+from monitor.web.server import TEXT, Answer, Page, Request
+from monitor.web.snapshot import View
+
+Health = Callable[[], str | None]
+"""What is wrong; None while all is well."""
+
+Ask = Callable[[operator_requests.Request, str | None], Future[str | None]]
+"""Has a request attended to; gives why it cannot be done, or None."""
+
+FILES = Path(__file__).parent / "static"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+JSON = "application/json"
+
+MOST = 500
+"""Alarms of the past in one answer."""
+
+PATIENCE = 5.0
+"""Seconds that the loop may take to attend to a request."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What `/api/live` answers.
+
+    Attributes:
+        trouble: what is wrong, if anything is.
+        attending: whether alarms can be acknowledged and devices shelved over HTTP.
+        view: what was shown last.
+    """
+
+    trouble: str | None
+    attending: bool
+    view: View | None
+
+
+def pages(
+    registry: CollectorRegistry, health: Health, live: Live, kept: Path | None, attending: bool
+) -> dict[str, Page]:
+    """All that can be read, by its path; `kept` is the file of the history, where there is one."""
+    return {
+        **_files(),
+        "/api/live": _live(health, live, attending),
+        "/api/alarms": _alarms(kept),
+        "/api/alarm": _alarm(kept),
+        "/metrics": _metrics(registry),
+        "/healthz": _healthz(health),
+    }
+
+
+def actions(ask: Ask) -> dict[str, Page]:
+    """All that can be asked for, by its path."""
+    return {"/api/acknowledge": _action("acknowledge", ask), "/api/shelve": _action("shelve", ask)}
+
+
+def _files() -> dict[str, Page]:
+    """The files of the page, the page itself as `/`; they are read once."""
+
+    def page(file: Path) -> Page:
+        answer = Answer(HTTPStatus.OK, f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
+        return lambda _request: answer
+
+    files = {file.name: page(file) for file in FILES.iterdir() if file.suffix in TYPES}
+    return {"/": files.pop("index.html")} | {f"/{name}": file for name, file in files.items()}
+
+
+def _live(health: Health, live: Live, attending: bool) -> Page:
+    def page(request: Request) -> Answer:
+        view = live.look(request.query.get("device", ""))
+        return _json(Seen(health(), attending, view))
+
+    return page
+
+
+def _alarms(kept: Path | None) -> Page:
+    """The alarms since a time, of all devices or of one, without their beats."""
+
+    def page(request: Request) -> Answer:
+        asked = request.query
+        try:
+            since = from_rfc3339(asked["since"]) if "since" in asked else None
+            most = int(asked.get("limit", MOST))
+        except (ValueError, OverflowError):
+            said = "since is a time, as 2026-11-21T22:00:00Z, and limit a number"
+            return _said(HTTPStatus.BAD_REQUEST, said)
+        if kept is None:
+            return _said(HTTPStatus.NOT_FOUND, "no history is kept")
+        found = store.alarms(kept, since, asked.get("device"), max(1, min(most, MOST)))
+        try:
+            return _json([replace(each, beat=None, reconstruction=None) for each in found])
+        except Failure as failure:
+            return _said(HTTPStatus.NOT_FOUND, str(failure))
+
+    return page
+
+
+def _alarm(kept: Path | None) -> Page:
+    """One alarm, with its beat."""
+
+    def page(request: Request) -> Answer:
+        if kept is None:
+            return _said(HTTPStatus.NOT_FOUND, "no history is kept")
+        try:
+            found = next(store.alarms(kept, alarm=request.query.get("id", "")), None)
+        except Failure as failure:
+            return _said(HTTPStatus.NOT_FOUND, str(failure))
+        return _json(found) if found else _said(HTTPStatus.NOT_FOUND, "no alarm has this id")
+
+    return page
+
+
+class _Whose(msgspec.Struct):
+    """A request over HTTP names the device that a topic would name."""
+
+    device: str | None = None
+
+
+def _action(end: str, ask: Ask) -> Page:
+    def page(request: Request) -> Answer:
+        try:
+            asked = operator_requests.decode(end, request.body)
+            device = msgspec.json.decode(request.body, type=_Whose).device
+        except (Rejected, msgspec.ValidationError) as error:
+            return _said(HTTPStatus.BAD_REQUEST, str(error))
+        answer = ask(asked, device)
+        try:
+            problem = answer.result(PATIENCE)
+        except TimeoutError:
+            if answer.cancel():
+                said = "the broker was never reached, or the loop does not turn"
+                return _said(HTTPStatus.SERVICE_UNAVAILABLE, said)
+            problem = answer.result()  # it is just being done
+        return _said(HTTPStatus.CONFLICT, problem) if problem else _said(HTTPStatus.OK, "done")
+
+    return page
+
+
+def _metrics(registry: CollectorRegistry) -> Page:
+    def page(request: Request) -> Answer:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Answer(HTTPStatus.OK, content_type, encode(registry))
+
+    return page
+
+
+def _healthz(health: Health) -> Page:
+    def page(_request: Request) -> Answer:
+        trouble = health()
+        well = trouble is None
+        return _said(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
+
+    return page
+
+
+def _json(value: object) -> Answer:
+    return Answer(HTTPStatus.OK, JSON, msgspec.json.encode(value))
+
+
+def _said(status: HTTPStatus, text: str) -> Answer:
+    return Answer(status, TEXT, f"{text}\n".encode())

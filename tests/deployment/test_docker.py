@@ -1,0 +1,388 @@
+"""What stands in docker/: the files fit together, and the broker grants the rights it should."""
+
+import json
+import re
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import distribution, requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from paho.mqtt.client import MQTTMessage
+
+from monitor.mqtt import client
+from monitor.settings import Mqtt, load
+from monitor.terminal import ConfigurationError
+from tests.harness.brokers import Mosquitto, program
+from tests.harness.daemons import RunningDaemon
+from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped
+
+TOP = Path(__file__).parents[2]
+USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows the tag of Compose that says how files are merged."""
+
+
+def _override(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+_Loader.add_constructor("!override", _override)
+
+
+def compose(name: str) -> dict[str, Any]:
+    found = yaml.load((DOCKER / name).read_text(), _Loader)  # noqa: S506 - it is a SafeLoader
+    assert isinstance(found, dict)
+    return found
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (DOCKER / name).read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pairs}
+
+
+# -- the images
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-train.lock"])
+def test_the_lock_is_whole_and_fits_the_project(lock: str) -> None:
+    versions = locked(lock)
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(text) for text in project["dependencies"]]
+    if "train" in lock:
+        extras = project["optional-dependencies"]
+        needed += [Requirement(text) for text in extras["train"] + extras["batch"]]
+    else:
+        heavy = {"tensorflow", "pandas", "scikit-learn", "scipy", "matplotlib"}
+        assert not heavy & set(versions)
+    for package in versions:  # all that they need in turn is there too
+        needed += [Requirement(text) for text in requires(package) or ()]
+    for requirement in needed:
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and name != "ecg-monitor":
+            assert requirement.specifier.contains(versions[name]), requirement
+
+
+def test_the_image_of_the_daemon_has_room_to_spare_below_400_mb() -> None:
+    """What the lock installs, compiled; the base image, python:3.11-slim, has less than 150."""
+    packages = [distribution(name) for name in locked("requirements.lock")]
+    files = {Path(str(file.locate())) for package in packages for file in package.files or ()}
+    files |= {file for file in (TOP / "monitor").rglob("*") if file.suffix != ".pyc"}
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    print(f"{size / 1e6:.0f} MB besides the base image")
+    assert 100e6 < size < 250e6
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
+def test_an_image_copies_what_exists_and_runs_as_nobody_special(name: str) -> None:
+    text = (DOCKER / name).read_text()
+    *_, last = text.split("\nFROM ")
+    assert int(re.findall(r"^USER (\d+):", last, re.M)[-1]) > 0
+    ignored = (TOP / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M):
+        for source in sources.split():
+            assert (TOP / source).exists(), source
+            assert f"!{source}" in ignored or f"!docker/*{Path(source).suffix}" in ignored
+
+
+def test_the_daemon_writes_nothing_in_the_environment_of_the_image(tmp_path: Path) -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    (given,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", text, re.M)
+    environment = dict(pair.split("=", 1) for pair in given.replace("\\\n", " ").split())
+    home = tmp_path / "home"
+    home.mkdir()
+    del environment["PATH"], environment["ECG_MONITOR_METRICS__HOST"]
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, {**environment, "HOME": str(home)}) as daemon,
+    ):
+        daemon.wait_until("ecg_monitor_mqtt_connected", 1)
+    assert not list(home.rglob("*"))
+
+
+def test_the_health_check_of_the_image_sees_how_the_daemon_is(tmp_path: Path) -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])\n", text, re.S)
+    _, *arguments = json.loads(check)
+    with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url) as daemon:
+        command = [
+            sys.executable,
+            *(argument.replace("127.0.0.1:9464", daemon.address) for argument in arguments),
+        ]
+        assert subprocess.run(command, check=False).returncode == 0
+        broker.stop()
+        time.sleep(1)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+
+
+# -- compose
+
+
+def services() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ("compose.yaml", "compose.tls.yaml"):
+        yield from compose(name)["services"].items()
+
+
+def test_what_compose_mounts_and_builds_exists() -> None:
+    volumes = {v for name in ("compose.yaml", "compose.tls.yaml") for v in compose(name)["volumes"]}
+    names = {name for name, _ in services()}
+    for name, service in services():
+        for mount in service.get("volumes", []):
+            source = mount.partition(":")[0]
+            there = (DOCKER / source).exists() if source.startswith(".") else source in volumes
+            assert there, f"{name}: {source}"
+        if "build" in service:
+            assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+        assert set(service.get("depends_on", [])) <= names
+    assert compose("compose.yaml")["services"].keys() >= compose("compose.tls.yaml")[
+        "services"
+    ].keys() - {"certificates"}
+
+
+def test_what_compose_sets_are_settings_of_the_monitor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("a secret that is long")
+    for name, service in services():
+        for variable, value in service.get("environment", {}).items():
+            if variable.startswith("ECG_MONITOR_"):
+                monkeypatch.setenv(variable, str(file) if value.startswith("/") else value)
+        assert name and load()
+
+
+def test_nothing_is_reachable_from_outside_and_everything_is_locked_down_unless_asked_for() -> None:
+    for name, service in compose("compose.yaml")["services"].items():
+        for port in service.get("ports", []):
+            assert port.startswith(("127.0.0.1:", "${ECG_BIND:-127.0.0.1}:")), name
+        if "passwords" not in name:
+            assert service["read_only"]
+            assert service["cap_drop"] == ["ALL"]
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    promtool = program("promtool")
+    check = [promtool, "check", "config", str(DOCKER / "prometheus" / "prometheus.yml")]
+    subprocess.run(check, check=True, stdout=subprocess.PIPE)
+
+
+# -- the broker
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, secrets: Path) -> Iterator[Mosquitto]:
+    with shipped(tmp_path_factory.mktemp("broker"), secrets) as running:
+        yield running
+
+
+def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
+    first = make_passwords(tmp_path, "bed-1")
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(tmp_path)) for path in before} == {
+        "attendant/password",
+        "broker/passwords",
+        "devices/bed-1",
+        "grafana/password",
+        "monitor/password",
+        "page/token",
+        "segmenter/password",
+        "viewer/password",
+    }
+    for path, text in before.items():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert text.strip() not in first.stdout + first.stderr
+        assert (
+            path.name == "passwords"
+            or text.strip() not in before[path.parents[1] / "broker" / "passwords"]
+        )
+    assert len({*before.values()}) == len(before)
+    again = make_passwords(tmp_path, "bed-1", "bed-2")
+    assert again.stdout == "made a login for bed-2\n"
+    assert all(
+        path.read_text() == text for path, text in before.items() if path.name != "passwords"
+    )
+    assert (
+        (tmp_path / "broker" / "passwords")
+        .read_text()
+        .startswith(before[tmp_path / "broker" / "passwords"])
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["viewer", "attendant", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
+)
+def test_no_login_is_made_for_what_is_no_device(tmp_path: Path, name: str) -> None:
+    assert make_passwords(tmp_path, name).returncode == 64
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("user", "secret"), [("bed-1", "wrong"), ("nobody", "wrong"), ("bed-1", ""), (None, None)]
+)
+def test_the_broker_refuses_a_login_that_it_does_not_know(
+    broker: Mosquitto, user: str | None, secret: str | None
+) -> None:
+    with pytest.raises(ConfigurationError, match="refused the login"):
+        client.join(
+            Mqtt.model_validate({"broker": broker.url, "username": user, "password": secret}), "x"
+        )
+
+
+MAY_PUBLISH = {
+    "bed-1": {"ecg/bed-1/beats", "ecg/bed-1/samples"},
+    "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
+    "segmenter": {f"ecg/{user}/beats" for user in USERS},
+    "viewer": set(),
+    "attendant": {"ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve"},
+    "monitor": {
+        "ecg/bed-1/alerts",
+        "ecg/bed-1/alarm",
+        "ecg/bed-1/scores",
+        "ecg-monitor/ward/status",
+        "homeassistant/device/x/config",
+    },
+}
+SEEN = {
+    "ecg/bed-1/samples",
+    "ecg/bed-2/samples",
+    "ecg/bed-1/alerts",
+    "ecg/bed-1/alarm",
+    "ecg/bed-1/alarm/acknowledge",
+    "ecg/bed-1/alarm/shelve",
+    "ecg/bed-1/scores",
+    "ecg-monitor/ward/status",
+}
+MAY_READ = {
+    "bed-1": set(),
+    "bed-2": set(),
+    "segmenter": {"ecg/bed-1/samples", "ecg/bed-2/samples"},
+    "viewer": {
+        *(f"ecg/{user}/beats" for user in USERS if user != "viewer"),
+        *SEEN,
+        "homeassistant/device/x/config",
+    },
+    "attendant": {*(f"ecg/{user}/beats" for user in USERS if user != "attendant"), *SEEN},
+    "monitor": {
+        *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
+        "ecg/bed-1/alarm",
+        "ecg/bed-1/alarm/acknowledge",
+        "ecg/bed-1/alarm/shelve",
+    },
+}
+TRIED = sorted(
+    {topic for topics in [*MAY_PUBLISH.values(), *MAY_READ.values()] for topic in topics}
+    | {f"ecg/{user}/{end}" for user in USERS for end in ("beats", "samples")}
+    | {"ecg/bed-1/beats/more", "ecg-monitor/status", "$SYS/broker/uptime", "elsewhere"}
+)
+
+
+def test_everybody_publishes_and_reads_what_the_shipped_rights_say_and_nothing_else(
+    broker: Mosquitto, secrets: Path
+) -> None:
+    """Each user tries to publish to each topic, before the eyes of each user."""
+    heard: dict[str, set[tuple[str, bytes]]] = {user: set() for user in USERS}
+    clients = {}
+    answers: dict[str, dict[int, bool]] = {user: {} for user in USERS}
+    for user in USERS:
+        each = clients[user] = client.join(as_user(broker, secrets, user), user)
+
+        def on_message(_c: object, _d: object, message: MQTTMessage, user: str = user) -> None:
+            heard[user].add((message.topic, bytes(message.payload)))
+
+        def on_publish(
+            _c: object, _d: object, mid: int, reason: Any, _p: object, user: str = user
+        ) -> None:
+            answers[user][mid] = not reason.is_failure
+
+        each.on_message, each.on_publish = on_message, on_publish
+        each.subscribe("#", qos=1)
+        for topic in TRIED:
+            each.subscribe(topic, qos=1)
+    time.sleep(0.3)
+    granted: dict[str, set[str]] = {}
+    for user, each in clients.items():
+        mids = {each.publish(topic, user, qos=1).mid: topic for topic in TRIED}
+        deadline = time.monotonic() + 5
+        while len(answers[user]) < len(mids) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        granted[user] = {topic for mid, topic in mids.items() if answers[user].get(mid)}
+    time.sleep(0.3)
+    for each in clients.values():
+        each.disconnect()
+        each.loop_stop()
+    assert granted == MAY_PUBLISH
+    for user in USERS:
+        own = {topic for topic, _ in heard[user] if not topic.startswith("$SYS")}
+        assert own == MAY_READ[user], user
+        publishers = {(t, p.decode()) for t, p in heard[user] if not t.startswith("$SYS")}
+        assert all(topic in MAY_PUBLISH[publisher] for topic, publisher in publishers)
+
+
+def test_a_simulated_device_and_the_daemon_do_their_work_with_their_rights_alone(
+    broker: Mosquitto, secrets: Path, tmp_path: Path
+) -> None:
+    with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:
+        environment = {
+            "ECG_MONITOR_MQTT__BROKER": broker.url,
+            "ECG_MONITOR_MQTT__USERNAME": "bed-1",
+            "ECG_MONITOR_MQTT__PASSWORD_FILE": str(password(secrets, "bed-1")),
+            "PYTHONPATH": str(TOP),
+        }
+        script = str(DOCKER / "simulated_device.py")
+        own = subprocess.Popen([sys.executable, script, "bed-1"], env=environment)
+        stranger = subprocess.run(
+            [sys.executable, script, "bed-2"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        daemon.wait_until("ecg_monitor_beats_scored_total", 5)
+        own.terminate()
+        own.wait()
+        assert stranger.returncode
+        assert "refused a beat on ecg/bed-2/beats: not authorized" in stranger.stderr
+        assert daemon.value("ecg_monitor_devices") == 1
+        assert daemon.value("ecg_monitor_publishes_refused_total") == 0
+        assert daemon.healthy()
+
+
+def test_what_waits_for_the_monitor_is_bounded_far_above_the_default(
+    tmp_path: Path, secrets: Path
+) -> None:
+    """3,000 messages for a monitor that is away: three times what mosquitto keeps by default."""
+    with shipped(tmp_path, secrets) as broker:
+        with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")):
+            pass
+        device = client.join(as_user(broker, secrets, "bed-1"), "device")
+        last = [device.publish("ecg/bed-1/beats", bytes(560), qos=1) for _ in range(3000)][-1]
+        last.wait_for_publish(30)
+        device.disconnect()
+        device.loop_stop()
+        broker.stop()  # and through a restart of the broker
+        broker.start()
+        with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:
+            daemon.wait_until("ecg_monitor_beats_received_total", 3000)
+
+
+def test_the_two_configurations_of_the_broker_differ_in_the_listener_alone() -> None:
+    plain, encrypted = (
+        (DOCKER / "mosquitto" / name).read_text().partition("allow_anonymous")[2]
+        for name in ("mosquitto.conf", "mosquitto.tls.conf")
+    )
+    assert plain == encrypted

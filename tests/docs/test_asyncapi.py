@@ -1,0 +1,327 @@
+"""The description of topics and payloads is true of what the program takes and sends."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.client import topic_matches_sub as fits
+
+from monitor.alarms import operator_requests
+from monitor.commands import segment
+from monitor.ecg import codec
+from monitor.ecg.simulator import Simulator
+from monitor.mqtt import client
+from monitor.settings import Settings, load, subscription, topic_of
+from tests.harness.brokers import Mosquitto
+from tests.harness.daemons import RunningDaemon
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "asyncapi.yaml").read_text())
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+BEAT = [0.0, 1.0] * 70
+TIME = "2026-11-21T12:00:00.000Z"
+
+
+def validator(schema: str) -> Draft7Validator:
+    return Draft7Validator(DOCUMENT | {"$ref": f"#/components/schemas/{schema}"})
+
+
+def look_up(reference: str) -> Any:
+    found: Any = DOCUMENT
+    for key in reference.removeprefix("#/").split("/"):
+        found = found[key]
+    return found
+
+
+def references(part: Any) -> list[str]:
+    if isinstance(part, dict):
+        own = [part["$ref"]] if "$ref" in part else []
+        return own + [r for value in part.values() for r in references(value)]
+    return [r for value in part for r in references(value)] if isinstance(part, list) else []
+
+
+def allowed_values(schema: dict[str, Any]) -> set[object]:
+    """The values of an enumeration, wherever the schema keeps it."""
+    if "$ref" in schema:
+        return allowed_values(look_up(schema["$ref"]))
+    found = set(schema.get("enum", []))
+    return found.union(*(allowed_values(part) for part in schema.get("anyOf", [])))
+
+
+def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
+    used = set(references(DOCUMENT))
+    for reference in used:
+        assert look_up(reference)
+    for kind in ("messages", "schemas", "parameters", "serverBindings", "securitySchemes"):
+        assert {f"#/components/{kind}/{name}" for name in DOCUMENT["components"][kind]} <= used
+    for schema in SCHEMAS:
+        Draft7Validator.check_schema(SCHEMAS[schema])
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        codec.Acknowledged,
+        codec.Alert,
+        codec.DeviceAlarm,
+        codec.Score,
+        codec.Scores,
+        codec.Shelved,
+        codec.StandingAlarm,
+    ],
+)
+def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
+    struct: type[msgspec.Struct],
+) -> None:
+    schema = SCHEMAS[struct.__name__]
+    fields = msgspec.structs.fields(struct)
+    assert set(schema["properties"]) == set(schema["required"]) == {f.name for f in fields}
+    for field in fields:
+        described = schema["properties"][field.name]
+        may_be_null = type(None) in get_args(field.type)
+        assert Draft7Validator(DOCUMENT | described).is_valid(None) == may_be_null, field.name
+        choices = [c for part in (field.type, *get_args(field.type)) for c in get_args(part)]
+        literals = {choice for choice in choices if isinstance(choice, str)}
+        assert allowed_values(described) == literals, field.name
+
+
+def test_encoded_messages_fit_their_schemas() -> None:
+    alert = codec.Alert(
+        id="0" * 32,
+        alarm="0" * 32,
+        device="bed-7",
+        event="raised",
+        kind="anomaly",
+        priority="medium",
+        time=TIME,
+        since=TIME,
+        score=2.0,
+        threshold=1.0,
+        beats_anomalous=3,
+        beats_seen=10,
+        model="ecg",
+        beat=BEAT,
+        reconstruction=BEAT,
+    )
+    without = {"score": None, "beat": None, "reconstruction": None}
+    standing = codec.StandingAlarm("0" * 32, "silent", "medium", TIME)
+    seen = msgspec.structs.replace(standing, acknowledged=codec.Acknowledged("Anna", TIME))
+    for state in (
+        alert,
+        msgspec.structs.replace(alert, **without),
+        codec.DeviceAlarm(
+            device="bed-7",
+            state="alarm",
+            priority="medium",
+            time=TIME,
+            alarms=[standing, seen],
+            shelved=codec.Shelved("Anna", TIME, TIME),
+            anomalous="..x",
+            poor="",
+            seq=None,
+            counted=["0" * 16],
+            changes=1,
+        ),
+        codec.Scores(
+            "bed-7", [codec.Score(None, TIME, 0.5, False), codec.Score(7, TIME, 2.0, True)]
+        ),
+    ):
+        validator(type(state).__name__).validate(msgspec.json.decode(codec.encode(state)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BEAT,
+        [BEAT, BEAT],
+        {"beats": [BEAT]},
+        {"beats": [BEAT], "seq": 0, "time": TIME, "rr_ms": [812]},
+        {"beats": [BEAT], "seq": None, "time": 1e12, "rr_ms": None, "lead": "II"},
+        [],
+        [[]],
+        BEAT[:139],
+        [BEAT, [0.0]],
+        [*BEAT[:139], None],
+        [*BEAT[:139], "1.5"],
+        {},
+        {"beats": []},
+        {"beats": BEAT},
+        {"beats": [BEAT], "seq": -1},
+        {"beats": [BEAT], "seq": 2**53},
+        {"beats": [BEAT], "seq": 1.5},
+        {"beats": [BEAT, BEAT], "seqs": [7, 300]},
+        {"beats": [BEAT], "seqs": [-1]},
+        {"beats": [BEAT], "time": [1]},
+        {"beats": [BEAT], "rr_ms": ["812"]},
+        "beats",
+        7,
+        None,
+    ],
+    ids=lambda message: str(message)[:20] + "…" + str(message)[-20:],
+)
+def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) -> None:
+    try:
+        codec.decode(msgspec.json.encode(message), codec.JSON_TYPE)
+        taken = True
+    except codec.Rejected:
+        taken = False
+    assert validator("Beats").is_valid(message) == taken
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"samples": [0.5]},
+        {"samples": [0.5, 1], "rate": 360, "seq": 72000},
+        {"samples": [0.5], "rate": None, "seq": None},
+        {"samples": []},
+        {"samples": ["0.5"]},
+        {"samples": [None]},
+        {"samples": [0.5], "rate": "fast"},
+        {"samples": [0.5], "seq": -1},
+        {"samples": [0.5], "seq": 1.5},
+        {"rate": 360},
+    ],
+    ids=str,
+)
+def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
+    try:
+        segment.decode(msgspec.json.encode(chunk), 250.0)
+        taken = True
+    except segment.Rejected:
+        taken = False
+    assert validator("Samples").is_valid(chunk) == taken
+
+
+@pytest.mark.parametrize(
+    ("end", "request_"),
+    [
+        ("acknowledge", {"id": "0" * 32}),
+        ("acknowledge", {"id": "0" * 32, "by": "Anna", "ward": 3}),
+        ("acknowledge", {"id": "0" * 31}),
+        ("acknowledge", {"id": "0" * 32, "by": ""}),
+        ("acknowledge", {"id": "0" * 32, "by": "x" * 101}),
+        ("acknowledge", {"by": "Anna"}),
+        ("acknowledge", "0" * 32),
+        ("shelve", {"minutes": 1440, "by": "Anna"}),
+        ("shelve", {"minutes": 0}),
+        ("shelve", {"minutes": 1440.1}),
+        ("shelve", {"minutes": -1}),
+        ("shelve", {"minutes": "1"}),
+        ("shelve", {"by": "Anna"}),
+    ],
+    ids=str,
+)
+def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: object) -> None:
+    try:
+        operator_requests.decode(end, msgspec.json.encode(request_))
+        taken = True
+    except codec.Rejected:
+        taken = False
+    assert validator(end.capitalize()).is_valid(request_) == taken
+
+
+def test_every_topic_of_the_program_is_described() -> None:
+    settings = load()
+    described = {channel["address"] for channel in DOCUMENT["channels"].values()}
+    assert {*settings.input.topic, segment.TOPIC} <= described
+    for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in operator_requests.ENDS)):
+        assert topic_of(settings.output, "{device}", end) in described
+
+
+def channel_of(topic: str) -> dict[str, Any]:
+    for channel in DOCUMENT["channels"].values():
+        if fits(re.sub(r"{\w+}", "+", channel["address"]), topic):
+            assert isinstance(channel, dict)
+            return channel
+    raise AssertionError(f"{topic} is not described")
+
+
+def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
+    """Each alarm of each kind, raised and cleared, over a real broker."""
+    seen: list[tuple[str, bytes, int, bool]] = []
+
+    def on_message(_client: object, _data: object, message: MQTTMessage) -> None:
+        seen.append((message.topic, bytes(message.payload), message.qos, message.retain))
+
+    simulator = Simulator(7)
+    with Mosquitto(tmp_path) as broker:
+        settings: Settings = load(None, {"mqtt": {"broker": broker.url}})
+        with RunningDaemon(
+            tmp_path,
+            broker.url,
+            OUTPUT__SCORES="true",
+            OUTPUT__HOME_ASSISTANT="true",
+            ALARM__SILENT_AFTER="2",
+        ) as daemon:
+            subscriber = client.join(settings.mqtt, "test")
+            subscriber.on_message = on_message
+            subscriber.subscribe("#", qos=1)
+            bed = subscription(settings.input.topic[0], device="bed-7")
+            for beats in (
+                simulator.normal(10),
+                simulator.ectopic(12),
+                np.zeros((12, codec.SAMPLES), np.float32),
+                simulator.normal(40),
+            ):
+                subscriber.publish(bed, beats.astype("<f4").tobytes(), qos=1)
+            raised = 'ecg_monitor_alerts_total{event="raised",kind="silent",priority="medium"}'
+            daemon.wait_until(raised, 1)
+            shelve = topic_of(settings.output, "bed-7", "alarm/shelve")
+            subscriber.publish(shelve, codec.encode(operator_requests.Shelve(5, "Anna")), qos=1)
+            while not (silent := [m for topic, m, *_ in seen if b'"silent"' in m]):
+                time.sleep(0.05)
+            alarm = msgspec.json.decode(silent[0])["id"]  # the alert comes before the alarm
+            seen_it = operator_requests.Acknowledge(alarm, "Anna")
+            acknowledge = topic_of(settings.output, "bed-7", "alarm/acknowledge")
+            subscriber.publish(acknowledge, codec.encode(seen_it), qos=1)
+            again = subscription(settings.input.topic[0], device="bed-8")
+            message = {"beats": simulator.normal(2).tolist(), "seq": 4, "rr_ms": [800, 810]}
+            subscriber.publish(again, msgspec.json.encode(message), qos=1)
+            daemon.wait_until("ecg_monitor_beats_received_total", 76)
+            daemon.stop()
+        deadline = time.monotonic() + 5
+        while seen[-1][1] != b"stopped" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        late = client.join(settings.mqtt, "late")
+        late.on_message = on_message
+        late.subscribe("#", qos=1)
+        while not any(retained and b"stopped" in text for _, text, _, retained in seen):
+            time.sleep(0.05)
+        for each in (subscriber, late):
+            each.disconnect()
+            each.loop_stop()
+
+    kept = {topic for topic, _, _, retained in seen if retained}
+    happened: set[tuple[str, str]] = set()
+    for topic, payload, qos, _ in seen:
+        channel = channel_of(topic)
+        message_of = look_up(next(iter(channel["messages"].values()))["$ref"])
+        if channel["address"].rpartition("/")[2] not in ("beats", *operator_requests.ENDS):
+            operation = next(
+                o["bindings"]["mqtt"]
+                for o in DOCUMENT["operations"].values()
+                if look_up(o["channel"]["$ref"]) is channel
+            )
+            assert (qos, topic in kept) == (operation["qos"], operation["retain"]), topic
+        elif topic.endswith("/beats") and len(payload) % codec.BYTES == 0:
+            continue  # float32
+        text = message_of["contentType"] == "text/plain"
+        content: Any = payload.decode() if text else msgspec.json.decode(payload)
+        Draft7Validator(DOCUMENT | message_of["payload"]).validate(content)
+        if topic.endswith("/alerts"):
+            happened.add((content["kind"], content["event"]))
+    kinds = get_args(codec.Kind)
+    assert happened >= {(kind, "raised") for kind in kinds}
+    assert {("anomaly", "cleared"), ("signal-quality", "cleared")} < happened
+    assert {topic.rpartition("/")[2] for topic, *_ in seen} == {
+        address.rpartition("/")[2]
+        for channel in DOCUMENT["channels"].values()
+        if (address := channel["address"]) != segment.TOPIC
+    }

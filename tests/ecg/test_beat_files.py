@@ -1,0 +1,178 @@
+"""Files of beats: what is read, what is refused and why, and that memory stays flat."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from monitor.ecg import beat_files
+from monitor.terminal import Failure
+
+ROW = ",".join(["0.5"] * 140)
+
+
+def some(rows: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((rows, 140), np.float32)
+
+
+def write_csv(path: Path, table: NDArray[np.float32]) -> Path:
+    np.savetxt(path, table, fmt="%.9g", delimiter=",")
+    return path
+
+
+def read(path: Path, rows: int = beat_files.ROWS) -> beat_files.Block:
+    blocks = list(beat_files.read(path, rows))
+    labels = [block.labels for block in blocks if block.labels is not None]
+    return beat_files.Block(
+        np.concatenate([block.beats for block in blocks]),
+        np.concatenate(labels) if labels else None,
+        [device for block in blocks for device in block.devices],
+        np.concatenate([block.seq for block in blocks]),
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_a_csv_is_read_in_blocks_of_any_size(tmp_path: Path, rows: int) -> None:
+    table = some(20)
+    block = read(write_csv(tmp_path / "ward-3.csv", table), rows)
+    assert np.array_equal(block.beats, table)
+    assert block.labels is None
+    assert block.devices == ["ward-3"] * 20
+    assert block.seq.tolist() == list(range(20))
+
+
+def test_a_last_column_of_labels_is_recognised(tmp_path: Path) -> None:
+    table = some(5)
+    labels = np.array([1, 0, 1, 1, 0], np.float32)
+    block = read(write_csv(tmp_path / "a.csv", np.column_stack([table, labels])), 2)
+    assert np.array_equal(block.beats, table)
+    assert block.labels is not None
+    assert block.labels.tolist() == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds no beats; expected rows of 140 numbers"),
+        ("1,2,3\n", "row 1 has 3 columns, expected 140, or 141 with the label last"),
+        (f"{ROW}\n{ROW[:-4]}\n", "row 2 has 139 columns, expected 140"),
+        (f"{ROW}\n\n{ROW}\n", "row 2 has 1 columns, expected 140"),
+        (f"{ROW}\n{ROW}\nx{ROW[3:]}\n", "row 3, column 1: 'x' is not a number"),
+        (f"{ROW}\n{ROW[:-3]}\n", "row 2, column 140: '' is not a number"),
+        (f"{ROW}\n{ROW[:-3]}nan\n", "row 2, column 140: nan is not a finite number"),
+        (f"1e39{ROW[3:]}\n", "row 1, column 1: inf is not a finite number"),
+        (f"{ROW},3\n", "row 1, column 141: label 3 is neither 1 (normal) nor 0"),
+        ("\x00\x01\x02", "row 1 has 1 columns, expected 140, or 141 with the label last"),
+        (f"1_0{ROW[3:]}\n", "rows 1 to 1 are not all numbers"),
+    ],
+)
+def test_a_csv_that_is_wrong_is_named_with_row_and_column(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(Failure) as failure:
+        list(beat_files.read(path))
+    assert str(failure.value) == f"{path}: {reason}"
+
+
+def test_the_row_is_counted_over_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(f"{ROW}\n" * 10 + "1,2\n")
+    with pytest.raises(Failure, match="row 11 has 2 columns, expected 140"):
+        list(beat_files.read(path, rows=4))
+
+
+def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
+    table = some(30)
+    columns = {str(i): table[:, i] for i in range(140)}
+    labels = np.arange(30) % 3 == 0
+    pq.write_table(pa.table(columns | {"label": labels}), tmp_path / "columns.parquet")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), 140)
+    listed = pa.table(
+        {
+            "device": [f"d{i % 2}" for i in range(30)],
+            "seq": pa.array(range(100, 130), pa.int32()),
+            "beat": lists,
+            "label": labels.astype(np.int8),
+        }
+    )
+    pq.write_table(listed, tmp_path / "lists.parquet")
+    for name in ("columns", "lists"):
+        block = read(tmp_path / f"{name}.parquet", rows=8)
+        assert np.array_equal(block.beats, table)
+        assert block.labels is not None
+        assert np.array_equal(block.labels, labels)
+    assert list(block.devices[:3]) == ["d0", "d1", "d0"]
+    assert block.seq.tolist() == list(range(100, 130))
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"a": [1.0]}, "has 1 columns of numbers, expected 140, or 141 with the label last"),
+        ({"beat": [[1.0, 2.0]]}, "column 'beat': expected lists of 140 numbers"),
+        ({"beat": [None]}, "column 'beat' has empty cells"),
+        ({"patient": ["x"]}, "column 'patient' holds string, expected numbers"),
+        ({"device": pa.array([], pa.string())}, "holds no beats; expected rows of 140 numbers"),
+    ],
+)
+def test_a_parquet_file_of_something_else_is_refused(
+    tmp_path: Path, table: dict[str, object], reason: str
+) -> None:
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(Failure) as failure:
+        list(beat_files.read(path))
+    assert str(failure.value) == f"{path}: {reason}"
+
+
+def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(Failure, match="not a Parquet file that can be read"):
+        list(beat_files.read(path))
+    with pytest.raises(Failure, match="no such file"):
+        list(beat_files.read(tmp_path / "none.csv"))
+    with pytest.raises(Failure, match="no such file"):
+        list(beat_files.read(tmp_path / "none.parquet"))
+    with pytest.raises(Failure, match=r"ends in \.csv or \.parquet"):
+        list(beat_files.read(tmp_path / "none.xlsx"))
+
+
+# VmHWM and not ru_maxrss, which a new process takes over from the one that started it.
+PEAK = """
+import re, sys
+from pathlib import Path
+from monitor.ecg import beat_files
+rows = sum(len(block.beats) for block in beat_files.read(Path(sys.argv[1])))
+print(rows, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None:
+    peaks = []
+    for rows in (20_000, 300_000):
+        path = tmp_path / f"{rows}.{suffix}"
+        if suffix == "csv":
+            path.write_text(f"{ROW}\n" * rows)
+        else:  # in one row group, and not to be compressed
+            table = some(rows)
+            columns = {str(i): table[:, i] for i in range(140)}
+            pq.write_table(pa.table(columns), path, row_group_size=rows, use_dictionary=False)
+        ran = subprocess.run(
+            [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True
+        )
+        read, peak = map(int, ran.stdout.split())
+        assert read == rows
+        peaks.append(peak)
+        path.unlink()
+    # 300,000 beats are 168 MB as float32: whoever keeps them shows it.
+    assert peaks[1] < peaks[0] + 60, f"peaks of {peaks} MB"

@@ -1,0 +1,109 @@
+"""A real mosquitto on a port that the system chose, to be started, stopped and killed by tests."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from monitor.commands.embedded import free_port
+
+WITHIN = 10.0
+"""Seconds that a broker may take to come or to go."""
+
+
+def program(name: str) -> str:
+    """Find a program; without it the test is skipped, but fails where `CI` is set."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing(f"{name} is not installed")
+    return found
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the process listens on the port; fail with its log if it does not."""
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    pytest.fail(f"nothing listens on port {port}:\n{log.read_text(errors='replace')}")
+
+
+ANYBODY = "allow_anonymous true\n"
+
+
+class Mosquitto:
+    """A broker that keeps its port and its store from one start to the next.
+
+    Attributes:
+        port: on the loopback address.
+        url: for `mqtt.broker`.
+        log: the file with what it says.
+    """
+
+    def __init__(self, folder: Path, conf: str = ANYBODY, port: int | None = None) -> None:
+        """Prepare a broker that is not started yet.
+
+        Args:
+            folder: for its configuration, its log and its store.
+            conf: lines of mosquitto.conf; the listener is added where they have none.
+            port: the one that `conf` listens on, where it does.
+        """
+        self.port = port or free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self.log = folder / "mosquitto.log"
+        self._conf = folder / "mosquitto.conf"
+        if port is None:
+            conf = f"listener {self.port} 127.0.0.1\n{conf}"
+        if "user " not in conf:
+            conf += "user root\n"  # where we are root, it would else not write to the folder
+        self._conf.write_text(conf)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until it listens."""
+        mosquitto = program("mosquitto")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [mosquitto, "-c", str(self._conf)], stdout=log, stderr=log
+            )
+        wait_for(self.port, self._process, self.log)
+        return self
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait: it writes its store."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(WITHIN)
+            self._process = None
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
+    def forget(self) -> None:
+        """Stop it for good: without a store in its configuration, all that it held is gone."""
+        self.stop()
+
+    def kill(self) -> None:
+        """Stop it without a word: what its store did not hold yet is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(WITHIN)
+            self._process = None
+
+    __enter__ = start
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

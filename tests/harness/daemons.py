@@ -1,0 +1,119 @@
+"""The real daemon in a process of its own, for tests that look at it from outside."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from monitor.commands.embedded import free_port
+
+WITHIN = 20.0
+"""Seconds that a daemon may take to be well, or to go."""
+
+
+class RunningDaemon:
+    """`ecg-monitor run`, started with `with`.
+
+    Settings are given as in the environment, without ECG_MONITOR_; other variables by themselves.
+
+    Attributes:
+        address: host and port of its metrics.
+        log: the file with what it says.
+        process: the running program.
+    """
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(
+        self,
+        folder: Path,
+        broker: str,
+        variables: dict[str, str] | None = None,
+        /,
+        **settings: str,
+    ) -> None:
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.log = folder / "daemon.log"
+        own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
+        given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
+        given["HISTORY__FILE"] = str(folder / "history.db")
+        given |= {"ALARM__WINDOW": "10", "ALARM__RAISE_AT": "3", "ALARM__CLEAR_AT": "0"}
+        self._environment = own | (variables or {})
+        for name, value in (given | settings).items():
+            self._environment[f"ECG_MONITOR_{name}"] = value
+
+    def start(self) -> Self:
+        """Start it; whether it is well is another question."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "monitor", "run"], env=self._environment, stderr=log
+            )
+        return self
+
+    def __enter__(self) -> Self:
+        self.start()
+        deadline = time.monotonic() + WITHIN
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.healthy():
+                return self
+            time.sleep(0.05)
+        self.stop()
+        pytest.fail(f"the daemon is not well:\n{self.log.read_text(errors='replace')}")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def healthy(self) -> bool:
+        """Whether it says so."""
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=2):
+                return True
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return False
+        except OSError:
+            return False
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5) as page:
+            return str(page.read().decode())
+
+    def value(self, series: str) -> float:
+        """The value of a series, named as on the page: `name` or `name{label="value"}`."""
+        lines = (line.rpartition(" ") for line in self.metrics().splitlines())
+        return next(float(value) for name, _, value in lines if name == series)
+
+    def wait_until(self, series: str, least: float) -> None:
+        """Wait until a series has reached a value."""
+        deadline = time.monotonic() + WITHIN
+        while self.value(series) < least:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{series} is {self.value(series)}, not {least}")
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """Ask it to stop and wait; its exit code."""
+        self.process.terminate()
+        return self.process.wait(WITHIN)
+
+
+def ending(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a daemon that must not live, and the last line of what it said."""
+    daemon = RunningDaemon(folder, settings["MQTT__BROKER"], **settings)
+    daemon.log.write_text("")
+    daemon.start()
+    try:
+        code = daemon.process.wait(WITHIN)
+    finally:
+        daemon.process.kill()
+    log = daemon.log.read_text()
+    assert "Traceback" not in log
+    return code, log.splitlines()[-1]

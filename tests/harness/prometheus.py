@@ -1,0 +1,99 @@
+"""A real Prometheus that scrapes for the tests."""
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import yaml
+
+from monitor.commands.embedded import free_port
+from tests.harness.brokers import program, wait_for
+
+WITHIN = 30.0
+"""Seconds that may pass until a query gives what is waited for."""
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Prometheus:
+    """Scrapes one address every second as the job `ecg-monitor`; use it in a `with` statement."""
+
+    def __init__(self, folder: Path, target: str, rules: str = "groups: []") -> None:
+        self._port = free_port()
+        self._folder = folder / "prometheus"
+        self._folder.mkdir()
+        self._log = self._folder / "log"
+        (self._folder / "rules.yml").write_text(rules)
+        (self._folder / "prometheus.yml").write_text(
+            yaml.dump(
+                {
+                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                    "rule_files": ["rules.yml"],
+                    "scrape_configs": [
+                        {"job_name": "ecg-monitor", "static_configs": [{"targets": [target]}]}
+                    ],
+                }
+            )
+        )
+
+    def __enter__(self) -> Self:
+        prometheus = program("prometheus")
+        arguments = {
+            "config.file": str(self._folder / "prometheus.yml"),
+            "storage.tsdb.path": str(self._folder / "data"),
+            "web.listen-address": f"127.0.0.1:{self._port}",
+        }
+        command = [prometheus, *(f"--{name}={value}" for name, value in arguments.items())]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._port, self._process, self._log)
+        deadline = time.monotonic() + WITHIN
+        while not self._ready():
+            if time.monotonic() > deadline:
+                pytest.fail(f"Prometheus does not get ready:\n{self._log.read_text()}")
+            time.sleep(0.05)
+        return self
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=5):
+                return True
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return False
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(WITHIN)
+
+    def ask(self, path: str, **parameters: str | float) -> Any:
+        """The data that the HTTP API answers with."""
+        query = urllib.parse.urlencode(parameters)
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{query}"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            return json.load(page)["data"]
+
+    def query(self, expression: str, at: float) -> dict[Labels, float]:
+        """The values of an expression at a time, by their labels without job and instance."""
+        found = self.ask("query", query=expression, time=at)["result"]
+        own = {"__name__", "job", "instance"}
+        return {
+            frozenset((k, v) for k, v in row["metric"].items() if k not in own): float(
+                row["value"][1]
+            )
+            for row in found
+        }
+
+    def wait_for(self, expression: str, least: float) -> None:
+        """Wait until an expression has reached a value."""
+        deadline = time.monotonic() + WITHIN
+        while max(self.query(expression, time.time()).values(), default=0) < least:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{expression} does not reach {least}:\n{self._log.read_text()}")
+            time.sleep(0.2)

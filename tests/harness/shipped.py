@@ -1,0 +1,69 @@
+"""The broker as docker/ ships it: its configuration, its rights, logins and certificates."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from monitor.commands.embedded import free_port
+from monitor.settings import Mqtt
+from tests.harness.brokers import Mosquitto, program
+
+DOCKER = Path(__file__).parents[2] / "docker"
+
+
+def make_passwords(folder: Path, *devices: str) -> subprocess.CompletedProcess[str]:
+    program("mosquitto_passwd")
+    command = [str(DOCKER / "passwords.sh"), str(folder), *devices]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def make_certificates(*arguments: str | Path) -> None:
+    program("openssl")
+    command = [str(DOCKER / "certificates.sh"), *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.PIPE)
+
+
+def password(secrets: Path, user: str) -> Path:
+    return secrets / "devices" / user if "bed" in user else secrets / user / "password"
+
+
+def shipped(
+    folder: Path,
+    secrets: Path,
+    conf: str = "mosquitto.conf",
+    more: str = "",
+    tls: Path | None = None,
+) -> Mosquitto:
+    """The broker as it is shipped, its paths and its port put in place."""
+    port = free_port()
+    text = (DOCKER / "mosquitto" / conf).read_text() + more
+    text, replaced = re.subn(r"^listener \d+$", f"listener {port}", text, flags=re.M)
+    assert replaced == 1
+    for there, here in {
+        "/secrets": secrets,
+        "/tls": tls or secrets / "tls",
+        "/mosquitto/config": DOCKER / "mosquitto",
+        "/mosquitto/data": folder,
+    }.items():
+        text = re.sub(rf"(?<= ){there}(?=/)", str(here), text)
+    return Mosquitto(folder, text, port)
+
+
+def as_user(broker: Mosquitto, secrets: Path, user: str) -> Mqtt:
+    return Mqtt(broker=broker.url, username=user, password_file=password(secrets, user))
+
+
+def login(secrets: Path, user: str) -> dict[str, str]:
+    """The same as settings of a daemon."""
+    return {"MQTT__USERNAME": user, "MQTT__PASSWORD_FILE": str(password(secrets, user))}
+
+
+def over_tls(broker: Mosquitto, secrets: Path, **more: Path | str) -> dict[str, str]:
+    """Settings with which the daemon connects over TLS, but for those that are given."""
+    settings: dict[str, Path | str] = {
+        "BROKER": f"mqtts://127.0.0.1:{broker.port}",
+        "USERNAME": "monitor",
+        "PASSWORD_FILE": password(secrets, "monitor"),
+        "CA_FILE": secrets / "tls" / "ca.crt",
+    }
+    return {f"MQTT__{name}": str(value) for name, value in (settings | more).items()}

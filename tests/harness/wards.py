@@ -1,0 +1,181 @@
+"""Devices and a person who watches, for tests that look at the daemon from outside."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from monitor.batch.datasets import Beats
+from monitor.detector.model_file import Detector, shipped
+from monitor.mqtt import client
+
+WITHIN = 20.0
+"""Seconds that a message may take."""
+
+
+class Sent(NamedTuple):
+    """A message that a device sends."""
+
+    device: str
+    payload: bytes
+
+
+class Ward:
+    """A client that publishes for devices, and keeps all that the monitor publishes.
+
+    Attributes:
+        seen: (arrival on the monotonic clock, topic, payload, retained), in the order they came.
+    """
+
+    def __init__(
+        self, port: int, name: str = "ward", listen: bool = True, device: str = "+"
+    ) -> None:
+        self.seen: list[tuple[float, str, bytes, bool]] = []
+        self._device = device
+        self._room = threading.Semaphore(100)
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5
+        )
+        self._client.max_inflight_messages_set(100)
+        self._client.on_message = self._on_message
+        self._client.on_publish = lambda *_: self._room.release()
+        subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        if listen:  # in `on_connect`, so that it is said again to a broker that has forgotten us
+            self._client.on_connect = self._on_connect
+        self._client.reconnect_delay_set(1, 1)
+        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = 3600  # an alert that comes while we are away is kept
+        self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
+        self._client.loop_start()
+        if listen:
+            assert subscribed.wait(WITHIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        client.leave(self._client)
+
+    def _on_connect(self, *_: object) -> None:
+        topics = [f"ecg/{self._device}/{end}" for end in ("alerts", "alarm", "scores")]
+        self._client.subscribe([(topic, 1) for topic in (*topics, "ecg-monitor/+/status")])
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        row = (time.monotonic(), message.topic, bytes(message.payload), message.retain)
+        self.seen.append(row)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return bool(self._client.is_connected())
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+        """Publish one message, once there is room."""
+        assert self._room.acquire(timeout=WITHIN)
+        self._client.publish(topic, payload, qos, retain)
+
+    def send(self, messages: Iterable[Sent], rate: float | None = None, qos: int = 1) -> int:
+        """Publish beats, so many messages a second; as fast as they are taken if that is None."""
+        begun = time.monotonic()
+        number = 0
+        for message in messages:
+            if rate:
+                time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+            self.publish(f"ecg/{message.device}/beats", message.payload, qos)
+            number += 1
+        self.flush()
+        return number
+
+    def flush(self) -> None:
+        """Wait until the broker has taken everything."""
+        for _ in range(100):
+            assert self._room.acquire(timeout=WITHIN)
+        self._room.release(100)
+
+    def on(self, end: str) -> list[tuple[str, Any]]:
+        """What was published on `ecg/<device>/<end>`: the device and the message."""
+        return [
+            (topic.split("/")[1], msgspec.json.decode(payload) if payload else None)
+            for _, topic, payload, _ in list(self.seen)
+            if topic.endswith(f"/{end}") and topic.startswith("ecg/")
+        ]
+
+    def alerts(self, device: str | None = None) -> list[dict[str, Any]]:
+        """The alerts, of one device or of all."""
+        return [alert for name, alert in self.on("alerts") if device in (None, name)]
+
+    def scored(self) -> dict[str, list[int]]:
+        """For each device the numbers of the beats that were scored, as often as they were."""
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for device, message in self.on("scores"):
+            numbers[device] += [score["seq"] for score in message["scores"]]
+        return numbers
+
+    def statuses(self) -> list[str]:
+        """The daemon's status, as it changed."""
+        return [p.decode() for _, topic, p, _ in list(self.seen) if topic.endswith("/status")]
+
+    def wait(self, ready: Any, within: float = WITHIN) -> None:
+        """Wait until `ready()` is true."""
+        deadline = time.monotonic() + within
+        while not ready():
+            assert time.monotonic() < deadline, f"not so within {within} s: {self.seen[-3:]}"
+            time.sleep(0.02)
+
+
+class Hearts:
+    """Real beats of which the shipped detector is sure: normal ones and anomalous ones."""
+
+    def __init__(self, ecg: Beats, seed: int = 0) -> None:
+        detector = Detector(shipped("ecg"))
+        scores = detector.score(ecg.beats).scores
+        self._normal = ecg.beats[ecg.labels & (scores < detector.threshold)]
+        self._anomalous = ecg.beats[~ecg.labels & (scores > detector.threshold)]
+        self._draw = np.random.default_rng(seed)
+
+    def normal(self, n: int) -> NDArray[np.float32]:
+        """Normal beats below the threshold, float32 [n, 140]."""
+        return np.asarray(self._draw.choice(self._normal, n))
+
+    def anomalous(self, n: int) -> NDArray[np.float32]:
+        """Abnormal beats above the threshold, float32 [n, 140]."""
+        return np.asarray(self._draw.choice(self._anomalous, n))
+
+    def episode(self, before: int, during: int, after: int) -> NDArray[np.float32]:
+        """A stretch of anomalous beats between normal ones."""
+        return np.concatenate([self.normal(before), self.anomalous(during), self.normal(after)])
+
+
+def as_json(device: str, beats: NDArray[np.float32], first: int | None = 0) -> list[Sent]:
+    """A JSON message for each beat, numbered from `first` on, or not at all."""
+    return [
+        Sent(
+            device,
+            msgspec.json.encode(
+                {"beats": [beat.tolist()]} | ({} if first is None else {"seq": first + i})
+            ),
+        )
+        for i, beat in enumerate(beats)
+    ]
+
+
+def as_float32(device: str, beats: NDArray[np.float32], each: int = 1) -> list[Sent]:
+    """Binary messages with `each` beats each."""
+    data = beats.astype("<f4")
+    return [Sent(device, data[i : i + each].tobytes()) for i in range(0, len(data), each)]
+
+
+def in_turn(streams: Sequence[Sequence[Sent]]) -> list[Sent]:
+    """The first message of each, then the second of each, and so on."""
+    longest = max(map(len, streams))
+    return [stream[i] for i in range(longest) for stream in streams if i < len(stream)]

@@ -1,0 +1,183 @@
+"""What is shown to those who look is bounded, however much there is, and costs nothing unseen."""
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pytest
+
+from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
+from monitor.detector.per_device import Detectors, Outcome
+from monitor.ecg.codec import Beats
+from monitor.settings import Model
+from monitor.web.live_feed import ATTENTION, EVERY, EYES, HEARD, IN_ALARM, KEPT, RATE, Live
+from monitor.web.snapshot import Beat, View, shorten
+
+NOW = 1000.0
+
+
+@pytest.fixture(scope="module")
+def detectors() -> Detectors:
+    return Detectors(Model())
+
+
+@pytest.fixture
+def moment(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The monotonic clock, to be set."""
+    now = [NOW]
+    monkeypatch.setattr("monitor.web.live_feed.time.monotonic", lambda: now[0])
+    yield now
+
+
+class Scene:
+    """A loop that shows what it is told to."""
+
+    def __init__(self, detectors: Detectors, now: list[float]) -> None:
+        self.live = Live(["ecg/{device}/beats"])
+        self.alarms = Alarms(Policy(window=10, raise_at=3, clear_at=0))
+        self.now, self._detectors = now, detectors
+
+    def hear(self, name: str, verdicts: bytes) -> None:
+        """Take in beats of a device, and show them to those who look at it."""
+        device = self.alarms.hear(name, self.now[0])
+        n = len(verdicts)
+        decided = self.alarms.observe(name, device, verdicts, range(n), [self.now[0]] * n)
+        for decision in decided:
+            self.live.note(decision.device, self.alarms.find(decision.device))
+        if self.live.watched:
+            batch = np.arange(140 * n, dtype=np.float32).reshape(n, 140)
+            scores = np.arange(n, dtype=np.float32)
+            beats = Beats(batch.tobytes(), 0, None, [800.0] * n)
+            outcome = Outcome(scores, batch + 1, np.float32(0.5))
+            self.live.see([(name, beats, 0)], batch, outcome, verdicts, time.time())
+
+    def show(self, after: float = EVERY) -> None:
+        self.now[0] += after
+        if self.live.watched:
+            self.live.show(self.alarms, self._detectors, self.now[0])
+
+    def look(self, device: str = "") -> View:
+        """Look, as a page does, and see what is shown next."""
+        self.live._shown.set()  # so that a look does not wait for a loop that is us
+        self.live.look(device)
+        self.show()
+        view = self.live.look(device)
+        assert view is not None
+        return view
+
+
+@pytest.fixture
+def scene(detectors: Detectors, moment: list[float]) -> Scene:
+    return Scene(detectors, moment)
+
+
+def test_nothing_is_shown_while_nobody_looks(scene: Scene) -> None:
+    scene.hear("bed-1", bytes([NORMAL]))
+    assert not scene.live.watched
+    scene.look("bed-1")
+    assert scene.live.watched
+    scene.show(ATTENTION + 1)
+    assert not scene.live.watched
+    assert scene.live._view is None
+    assert not scene.live._eyes
+    scene.look("bed-1")
+    assert scene.live.watched
+
+
+def test_a_view_tells_what_there_is(scene: Scene) -> None:
+    scene.look("bed-1")
+    scene.hear("bed-2", bytes([NORMAL, NORMAL]))
+    scene.hear("bed-1", bytes([ANOMALOUS, POOR, ANOMALOUS, ANOMALOUS]))
+    view = scene.look("bed-1")
+    assert [(a.device, a.kind, a.priority, a.beats, a.seen) for a in view.alarms] == [
+        ("bed-1", "anomaly", "medium", 3, 3)
+    ]
+    assert (view.in_alarm, view.known) == (1, 2)
+    assert {(row.device, row.priority, row.model) for row in view.devices} == {
+        ("bed-1", "medium", "ecg"),
+        ("bed-2", None, "ecg"),
+    }
+    first, poor, *_ = view.beats["bed-1"]
+    assert list(view.beats) == ["bed-1"]
+    assert (first.number, first.seq, first.verdict, first.score) == (1, 0, "anomalous", 0.0)
+    assert first.rr_ms == 800
+    assert first.reconstruction is not None
+    assert len(first.beat) == len(first.reconstruction) == 140
+    assert (poor.verdict, poor.score, poor.reconstruction) == ("poor", None, None)
+    assert msgspec.json.decode(msgspec.json.encode(view), type=View) == view
+
+
+def test_of_thousands_of_beats_a_second_a_few_are_kept(scene: Scene) -> None:
+    scene.look("bed-1")
+    taken: dict[int, Beat] = {}
+    for _ in range(200):  # ten seconds
+        scene.hear("bed-1", bytes([NORMAL]) * 250)
+        scene.show(0.05)
+        taken |= {beat.number: beat for beat in scene.look("bed-1").beats["bed-1"]}
+        assert len(scene.live._eyes["bed-1"].beats) <= KEPT
+    seconds = scene.now[0] - NOW
+    assert RATE * seconds * 0.5 < len(taken) <= KEPT + RATE * seconds
+    assert max(taken) == 50_000  # the newest is among them, and the number tells what was passed
+
+
+def test_so_many_devices_can_be_looked_at_and_no_more(scene: Scene) -> None:
+    for bed in range(EYES + 3):
+        view = scene.look(f"bed-{bed}")
+    assert (list(view.beats), view.full) == ([], True)
+    assert list(scene.look("bed-0").beats) == ["bed-0"]
+    assert list(scene.live._eyes) == [f"bed-{bed}" for bed in range(EYES)]
+    scene.show(ATTENTION + 1)
+    assert list(scene.look("another").beats) == ["another"]
+
+
+def test_a_view_of_very_many_devices_is_small_and_soon_made(scene: Scene) -> None:
+    many = 50_000
+    for bed in range(many):
+        scene.hear(f"bed-{bed}", bytes([NORMAL]))
+    for bed in range(1000):
+        scene.hear(f"bed-{bed}", bytes([ANOMALOUS]) * (10 if bed == 7 else 4))
+    first = scene.look("bed-30000")
+    begun = time.perf_counter()
+    view = scene.look("bed-30000")
+    assert time.perf_counter() - begun < 0.05  # a walk through all of them takes longer
+    assert (view.known, view.in_alarm) == (many, 1000)
+    assert len(view.alarms) == IN_ALARM
+    assert [(a.device, a.priority) for a in view.alarms[:2]] == [
+        ("bed-7", "high"),
+        ("bed-999", "medium"),
+    ]
+    assert len(view.devices) <= IN_ALARM + HEARD + 1
+    assert "bed-30000" in {row.device for row in view.devices}
+    for bed in range(20_000, 21_000):
+        scene.hear(f"bed-{bed}", bytes([NORMAL]))
+    again = {row.device for row in scene.look("bed-30000").devices}
+    assert again == {row.device for row in first.devices}  # a list that changes cannot be read
+
+
+def test_an_alarm_that_is_cleared_or_forgotten_is_open_no_more(scene: Scene) -> None:
+    scene.hear("bed-1", bytes([ANOMALOUS]) * 4)
+    scene.hear("bed-2", bytes([ANOMALOUS]) * 4)
+    assert scene.look().in_alarm == 2
+    scene.hear("bed-1", bytes([NORMAL]) * 10)
+    assert [alarm.device for alarm in scene.look().alarms] == ["bed-2"]
+    scene.live.note("bed-2", None)
+    assert scene.look().in_alarm == 0
+
+
+def test_a_name_that_is_too_long_is_not_kept(scene: Scene) -> None:
+    scene.look("x" * 60_000)
+    assert max(map(len, scene.live._eyes)) == 256
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 3e38])
+def test_samples_are_shortened_by_their_size(scale: float) -> None:
+    exact = np.sin(np.arange(140)).astype(np.float32) * np.float32(scale)
+    assert np.abs(np.array(shorten(exact)) - exact).max() <= 5e-4 * np.abs(exact).max()
+    assert len(str(shorten(exact))) < 140 * 16
+
+
+def test_samples_that_are_not_finite_have_no_place() -> None:
+    exact = np.array([1, np.nan, np.inf, -np.inf, 2], np.float32)
+    assert msgspec.json.encode(shorten(exact)) == b"[1.0,null,null,null,2.0]"
+    assert shorten(np.zeros(3, np.float32)) == [0, 0, 0]

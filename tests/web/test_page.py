@@ -1,0 +1,561 @@
+"""The page in a real Chromium, fed by a real daemon behind a real broker."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from monitor.ecg.simulator import Simulator
+from tests.harness.brokers import Mosquitto
+from tests.harness.browser import chromium
+from tests.harness.daemons import RunningDaemon
+from tests.harness.wards import Sent, Ward, as_json
+
+PHONE = ViewportSize(width=360, height=740)
+DESK = ViewportSize(width=1440, height=900)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+class Scene:
+    """A broker, a daemon, devices, and whoever opens the page."""
+
+    def __init__(self, broker: Mosquitto, daemon: RunningDaemon, ward: Ward) -> None:
+        self.broker, self.daemon, self.ward = broker, daemon, ward
+        self.url = f"http://{daemon.address}/"
+        self._simulator = Simulator(seed=1)
+        self._next = 0
+
+    def normal(self, device: str, n: int = 1) -> None:
+        self._send(device, self._simulator.normal(n))
+
+    def ectopic(self, device: str, n: int = 3) -> None:
+        self._send(device, self._simulator.ectopic(4 * n)[: 4 * n])
+
+    def flat(self, device: str, n: int = 4) -> None:
+        self._send(device, np.zeros((n, 140), np.float32))
+
+    def _send(self, device: str, beats: Any) -> None:
+        self.ward.send(as_json(device, beats, self._next))
+        self._next += len(beats)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url) as daemon:
+        with Ward(broker.port) as ward:
+            yield Scene(broker, daemon, ward)
+
+
+@pytest.fixture(autouse=True)
+def closed(browser: Browser) -> Iterator[None]:
+    """Close the pages of a test behind it: they would go on asking."""
+    yield
+    for context in browser.contexts:
+        context.close()
+
+
+def opened(
+    browser: Browser, scene: Scene, size: ViewportSize = DESK, hash_: str = "", **how: Any
+) -> Page:
+    """The page; every complaint of the browser's and every request is kept with it."""
+    page = browser.new_page(viewport=size, **how)
+    page.set_default_timeout(15_000)
+    expect.set_options(timeout=15_000)
+    page.add_init_script(
+        "window.complaints = [];"
+        "addEventListener('securitypolicyviolation', e => complaints.push(e.violatedDirective));"
+        "addEventListener('error', e => complaints.push(e.message));"
+        "addEventListener('unhandledrejection', e => complaints.push(String(e.reason)))"
+    )
+    page.goto(scene.url + hash_)
+    expect(page.locator("#state")).not_to_be_empty()
+    return page
+
+
+def watches(page: Page, device: str) -> None:
+    """Wait until the page waits for the beats of a device."""
+    expect(page.locator("#device-title")).to_have_text(device)
+    expect(page.locator("#no-beats")).to_contain_text(re.compile("Waiting|Nothing|No beat since"))
+
+
+def complaints(page: Page) -> list[str]:
+    found: list[str] = page.evaluate("complaints")
+    return found
+
+
+def test_an_alarm_is_on_the_page_within_a_second(browser: Browser, scene: Scene) -> None:
+    scene.normal("bed-1", 10)
+    scene.normal("bed-2", 10)
+    page = opened(browser, scene)
+    expect(page.locator("#device-list li")).to_have_count(2)
+    expect(page.locator("#no-alarms")).to_be_visible()
+    expect(page.locator("#state")).to_contain_text("no alarm")
+    page.evaluate(
+        """new MutationObserver(() => {
+             if (document.querySelector("#alarm-list li")) window.shown ??= Date.now();
+           }).observe(document.body, { childList: true, subtree: true })"""
+    )
+    scene.ectopic("bed-2")
+    scene.ward.wait(scene.ward.alerts)
+    raised = scene.ward.seen[[t.endswith("/alerts") for _, t, _, _ in scene.ward.seen].index(True)]
+    card = page.locator("#alarm-list li")
+    expect(card).to_have_count(1)
+    wall = time.time() - (time.monotonic() - raised[0])
+    assert page.evaluate("shown") / 1000 - wall < 1.0
+    expect(card).to_contain_text("bed-2")
+    expect(card).to_contain_text("Anomaly")
+    expect(page.locator("#news")).to_contain_text("bed-2: Anomaly")
+    expect(page.locator("#state")).to_contain_text("1 of 2 devices in alarm")
+    expect(page).to_have_title("(1) ECG monitor")
+    expect(page.locator("#device-list li", has_text="bed-2")).to_contain_text("alarm")
+    scene.normal("bed-2", 12)
+    expect(card).to_have_count(0)
+    assert complaints(page) == []
+
+
+def test_the_beats_of_the_chosen_device_are_drawn_as_they_come(
+    browser: Browser, scene: Scene
+) -> None:
+    scene.normal("bed-1")
+    scene.normal("bed-2")
+    page = opened(browser, scene)
+    page.get_by_role("link", name="bed-2").click()
+    expect(page.get_by_role("heading", name="bed-2")).to_be_focused()
+    expect(page.locator("#no-beats")).to_contain_text("Waiting")
+    scene.normal("bed-2", 3)
+    columns = page.locator("#strip .column")
+    expect(columns).to_have_count(3)
+    for part in ("beat", "reconstruction", "error"):
+        assert len(page.locator(f"#chart path.{part}").get_attribute("d") or "") > 1000
+    expect(page.locator("#verdict")).to_contain_text("normal")
+    expect(page.locator("#score")).to_contain_text("× threshold")
+    scene.ectopic("bed-2")
+    expect(page.locator("#strip .bar.anomalous path").first).to_be_visible()
+    scene.flat("bed-2", 1)
+    expect(page.locator("#verdict")).to_contain_text("poor signal")
+    expect(page.locator("#score")).to_have_text("none")
+    page.get_by_role("button", name="Hold").click()
+    held = page.locator("#verdict").inner_text()
+    scene.normal("bed-2", 2)
+    page.wait_for_timeout(1000)
+    assert page.locator("#verdict").inner_text() == held
+    page.get_by_role("button", name="Hold").click()
+    expect(page.locator("#verdict")).to_contain_text("normal")
+    assert complaints(page) == []
+
+
+MARKUP = (
+    "<img src=x onerror=window.hit=1>",
+    "<svg onload=window.hit=1>",
+    '"><iframe srcdoc=x>',
+    "&lt;b&gt;${hit}'`",
+    "<style>*{display:none}<",
+)
+
+
+def test_markup_in_a_name_is_text(browser: Browser, scene: Scene) -> None:
+    for name in MARKUP:
+        scene.normal(name)
+        scene.ectopic(name)
+    page = opened(browser, scene)
+    expect(page.locator("#alarm-list li")).to_have_count(len(MARKUP))
+    listed = page.locator("#device-list .name").all_inner_texts()
+    assert sorted(listed) == sorted(MARKUP)
+    for name in MARKUP:
+        page.locator("#device-list a").nth(listed.index(name)).click()
+        watches(page, name)
+        scene.normal(name)
+        expect(page.locator("#chart path.beat")).to_be_visible()
+    page.get_by_label("Find a device").fill("<img src=x onerror=window.hit=1>x")
+    expect(page.locator("#no-devices a")).to_contain_text("<img")
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img, iframe, script:not([src]), style, b").count() == 0
+    assert complaints(page) == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_nothing_is_wider_than_the_screen(
+    browser: Browser, scene: Scene, size: ViewportSize
+) -> None:
+    long = "a-name-that-is-as-long-as-no-bed-was-ever-called-" * 3
+    for name in ("bed-1", long):
+        scene.ectopic(name)
+    page = opened(browser, scene, size)
+    expect(page.locator("#alarm-list li")).to_have_count(2)
+    page.goto(f"{scene.url}#device={long}")
+    watches(page, long)
+    scene.ectopic(long)
+    expect(page.locator("#strip .column").first).to_be_visible()
+    page.get_by_text("The same as a table").click()
+    expect(page.locator("#table tr").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    beyond = page.evaluate(
+        """[...document.querySelectorAll("main *")].filter(e => !e.closest("svg .mark, details")
+            && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"""
+    )
+    assert beyond == []
+
+
+def test_the_keyboard_is_enough(browser: Browser, scene: Scene) -> None:
+    for bed in range(1, 4):
+        scene.normal(f"bed-{bed}")
+    page = opened(browser, scene)
+    expect(page.locator("#device-list li")).to_have_count(3)
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the chosen device")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Find a device")).to_be_focused()
+    page.keyboard.type("bed-3")
+    expect(page.locator("#device-list li")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="bed-3")).to_be_focused()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert float(outline.removesuffix("px")) >= 2
+    page.keyboard.press("Enter")
+    expect(page.locator("#device-title")).to_have_text("bed-3")
+    expect(page.locator("#device-title")).to_be_focused()
+    watches(page, "bed-3")
+    scene.normal("bed-3", 3)
+    expect(page.locator("#strip .column")).to_have_count(3)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Earlier")).to_be_focused()
+    newest = page.locator("#verdict").inner_text()
+    page.keyboard.press("Enter")
+    expect(page.locator("#verdict")).not_to_have_text(newest)
+    expect(page.get_by_role("button", name="Hold")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("#verdict")).to_have_text(newest)
+
+
+def test_who_cannot_see_it_is_told(browser: Browser, scene: Scene) -> None:
+    scene.ectopic("bed-1")
+    page = opened(browser, scene)
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    watches(page, "bed-1")
+    scene.ectopic("bed-1")
+    expect(page.locator("#strip .column").first).to_be_visible()
+    assert page.locator("h1").count() == 1
+    for landmark in ("banner", "main", "navigation", "contentinfo"):
+        assert page.get_by_role(landmark).count() == 1, landmark
+    assert page.locator("html").get_attribute("lang") == "en"
+    for control in page.locator("a, button, input, summary").all():
+        assert control.evaluate("e => e.labels?.[0]?.innerText || e.innerText"), control
+    for drawing in page.locator("svg").all():
+        hidden = drawing.get_attribute("aria-hidden") == "true"
+        assert hidden or drawing.get_attribute("aria-label")
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => +e.tagName[1])")
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert page.locator("#news").get_attribute("aria-live") == "assertive"
+    expect(page.locator("#chart")).to_have_attribute(
+        "aria-label", re.compile(r"score [\d.e-]+, threshold")
+    )
+
+
+CONTRASTS = (Path(__file__).parent / "contrasts.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_can_be_read(browser: Browser, scene: Scene, scheme: str) -> None:
+    scene.ectopic("bed-1", 4)
+    scene.flat("bed-2")
+    scene.normal("bed-3")
+    page = opened(browser, scene, color_scheme=scheme, hash_="#device=bed-1")
+    watches(page, "bed-1")
+    scene.ectopic("bed-1", 1)
+    expect(page.locator("#strip .column").first).to_be_visible()
+    expect(page.locator("#alarm-list li")).to_have_count(2)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(json.loads(f"[{ground[4:-1]}]")) < 200) == (scheme == "dark")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 40
+    assert [each for each in contrasts if each["contrast"] < each["least"]] == []
+
+
+def test_whoever_wants_no_motion_has_none(browser: Browser, scene: Scene) -> None:
+    scene.ectopic("bed-1")
+    moving = "document.getAnimations().length + [...document.querySelectorAll('*')].filter("
+    moving += "e => getComputedStyle(e).animationName !== 'none').length"
+    page = opened(browser, scene, reduced_motion="reduce")
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    assert page.evaluate(moving) == 0
+    page = opened(browser, scene, reduced_motion="no-preference")
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    assert page.evaluate(moving) > 0
+
+
+def test_no_request_leaves_the_daemon(browser: Browser, scene: Scene) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(scene.url)
+    scene.ectopic("bed-1")
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    assert asked
+    assert [url for url in asked if not url.startswith((scene.url, "data:"))] == []
+    assert context.cookies() == []
+
+
+def test_a_daemon_that_is_gone_is_missed_and_found_again(browser: Browser, scene: Scene) -> None:
+    scene.normal("bed-1")
+    page = opened(browser, scene)
+    trouble = page.locator("#trouble")
+    expect(trouble).to_be_hidden()
+    scene.broker.stop()
+    expect(trouble).to_contain_text("The monitor has no connection to its broker (")
+    scene.broker.start()
+    expect(trouble).to_be_hidden()
+    scene.daemon.stop()
+    expect(trouble).to_contain_text("cannot be reached since")
+    expect(page.locator("#state")).to_have_text("not reached")
+    scene.daemon.start()
+    expect(trouble).to_be_hidden()
+    scene.ward.wait(lambda: scene.ward.connected)
+    scene.ectopic("bed-1")
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+
+
+def test_without_beats_it_says_what_to_do(browser: Browser, scene: Scene) -> None:
+    page = opened(browser, scene)
+    expect(page.locator("#no-devices")).to_contain_text("publish some on ecg/{device}/beats")
+    expect(page.locator("#no-devices")).to_contain_text("ecg-monitor replay")
+    expect(page.locator("#state")).to_have_text("no device yet")
+    page.goto(f"{scene.url}#device=bed-9")
+    expect(page.locator("#no-beats")).to_contain_text("Nothing was heard of bed-9")
+    scene.ward.send([Sent("bed-9", np.zeros(140, "<f4").tobytes())])
+    expect(page.locator("#verdict")).to_contain_text("poor signal")
+    expect(page.get_by_text("Not a medical device")).to_be_visible()
+
+
+# -- what people do
+
+TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
+
+
+@pytest.fixture
+def attended(tmp_path: Path) -> Iterator[Scene]:
+    """A daemon that takes requests from whoever has the token."""
+    with Mosquitto(tmp_path) as broker:
+        with RunningDaemon(tmp_path, broker.url, METRICS__TOKEN=TOKEN) as daemon:
+            with Ward(broker.port) as ward:
+                yield Scene(broker, daemon, ward)
+
+
+def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attended: Scene) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, hash_=f"#device=bed-1&token={TOKEN}")
+    assert TOKEN not in page.url
+    assert page.url.endswith("#device=bed-1")
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    page.get_by_label("Name", exact=True).fill("<b>Anna</b>")
+    page.get_by_role("button", name="Go on").click()
+    card = page.locator("#alarm-list li")
+    expect(card).to_contain_text("seen by <b>Anna</b>")
+    expect(card.get_by_role("button")).to_be_hidden()
+    (standing,) = attended.ward.on("alarm")[-1][1]["alarms"]
+    assert standing["acknowledged"]["by"] == "<b>Anna</b>"
+    page.get_by_label("Shelve for").select_option("60")
+    page.get_by_role("button", name="Shelve", exact=True).click()
+    expect(page.locator("#shelved")).to_contain_text("Shelved by <b>Anna</b> until")
+    expect(page.locator("#device-list li")).to_contain_text("shelved")
+    page.get_by_role("button", name="End shelving").click()
+    expect(page.locator("#done")).to_contain_text("not shelved any more")
+    expect(page.locator("#shelved")).to_be_hidden()
+    expect(page.locator("#past li")).to_contain_text("acknowledged by <b>Anna</b>")
+    assert complaints(page) == []
+
+
+def test_a_wrong_token_changes_nothing_and_is_asked_for_again(
+    browser: Browser, attended: Scene
+) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, hash_="#token=this-is-not-the-right-one")
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    page.get_by_label("Name", exact=True).fill("Anna")
+    page.keyboard.press("Enter")
+    expect(page.locator("#wrong")).to_contain_text("not right")
+    page.get_by_label("Token of this monitor").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#alarm-list li")).to_contain_text("seen by Anna")
+    assert TOKEN not in page.content()
+
+
+def test_without_a_token_it_says_what_allows_it(browser: Browser, scene: Scene) -> None:
+    scene.ectopic("bed-1")
+    page = opened(browser, scene)
+    expect(page.locator("#alarm-list li")).to_have_count(1)
+    expect(page.get_by_role("button", name=re.compile("Acknowledge|Shelve"))).to_have_count(0)
+    expect(page.get_by_text("metrics.token_file")).to_be_visible()
+
+
+def test_what_happened_is_there_with_its_beat_after_a_restart(
+    browser: Browser, scene: Scene
+) -> None:
+    scene.ectopic("bed-1")
+    scene.normal("bed-1", 12)
+    scene.flat("bed-2")
+    scene.ward.wait(lambda: len(scene.ward.alerts()) >= 3)
+    assert scene.daemon.stop() == 0
+    scene.daemon.start()
+    scene.ward.wait(scene.daemon.healthy)
+    page = opened(browser, scene)
+    rows = page.locator("#past li")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text(re.compile("bed-2.*Signal quality.*open"))
+    old = rows.last
+    expect(old).to_contain_text(re.compile("bed-1.*Anomaly.*for"))
+    old.locator("summary").click()
+    expect(old).to_contain_text(re.compile("Raised by 3 of .* beats.*threshold was"))
+    assert len(old.locator("svg path.error").get_attribute("d") or "") > 1000
+    page.goto(f"{scene.url}#device=bed-2")
+    page.get_by_label("of the chosen device alone").check()
+    expect(rows).to_have_count(1)
+    page.set_viewport_size(PHONE)
+    rows.first.locator("summary").click()
+    expect(rows.first).to_contain_text("Raised by")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert complaints(page) == []
+
+
+def named(page: Page, name: str) -> None:
+    """Give whoever sits here a name and the token, as if both had been typed."""
+    page.evaluate(
+        "([by, token]) => { sessionStorage.by = by; sessionStorage.token = token }", [name, TOKEN]
+    )
+
+
+def test_what_somebody_has_seen_to_is_quiet_and_below_the_rest(
+    browser: Browser, attended: Scene
+) -> None:
+    for bed in ("bed-1", "bed-2", "bed-3"):
+        attended.ectopic(bed, 3 if bed == "bed-1" else 1)  # high, and medium
+    page = opened(browser, attended, hash_="#device=bed-3")
+    named(page, "Anna")
+    cards = page.locator("#alarm-list li")
+    expect(cards).to_have_count(3)
+    expect(cards.first).to_contain_text("bed-1")
+    loud = cards.first.evaluate("e => getComputedStyle(e).backgroundColor")
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    expect(cards.last).to_contain_text(re.compile(r"bed-1.*seen by Anna \d\d:\d\d"))
+    state = page.locator("#state")
+    expect(state).to_have_text("3 of 3 devices in alarm, 2 not seen")
+    named(page, "Bert")
+    page.get_by_role("button", name="Shelve", exact=True).click()
+    expect(cards.last).to_contain_text(re.compile(r"bed-3.*shelved by Bert until \d\d:\d\d"))
+    expect(state).to_have_text("2 of 3 devices in alarm, 1 not seen, 1 shelved")
+    expect(page).to_have_title("(2) ECG monitor")
+    assert [text.split()[0] for text in cards.locator("a").all_inner_texts()] == [
+        "bed-2",
+        "bed-1",
+        "bed-3",
+    ]
+    grounds = cards.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert loud not in grounds
+    assert len(set(grounds)) == 3
+    page.get_by_role("button", name="Acknowledge: bed-2").click()
+    expect(state).to_have_text("2 of 3 devices in alarm, all seen, 1 shelved")
+    contrasts = page.evaluate(CONTRASTS)
+    assert [each for each in contrasts if each["contrast"] < each["least"]] == []
+    assert complaints(page) == []
+
+
+def test_what_is_said_moves_nothing_and_goes_away(browser: Browser, attended: Scene) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, PHONE)
+    named(page, "Anna")
+    place = "document.querySelector('main').getBoundingClientRect().top + scrollY"
+    before = page.evaluate(place)
+    page.get_by_role("button", name="Acknowledge: bed-1").click()
+    expect(page.locator("#done")).to_have_text("bed-1: acknowledged by Anna.")
+    assert page.evaluate(place) == before
+    assert page.locator("#done").get_attribute("role") == "status"
+    expect(page.locator("#done")).to_be_empty()
+
+
+def test_nothing_is_offered_that_cannot_be_done(browser: Browser, attended: Scene) -> None:
+    page = opened(browser, attended)
+    expect(page.locator("#device-title")).to_have_text("No device")
+    expect(page.locator("#attend")).to_be_hidden()
+    attended.ectopic("bed-1")
+    button = page.get_by_role("button", name="Acknowledge: bed-1")
+    expect(button).to_be_enabled()
+    expect(page.locator("#attend")).to_be_visible()
+    attended.daemon.stop()
+    expect(button).to_be_disabled()
+    expect(page.get_by_role("button", name="Shelve", exact=True)).to_be_disabled()
+    attended.daemon.start()
+    expect(button).to_be_enabled()
+
+
+def test_a_phone_shows_every_alarm_and_is_easily_touched(browser: Browser, attended: Scene) -> None:
+    for bed in range(1, 6):
+        attended.ectopic(f"bed-{bed}")
+    attended.flat("bed-6")
+    page = opened(browser, attended, PHONE, hash_="#device=bed-6")
+    cards = page.locator("#alarm-list li")
+    expect(cards).to_have_count(6)
+    inner = "e => [e.scrollHeight - e.clientHeight, getComputedStyle(e).maxHeight]"
+    assert page.locator("#alarm-list").evaluate(inner) == [0, "none"]
+    for part in (".kind", ".why"):
+        assert cards.locator(part).evaluate_all(ONE_LINE), part
+    watches(page, "bed-6")
+    attended.normal("bed-6", 2)
+    expect(page.locator("#chart path.beat")).to_be_visible()
+    small = page.evaluate(
+        """[...document.querySelectorAll("main :is(a, button, select, input, summary)")]
+            .map(e => e.type === "checkbox" ? e.closest("label") : e.closest(".cards li") ?? e)
+            .filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 44)
+            .map(e => e.outerHTML)"""
+    )
+    assert small == []
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_role("link", name="bed-2").first.click()
+    expect(page.locator("#device-title")).to_be_focused()
+    top = "document.querySelector('#device').getBoundingClientRect().top"
+    attended.ward.wait(lambda: page.evaluate(top) < 200)
+
+
+ONE_LINE = "all => all.length && all.every(e => e.getClientRects().length && e.offsetHeight < 30)"
+
+
+def test_the_history_is_there_while_no_alarm_is_open(browser: Browser, scene: Scene) -> None:
+    scene.ectopic("bed-1")
+    scene.normal("bed-1", 12)
+    scene.ward.wait(lambda: len(scene.ward.alerts()) >= 2)
+    assert scene.daemon.stop() == 0
+    scene.daemon.start()
+    scene.ward.wait(scene.daemon.healthy)
+    page = opened(browser, scene)
+    expect(page.locator("#state")).to_contain_text("no alarm")
+    expect(page.locator("#past li")).to_contain_text("bed-1")
+
+
+def test_silence_is_counted_from_the_last_beat(browser: Browser, tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker:
+        with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="5") as daemon:
+            with Ward(broker.port) as ward:
+                scene = Scene(broker, daemon, ward)
+                scene.normal("bed-1")
+                page = opened(browser, scene)
+                card = page.locator("#alarm-list li")
+                expect(card).to_contain_text("Silent")
+                told = re.search(r"no beat, for (\d+) s", card.inner_text())
+                assert told
+                assert int(told[1]) >= 5
+                said = re.compile(r"No beat since \d\d:\d\d:\d\d \(\d+ s\)")
+                expect(page.locator("#no-beats")).to_contain_text(said)

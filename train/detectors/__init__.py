@@ -1,0 +1,1 @@
+"""The detectors of beats: networks, fits, scores, and how they are judged."""

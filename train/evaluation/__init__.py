@@ -1,0 +1,1 @@
+"""How detectors, R peaks and whole chains are judged on recordings."""
