@@ -46,11 +46,11 @@ def run(
     ] = False,
 ) -> None:
     """Run the daemon: score the beats that arrive, publish alerts, serve metrics."""
-    from monitor import settings
+    from monitor import settings, settings_toml
 
     chosen = settings.load(config, settings.flags(broker=broker, model=model))
     if print_config:
-        typer.echo(settings.to_toml(chosen), nl=False)
+        typer.echo(settings_toml.to_toml(chosen), nl=False)
         return
     from monitor import logs
     from monitor.daemon import loop

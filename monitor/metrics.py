@@ -17,8 +17,8 @@ from prometheus_client.utils import floatToGoString
 
 from monitor import __version__
 from monitor.alarms.decisions import PRIORITIES
-from monitor.ecg.codec import REASONS
 from monitor.ecg.quality import FAULTS
+from monitor.errors import REASONS
 
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -30,11 +29,10 @@ from pydantic_settings import (
 from monitor.alarms.decisions import Policy
 from monitor.alarms.operator_requests import ENDS
 from monitor.ecg.codec import Payload
-from monitor.terminal import ConfigurationError
+from monitor.errors import ConfigurationError
+from monitor.topics import DEVICE, subscription, topic_of
 
 Protocol = Literal["5", "3.1.1"]
-
-DEVICE = "{device}"
 
 SHORTEST_TOKEN = 16
 """Characters of a token: one that can be guessed is none."""
@@ -379,7 +377,7 @@ class Settings(BaseSettings):
         for topic in self.input.topic:
             for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in ENDS)):
                 if topic_matches_sub(
-                    subscription(topic, bare=True), topic_of(self.output, "x", end)
+                    subscription(topic, bare=True), topic_of(self.output.topic, "x", end)
                 ):
                     raise ValueError(f"input.topic = {topic}: would take our own {end} for beats")
         return self
@@ -395,21 +393,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
-    """The filter for a device, or for all; `bare`: without what makes it a shared one.
-
-    >>> subscription("$share/ward/ecg/{device}/beats")
-    '$share/ward/ecg/+/beats'
-    """
-    topic = topic.replace(DEVICE, device)
-    return topic.split("/", 2)[2] if bare and topic.startswith("$share/") else topic
-
-
-def topic_of(output: Output, device: str, end: str) -> str:
-    """The topic for a device's alerts, alarm or scores."""
-    return f"{output.topic.replace(DEVICE, device)}/{end}"
 
 
 def flags(broker: str | None = None, model: Path | None = None) -> dict[str, Any]:
@@ -468,32 +451,3 @@ def _explain(error: ErrorDetails) -> str:
 
 _LOGIN = re.compile(r"^(.\w+://|.).*@")
 """A login within an address."""
-
-
-def to_toml(settings: Settings) -> str:
-    """The settings as a TOML file, with a line on each; secrets are left out."""
-    return "\n".join(_lines(settings)) + "\n"
-
-
-def _lines(settings: Settings) -> Iterator[str]:
-    for table in type(settings).model_fields:
-        section: Table = getattr(settings, table)
-        yield f"\n# {(type(section).__doc__ or '').strip()}\n[{table}]"
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            yield f"# {field.description}"
-            if isinstance(value, dict):
-                mark = "" if value else "# "
-                yield f"{mark}[{table}.{key}]"
-                yield from (f"{_toml(name)} = {_toml(str(path))}" for name, path in value.items())
-            elif value is None or isinstance(value, SecretStr):
-                yield f"# {key} ="
-            else:
-                # What is this machine's alone is not to be copied to another one.
-                mark = "# " if field.default_factory and key not in section.model_fields_set else ""
-                yield f"{mark}{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML: JSON, but for the half characters and the DEL that TOML does not take."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""How a program of ours ends: its exit codes and its one-line errors."""
+"""How a program of ours ends on a terminal: its exit codes and its one-line errors."""
 
 import os
 import sys
@@ -6,31 +6,8 @@ from typing import NoReturn
 
 import typer
 
+from monitor.errors import USAGE, Failure
 from monitor.text import printable
-
-USAGE = 64
-"""Exit code for a command line that cannot be understood (`EX_USAGE` of sysexits.h)."""
-
-CONFIGURATION = 78
-"""Exit code for a setting that cannot be used (`EX_CONFIG` of sysexits.h)."""
-
-
-class Failure(Exception):
-    """The work cannot be done; its text is the one line that the user reads. Exit code 1."""
-
-    code = 1
-
-
-class UsageError(Failure):
-    """The command line asks for something that does not exist or does not fit together."""
-
-    code = USAGE
-
-
-class ConfigurationError(Failure):
-    """A setting cannot be used; the text names the setting, the value and what is allowed."""
-
-    code = CONFIGURATION
 
 
 def run(app: typer.Typer) -> NoReturn:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.settings import Settings, flags, load, to_toml
-from monitor.terminal import CONFIGURATION, USAGE, ConfigurationError
+from monitor.errors import CONFIGURATION, USAGE, ConfigurationError
+from monitor.settings import Settings, flags, load
+from monitor.settings_toml import to_toml
 
 SECRET = "correct-horse/battery"  # noqa: S105
 

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 
 def load(seed: int | None = None) -> None:

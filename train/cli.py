@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from monitor import terminal
+from monitor import errors, terminal
 
 app = typer.Typer(
     name="ecg-train",
@@ -43,7 +43,7 @@ def anomaly(
 ) -> None:
     """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
     if recipe != "tutorial":
-        raise terminal.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
+        raise errors.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
     from train.detectors import tutorial
 
     tutorial.main(data, out, epochs or tutorial.EPOCHS, seed)
@@ -75,12 +75,12 @@ def ecg(
 ) -> None:
     """The detector that ships, or one for a patient: --record, or --data FILE.csv of his beats."""
     if recipe != "tuned":
-        raise terminal.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
+        raise errors.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
     beats = data if data and (data.is_file() or data.suffix in (".csv", ".parquet")) else None
     if record and data:
-        raise terminal.UsageError("a patient's beats are those of --record or those of --data")
+        raise errors.UsageError("a patient's beats are those of --record or those of --data")
     if networks and (record or beats):
-        raise terminal.UsageError("--networks: a patient's detector has five")
+        raise errors.UsageError("--networks: a patient's detector has five")
     from train.detectors import ecg5000, patient
 
     if source := record or beats:
@@ -122,7 +122,7 @@ def evaluate(
             records.main(mitdb, out)
         return
     if table != "records":
-        raise terminal.UsageError(f"--table {table}: of the records that --mitdb names")
+        raise errors.UsageError(f"--table {table}: of the records that --mitdb names")
     from train.evaluation import ecg5000
 
     ecg5000.main(data, out)

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from monitor import __version__
-from monitor.detector.model_file import CARD, SIGNATURES, Card, Floats, Model
-from monitor.terminal import Failure
+from monitor.detector.model_file import CARD, SIGNATURES, Card, Model
+from monitor.ecg.beat import Floats
+from monitor.errors import Failure
 from train import backend
 
 OPSET: Final = 17

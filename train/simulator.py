@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor.batch import datasets
-from monitor.detector.model_file import Detector, Floats, shipped
+from monitor.detector.model_file import Detector, shipped
+from monitor.ecg.beat import Floats
 from monitor.ecg.simulator import Simulator
 from train.detectors.ecg5000 import split
 

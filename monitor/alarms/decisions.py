@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.alarms.device import Alarm, Condition, Device, Shelf, as_it_was
-from monitor.ecg.codec import Acknowledged, DeviceAlarm, Event, Kind, Priority
+from monitor.alarms.messages import Acknowledged, DeviceAlarm, Event, Kind, Priority
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.ecg.codec import (
+from monitor.alarms.messages import (
     Acknowledged,
     DeviceAlarm,
     Kind,
@@ -13,9 +13,8 @@ from monitor.ecg.codec import (
     Shelved,
     StandingAlarm,
     Withheld,
-    from_rfc3339,
-    rfc3339,
 )
+from monitor.times import from_rfc3339, rfc3339
 
 HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
 

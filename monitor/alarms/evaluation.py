@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms.decisions import Alarms, Policy
-from monitor.ecg.codec import Kind
+from monitor.alarms.messages import Kind
 
 BEATS: Final = 10
 VENTRICULAR: Final = 3

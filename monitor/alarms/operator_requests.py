@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from monitor.ecg.codec import Rejected
+from monitor.errors import Rejected
 
 LONGEST_SHELF: Final = 24 * 60
 """Minutes that a device may be shelved for: what is shelved for good is not monitored."""

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ecg import beat_files
-from monitor.terminal import ConfigurationError, Failure
+from monitor.ecg.beat import SAMPLES
+from monitor.errors import ConfigurationError, Failure
 
 FOLDERS: dict[str, tuple[str, dict[str, str | None]]] = {
     # The checksums that https://github.com/zalandoresearch/fashion-mnist publishes.
@@ -95,10 +96,7 @@ def ecg(data: Path | None = None) -> Beats:
     blocks = list(beat_files.read(path))
     labels = [block.labels for block in blocks if block.labels is not None]
     if not labels:
-        raise Failure(
-            f"{path}: has {beat_files.SAMPLES} columns, "
-            f"expected {beat_files.SAMPLES + 1} with the label last"
-        )
+        raise Failure(f"{path}: has {SAMPLES} columns, expected {SAMPLES + 1} with the label last")
     return Beats(
         beats=np.concatenate([block.beats for block in blocks]),
         labels=np.concatenate(labels),

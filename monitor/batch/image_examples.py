@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from monitor.batch import image_figures
 from monitor.batch.datasets import Images
-from monitor.detector.model_file import Floats
+from monitor.ecg.beat import Floats
 
 Run = Callable[[Floats], Mapping[str, Floats]]
 """A graph: one float32 batch in, its outputs by name."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import Floats
-from monitor.terminal import Failure
+from monitor.ecg.beat import Floats
+from monitor.errors import Failure
 
 
 def rows(path: Path, named: Mapping[str, Floats]) -> None:

@@ -16,7 +16,7 @@ from monitor.batch import ecg_figures
 from monitor.batch.tally import Tally
 from monitor.detector.model_file import Detector
 from monitor.ecg import beat_files
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:

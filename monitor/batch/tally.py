@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import Floats
+from monitor.ecg.beat import Floats
 
 BITS: Final = 20
 """A bin is known by the first 20 bits of a float32: 11 of its mantissa, so 0.05 % of the score."""

@@ -11,12 +11,13 @@ from queue import Empty, Queue
 
 from paho.mqtt.client import Client, MQTTMessage
 
+from monitor.alarms import messages
+from monitor.alarms.messages import DeviceAlarm, StandingAlarm, decode_alarm
 from monitor.alarms.operator_requests import Acknowledge, Shelve
-from monitor.ecg import codec
-from monitor.ecg.codec import DeviceAlarm, StandingAlarm, decode_alarm
+from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
-from monitor.settings import Settings, topic_of
-from monitor.terminal import Failure, UsageError
+from monitor.settings import Settings
+from monitor.topics import topic_of
 
 QUIET = 0.5
 """Seconds without another alarm after which there is none left."""
@@ -36,7 +37,7 @@ class _Desk:
         self._arrivals: Queue[MQTTMessage] = Queue()
         self._client: Client = client.join(settings.mqtt, "attend")
         self._client.on_message = lambda _client, _data, message: self._arrivals.put(message)
-        self._client.subscribe(topic_of(self._output, device, "alarm"), qos=1)
+        self._client.subscribe(topic_of(self._output.topic, device, "alarm"), qos=1)
 
     def __enter__(self) -> "_Desk":
         return self
@@ -61,8 +62,8 @@ class _Desk:
         Raises:
             Failure: it does not show in time.
         """
-        topic = topic_of(self._output, device, f"alarm/{end}")
-        self._client.publish(topic, codec.encode(request), qos=1)
+        topic = topic_of(self._output.topic, device, f"alarm/{end}")
+        self._client.publish(topic, messages.encode(request), qos=1)
         if not any(alarm.device == device and done(alarm) for alarm in self._alarms(WITHIN)):
             raise Failure(
                 f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, "
@@ -80,7 +81,7 @@ class _Desk:
                 message = self._arrivals.get(timeout=min(quiet, left))
                 with suppress(ValueError, RecursionError):
                     alarm = decode_alarm(message.payload)
-                    if topic_of(self._output, alarm.device, "alarm") == message.topic:
+                    if topic_of(self._output.topic, alarm.device, "alarm") == message.topic:
                         yield alarm
 
 

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from monitor.ecg.codec import encode, from_rfc3339, rfc3339
+from monitor.alarms.messages import encode
+from monitor.errors import UsageError
 from monitor.history import store
 from monitor.history.store import PastAlarm
-from monitor.terminal import UsageError
+from monitor.times import from_rfc3339, rfc3339
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

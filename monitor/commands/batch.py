@@ -10,7 +10,7 @@ from rich.table import Table
 
 from monitor.batch import datasets, image_examples, score_file
 from monitor.detector.model_file import Detector, Model, shipped
-from monitor.terminal import UsageError
+from monitor.errors import UsageError
 
 NAMES: Final = (*image_examples.EXAMPLES, "ecg")
 

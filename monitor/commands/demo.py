@@ -27,9 +27,10 @@ from monitor.commands import replay
 from monitor.commands.embedded import EmbeddedBroker, free_port
 from monitor.commands.watch import show
 from monitor.ecg.simulator import Simulator
+from monitor.errors import Failure
 from monitor.mqtt import client
-from monitor.settings import Settings, load, topic_of
-from monitor.terminal import Failure
+from monitor.settings import Settings, load
+from monitor.topics import topic_of
 
 BEAT_EVERY = 0.8
 """Seconds between two beats of a patient: 75 a minute."""
@@ -150,7 +151,7 @@ def _stop_daemon(daemon: subprocess.Popen[bytes]) -> None:
 def _subscribe(wards: Client, settings: Settings) -> Queue[bytes]:
     alerts: Queue[bytes] = Queue()
     wards.on_message = lambda _client, _data, message: alerts.put(bytes(message.payload))
-    wards.subscribe(topic_of(settings.output, "+", "alerts"), qos=1)
+    wards.subscribe(topic_of(settings.output.topic, "+", "alerts"), qos=1)
     return alerts
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 from types import TracebackType
 
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 
 def free_port() -> int:

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from monitor.ecg import beat_files
+from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
-from monitor.settings import DEVICE, Settings, subscription
-from monitor.terminal import Failure, UsageError
+from monitor.settings import Settings
+from monitor.topics import DEVICE, subscription
 
 INTERVAL = 1.0
 """Seconds between the beats of a file that does not tell when they were."""

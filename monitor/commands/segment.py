@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from monitor.commands.replay import topic_for
 from monitor.ecg.segmenter import LOWEST_RATE, Beat, Segmenter
+from monitor.errors import ConfigurationError, Failure
 from monitor.mqtt import client
-from monitor.settings import DEVICE, Settings
-from monitor.terminal import ConfigurationError, Failure
+from monitor.settings import Settings
+from monitor.topics import DEVICE
 
 log = structlog.get_logger()
 

@@ -12,12 +12,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 from rich.text import Text
 
+from monitor.alarms.messages import Alert, decode_alert
 from monitor.commands.drawing import draw
-from monitor.ecg.codec import SAMPLES, Alert, decode_alert
+from monitor.ecg.beat import SAMPLES
+from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
-from monitor.settings import Settings, topic_of
-from monitor.terminal import Failure, UsageError
+from monitor.settings import Settings
 from monitor.text import printable
+from monitor.topics import topic_of
 
 _COLOURS = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 _MARKS = {"raised": "▲", "escalated": "⏫", "cleared": "✓"}
@@ -44,7 +46,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
             arrivals.put(Failure(f"{where} refused the subscription ({reasons[0]})"))
 
     watcher.on_subscribe = on_subscribe
-    watcher.subscribe(topic_of(settings.output, device or "+", "alerts"), qos=1)
+    watcher.subscribe(topic_of(settings.output.topic, device or "+", "alerts"), qos=1)
     console = Console(highlight=False)
     print(f"listening at {where}; Ctrl-C ends it", file=sys.stderr)
     try:

@@ -13,9 +13,10 @@ from rich.table import Table
 from monitor.alarms import decisions, evaluation
 from monitor.batch import ecg_figures
 from monitor.commands.replay import INTERVAL
-from monitor.detector.model_file import Detector, Floats
+from monitor.detector.model_file import Detector
 from monitor.ecg import beat_files, quality, records
-from monitor.terminal import ConfigurationError
+from monitor.ecg.beat import SAMPLES, Floats
+from monitor.errors import ConfigurationError
 
 WINDOWS: Final = (10, 20, 36)
 RAISE_AT: Final = (3, 4, 6)
@@ -50,7 +51,7 @@ def read(source: Path, start: float = 0) -> Recording:
         cut = records.beats(ecg, start)
         rest = ecg.positions >= start * ecg.rate
         return Recording(
-            np.array([beat.samples for beat in cut], np.float32).reshape(-1, beat_files.SAMPLES),
+            np.array([beat.samples for beat in cut], np.float32).reshape(-1, SAMPLES),
             np.array([beat.seq / ecg.rate for beat in cut], np.float64),
             (ecg.positions[rest] / ecg.rate).astype(np.float64),
             ecg.classes[rest],

@@ -6,17 +6,19 @@ from typing import NamedTuple
 
 import structlog
 
+from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Decision
 from monitor.alarms.device import as_it_stands
 from monitor.detector.per_device import Detectors
-from monitor.ecg import codec
 from monitor.history.store import History
 from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import Outbound
 from monitor.mqtt.beat_consumer import Message
-from monitor.settings import Settings, topic_of
+from monitor.settings import Settings
+from monitor.times import rfc3339
+from monitor.topics import topic_of
 from monitor.web.live_feed import Live
 
 log = structlog.get_logger()
@@ -51,10 +53,10 @@ class Publisher:
         self._outbound, self._history, self._metrics = outbound, history, metrics
         self._live = live
         self._events = Throttle(LINES)
-        self._to_keep: deque[tuple[Decision, codec.Alert, bytes]] = deque()
+        self._to_keep: deque[tuple[Decision, messages.Alert, bytes]] = deque()
         self._to_count: deque[Decision] = deque()
         self._announced: set[str] = set()
-        self._cleared: dict[tuple[str, codec.Kind], float] = {}  # the longest ago first
+        self._cleared: dict[tuple[str, messages.Kind], float] = {}  # the longest ago first
 
     def alert(
         self,
@@ -85,15 +87,15 @@ class Publisher:
         self, decision: Decision, moment: float, evidence: Evidence, cause: Message | None
     ) -> None:
         detector = self._detectors.for_device(decision.device)
-        alert = codec.Alert(
+        alert = messages.Alert(
             id=decision.id,
             alarm=decision.alarm,
             device=decision.device,
             event=decision.event,
             kind=decision.kind,
             priority=decision.priority,
-            time=codec.rfc3339(moment),
-            since=codec.rfc3339(decision.since),
+            time=rfc3339(moment),
+            since=rfc3339(decision.since),
             score=evidence.score,
             threshold=detector.threshold,
             beats_anomalous=decision.anomalous,
@@ -102,13 +104,13 @@ class Publisher:
             beat=evidence.beat,
             reconstruction=evidence.reconstruction,
         )
-        payload = codec.encode(alert)
+        payload = messages.encode(alert)
         if decision.withheld_by is None:
-            topic = topic_of(self._output, decision.device, "alerts")
+            topic = topic_of(self._output.topic, decision.device, "alerts")
             self._outbound.publish(topic, payload, cause=cause, timed=True)
         self._to_keep.append((decision, alert, payload))
 
-    def _keep(self, decision: Decision, alert: codec.Alert, payload: bytes) -> None:
+    def _keep(self, decision: Decision, alert: messages.Alert, payload: bytes) -> None:
         self._history.keep(alert, payload, decision.withheld_by)
         if self._events.admits(decision.id, time.monotonic()):
             log.info(
@@ -146,7 +148,7 @@ class Publisher:
         if not self._output.home_assistant or name in self._announced or device is None:
             return
         self._announced.add(name)
-        alarm = topic_of(self._output, name, "alarm")
+        alarm = topic_of(self._output.topic, name, "alarm")
         status = f"ecg-monitor/{self._client_id}/status"
         payload = home_assistant.announcement(name, alarm, status)
         self._outbound.publish(home_assistant.topic(name), payload, retain=True)
@@ -159,11 +161,11 @@ class Publisher:
         payload = b""
         if device is not None:
             device.unsaved = False
-            payload = codec.encode(as_it_stands(name, device, wall))
+            payload = messages.encode(as_it_stands(name, device, wall))
         elif name in self._announced:
             self._announced.remove(name)
             self._outbound.publish(home_assistant.topic(name), b"", retain=True)
-        topic = topic_of(self._output, name, "alarm")
+        topic = topic_of(self._output.topic, name, "alarm")
         self._outbound.publish(topic, payload, retain=True, cause=cause)
 
     def renew(self) -> None:

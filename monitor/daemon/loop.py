@@ -15,13 +15,16 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from monitor.alarms import operator_requests
+from monitor import errors
+from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms
 from monitor.daemon import systemd
 from monitor.daemon.announcer import Evidence, Publisher
 from monitor.daemon.operator import Desk
 from monitor.detector.per_device import Detectors, Outcome
 from monitor.ecg import codec, quality
+from monitor.ecg.beat import Beats, fingerprints, samples
+from monitor.errors import ConfigurationError, Failure
 from monitor.history.store import History
 from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
@@ -30,8 +33,9 @@ from monitor.mqtt.beat_consumer import Inbound, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
 from monitor.mqtt.retained import standing_alarms
-from monitor.settings import Settings, subscription, topic_of
-from monitor.terminal import ConfigurationError, Failure
+from monitor.settings import Settings
+from monitor.times import rfc3339
+from monitor.topics import Topics, subscription, topic_of
 from monitor.web.live_feed import EVERY, Live
 from monitor.web.routes import actions, pages
 from monitor.web.server import Site, serve
@@ -72,7 +76,7 @@ class Intake(NamedTuple):
 
     message: Message
     device: str
-    beats: codec.Beats
+    beats: Beats
     start: int
     stop: int
 
@@ -90,11 +94,11 @@ class Daemon:
         self.detectors = detectors
         self.metrics = metrics
         self.alarms = Alarms(settings.alarm.policy)
-        self.topics = codec.Topics(settings.input.topic)
+        self.topics = Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
         asked = [f"{settings.output.topic}/alarm/{end}" for end in operator_requests.ENDS]
-        self.whose = codec.Topics(asked)
+        self.whose = Topics(asked)
         self.outbound = Outbound(settings.mqtt, [subscription(topic) for topic in asked], metrics)
         self.history = History(settings.history, settings.history_file, metrics.lost)
         self.live = Live(settings.input.topic)
@@ -209,10 +213,10 @@ class Daemon:
         intakes = self._decode(messages)
         if not intakes:
             return
-        batch = codec.samples(b"".join([intake.beats.data for intake in intakes]))
+        batch = samples(b"".join([intake.beats.data for intake in intakes]))
         scored = self._score(intakes, batch)
         faults, verdicts = _judge(batch, scored)
-        keys = codec.fingerprints(batch).tolist()
+        keys = fingerprints(batch).tolist()
         unsaved: dict[str, Message] = {}
         quiet, busy = len(intakes) <= QUIET, self.outbound.backlog > BUSY
         wall = time.time()
@@ -258,7 +262,7 @@ class Daemon:
             try:
                 device = self.topics.device(message.topic)
                 beats = codec.decode(message.payload, message.content_type, expected)
-            except codec.Rejected as rejected:
+            except errors.Rejected as rejected:
                 self._reject(message.topic, rejected.reason, str(rejected))
                 continue
             intakes.append(Intake(message, device, beats, at, at + len(beats)))
@@ -300,9 +304,9 @@ class Daemon:
         for _, name, beats, start, stop in intakes:
             times = beats.times(wall)
             scores = [
-                codec.Score(
+                messages.Score(
                     beats.number(i),
-                    codec.rfc3339(times[i]),
+                    rfc3339(times[i]),
                     float(scored.scores[start + i]),
                     verdicts[start + i] == 1,
                 )
@@ -310,10 +314,12 @@ class Daemon:
                 if verdicts[start + i] != POOR
             ]
             if scores:
-                topic = topic_of(self.settings.output, name, "scores")
-                self.inbound.publish_unassured(topic, codec.encode(codec.Scores(name, scores)))
+                topic = topic_of(self.settings.output.topic, name, "scores")
+                self.inbound.publish_unassured(
+                    topic, messages.encode(messages.Scores(name, scores))
+                )
 
-    def _reject(self, topic: bytes, reason: codec.Reason, detail: str) -> None:
+    def _reject(self, topic: bytes, reason: errors.Reason, detail: str) -> None:
         """Count a message that cannot be understood, and say so, but not more than once a second
         for each reason and topic."""
         self.metrics.rejected.labels(reason).inc()
@@ -334,7 +340,7 @@ class Daemon:
                 request = operator_requests.decode(
                     asked.topic.rpartition(b"/")[2].decode(), asked.payload
                 )
-            except codec.Rejected as rejected:
+            except errors.Rejected as rejected:
                 self._reject(asked.topic, rejected.reason, str(rejected))
             else:
                 self.desk.attend(request, device)

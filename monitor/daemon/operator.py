@@ -8,11 +8,12 @@ import structlog
 
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import Shelf
+from monitor.alarms.messages import Acknowledged
 from monitor.alarms.operator_requests import Request, Shelve
 from monitor.daemon.announcer import Publisher
-from monitor.ecg.codec import Acknowledged, rfc3339
 from monitor.history.store import Action, History
 from monitor.logs import LINES, Throttle
+from monitor.times import rfc3339
 
 log = structlog.get_logger()
 

@@ -15,13 +15,9 @@ import msgspec
 import numpy as np
 import onnxruntime
 from msgspec import Meta
-from numpy.typing import NDArray
 
-from monitor import terminal
-from monitor.ecg import codec
-
-BEAT: Final = codec.SAMPLES
-"""Samples in a beat."""
+from monitor import errors
+from monitor.ecg.beat import Floats
 
 CARD: Final = "ecg_monitor"
 """The key of ONNX' `metadata_props` under which the card stands."""
@@ -29,13 +25,14 @@ CARD: Final = "ecg_monitor"
 LARGEST: Final = 256 * 1024 * 1024
 """Bytes of a model file, at most: those that are shipped have less than a hundredth of it."""
 
-Floats = NDArray[np.float32]
 Kind = Literal["detector", "image", "vae-encoder", "vae-decoder"]
+
 Text = Annotated[str, Meta(min_length=1)]
+
 SHA256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class ModelError(terminal.Failure):
+class ModelError(errors.Failure):
     """A model file is refused. The text is "FILE: reason"."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -202,7 +199,7 @@ class Detector:
         largest = 1 - table.probabilities[0]
         # A rate is written as 0.01 and met as 1 - 0.99, which is not the same number.
         if not smallest - 1e-9 <= false_alarm_rate <= largest + 1e-9:
-            raise terminal.ConfigurationError(
+            raise errors.ConfigurationError(
                 f"model.false_alarm_rate = {false_alarm_rate:g}: the {table.beats:,} held-out "
                 f"normal beats of {self._model.path} support {smallest:.2g} to {largest:.2g}"
             )

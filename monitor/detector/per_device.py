@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import BEAT, Detector, Floats, ModelError, shipped
+from monitor.detector.model_file import Detector, ModelError, shipped
+from monitor.ecg.beat import SAMPLES, Floats
+from monitor.errors import ConfigurationError
 from monitor.settings import Model
-from monitor.terminal import ConfigurationError
 
 SHARED = "model.path"
 """The setting that names the model of all devices that have none of their own."""
@@ -140,7 +141,7 @@ class Detectors:
         """Open a file, try it on a beat, and set its threshold."""
         detector = Detector(file.path)
         try:
-            detector.score(np.zeros((1, BEAT), np.float32))
+            detector.score(np.zeros((1, SAMPLES), np.float32))
         except Exception as error:  # onnxruntime's errors have no base class but this one
             raise ModelError(file.path, f"cannot score a beat: {error}") from None
         if self._settings.threshold is not None and file.setting == SHARED:

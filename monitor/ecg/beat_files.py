@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.ecg import codec
-from monitor.terminal import Failure
-
-SAMPLES = codec.SAMPLES
-"""Samples in a beat."""
+from monitor.ecg.beat import SAMPLES
+from monitor.errors import Failure
 
 ROWS = 4096
 """Rows in a block: 2.3 MB of beats, enough to keep the scorer busy."""

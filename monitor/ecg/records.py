@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from monitor.ecg.rpeaks import Signal
 from monitor.ecg.segmenter import Beat, Segmenter
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 AAMI: Final = (
     dict.fromkeys("NLReBj", "N")

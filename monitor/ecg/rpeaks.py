@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 REFRACTORY: Final = 0.25
 """Seconds; of two peaks closer than this the smaller one is none."""

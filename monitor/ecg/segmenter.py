@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ecg import quality
-from monitor.ecg.codec import SAMPLES
+from monitor.ecg.beat import SAMPLES
 from monitor.ecg.rpeaks import REFRACTORY, STILL, Band, Finder, Positions, Signal, alive, still
-from monitor.terminal import ConfigurationError
+from monitor.errors import ConfigurationError
 
 BEFORE: Final = 0.2
 AFTER: Final = 0.3

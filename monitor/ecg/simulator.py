@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monitor.detector.model_file import Floats
+from monitor.ecg.beat import Floats
 
 FITTED = Path(__file__).parents[1] / "models" / "simulator.npz"
 

@@ -20,18 +20,10 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from monitor.ecg.codec import (
-    Acknowledged,
-    Alert,
-    Kind,
-    Priority,
-    decode_alert,
-    encode,
-    from_rfc3339,
-    rfc3339,
-)
+from monitor.alarms.messages import Acknowledged, Alert, Kind, Priority, decode_alert, encode
+from monitor.errors import ConfigurationError, Failure
 from monitor.settings import History as Bounds
-from monitor.terminal import ConfigurationError, Failure
+from monitor.times import from_rfc3339, rfc3339
 
 log = structlog.get_logger()
 

@@ -13,11 +13,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from monitor.errors import ConfigurationError
 from monitor.metrics import Metrics
 from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, parse_publish
 from monitor.settings import Mqtt
-from monitor.terminal import ConfigurationError
 
 
 class Message:

@@ -10,8 +10,8 @@ from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from monitor.errors import ConfigurationError, Failure
 from monitor.settings import Mqtt, Protocol
-from monitor.terminal import ConfigurationError, Failure
 
 AnyClient = TypeVar("AnyClient", bound=Client)
 

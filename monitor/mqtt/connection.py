@@ -21,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from monitor.errors import ConfigurationError
 from monitor.mqtt.client import (
     LOGIN_REFUSED,
     UNKNOWN_VERSION,
@@ -32,7 +33,6 @@ from monitor.mqtt.client import (
 )
 from monitor.mqtt.packets import READ_SIZE, Client
 from monitor.settings import Mqtt
-from monitor.terminal import ConfigurationError
 
 log = structlog.get_logger()
 

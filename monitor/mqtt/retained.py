@@ -6,9 +6,10 @@ from queue import Empty, Queue
 import structlog
 from paho.mqtt.client import MQTTMessage
 
-from monitor.ecg.codec import DeviceAlarm, decode_alarm
+from monitor.alarms.messages import DeviceAlarm, decode_alarm
 from monitor.mqtt import client
-from monitor.settings import Settings, topic_of
+from monitor.settings import Settings
+from monitor.topics import topic_of
 
 log = structlog.get_logger()
 
@@ -30,7 +31,7 @@ def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
     reader.on_message = lambda _client, _data, message: arrivals.put(message)
     reader.on_subscribe = lambda *_: arrivals.put(None)
     try:
-        reader.subscribe(topic_of(settings.output, "+", "alarm"), qos=0)
+        reader.subscribe(topic_of(settings.output.topic, "+", "alarm"), qos=0)
         return _read(arrivals, settings)
     finally:
         client.leave(reader)
@@ -59,7 +60,7 @@ def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[Devic
             log.warning("a retained alarm cannot be read", detail=str(error)[:200])
             continue
         # We shall publish under the name that it tells: it must be the one that it stands under.
-        if topic_of(settings.output, alarm.device, "alarm") != message.topic:
+        if topic_of(settings.output.topic, alarm.device, "alarm") != message.topic:
             log.warning("a retained alarm is another device's", topic=message.topic[:100])
             continue
         alarms[message.topic] = alarm

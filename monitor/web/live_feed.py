@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from monitor import __version__
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import HIGHEST_FIRST, Device, priority_of, shelved
+from monitor.alarms.messages import Priority
 from monitor.detector.per_device import Detectors, Outcome
-from monitor.ecg.codec import LONGEST_NAME, Beats, Priority
+from monitor.ecg.beat import Beats
+from monitor.topics import LONGEST_NAME
 from monitor.web.snapshot import (
     VERDICTS,
     Beat,

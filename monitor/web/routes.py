@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from monitor.alarms import operator_requests
-from monitor.ecg.codec import Rejected, from_rfc3339
+from monitor.errors import Failure, Rejected
 from monitor.history import store
-from monitor.terminal import Failure
+from monitor.times import from_rfc3339
 from monitor.web.live_feed import Live
 from monitor.web.server import TEXT, Answer, Page, Request
 from monitor.web.snapshot import View

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from monitor.terminal import ConfigurationError
+from monitor.errors import ConfigurationError
 
 TEXT = "text/plain; charset=utf-8"
 

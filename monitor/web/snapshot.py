@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitor.alarms.decisions import Policy
 from monitor.alarms.device import HIGHEST_FIRST, Device, shelved
-from monitor.ecg.codec import Acknowledged, Kind, Priority, Shelved
+from monitor.alarms.messages import Acknowledged, Kind, Priority, Shelved
 
 DIGITS = 4
 """Of the largest sample of a beat: a chart is no finer, and they are half as long to send."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from monitor.alarms import messages
 from monitor.alarms.decisions import (
     ANOMALOUS,
     FORGET_AFTER,
@@ -23,7 +24,7 @@ from monitor.alarms.decisions import (
     Policy,
 )
 from monitor.alarms.device import Shelf, as_it_stands
-from monitor.ecg import codec
+from monitor.ecg.beat import fingerprints, key
 
 THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
 EPOCH = 1_795_262_400.0
@@ -52,7 +53,7 @@ def beats_of(verdicts: list[int], numbered: bool, begin: int = 0) -> list[Beat]:
     beats = []
     for i, verdict in enumerate(verdicts, start=begin):
         seq = i if numbered else None
-        beats.append(Beat(verdict, seq, codec.key(0x9E3779B97F4A7C15 * (i + 1), seq, None)))
+        beats.append(Beat(verdict, seq, key(0x9E3779B97F4A7C15 * (i + 1), seq, None)))
     return beats
 
 
@@ -76,8 +77,8 @@ def restarted(alarms: Alarms, now: float) -> Alarms:
     after = Alarms(alarms.policy)
     for devices in (alarms.devices, alarms.silent):
         for name, device in devices.items():
-            retained = codec.encode(as_it_stands(name, device, EPOCH + now))
-            after.restore(codec.decode_alarm(retained), now)
+            retained = messages.encode(as_it_stands(name, device, EPOCH + now))
+            after.restore(messages.decode_alarm(retained), now)
     return after
 
 
@@ -375,7 +376,7 @@ def test_events_of_other_devices_have_other_ids(policy: Policy, verdicts: list[i
 
 
 def test_two_episodes_of_the_same_flat_line_have_different_ids() -> None:
-    flat = Beat(POOR, None, int(codec.fingerprints(np.zeros((1, 140), np.float32))[0]))
+    flat = Beat(POOR, None, int(fingerprints(np.zeros((1, 140), np.float32))[0]))
     normal = beats_of([NORMAL] * 40, numbered=False)
     decisions = run(THREE_OF_TEN, [flat] * 3 + normal[:20] + [flat] * 3 + normal[20:])
     raised = [said.id for said in decisions if said.event == "raised"]
@@ -505,7 +506,7 @@ ALARM = {
 
 def test_a_smaller_window_takes_the_newest_beats_of_a_larger_one() -> None:
     alarms = Alarms(Policy(window=3, raise_at=2, clear_at=0))
-    saved = codec.decode_alarm(msgspec.json.encode(ALARM | {"anomalous": "xxxxxx..x"}))
+    saved = messages.decode_alarm(msgspec.json.encode(ALARM | {"anomalous": "xxxxxx..x"}))
     alarms.restore(saved, 0.0)
     assert alarms.devices["bed-7"].anomaly.window() == "..x"
 
@@ -524,7 +525,7 @@ def test_a_smaller_window_takes_the_newest_beats_of_a_larger_one() -> None:
 )
 def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[str, Any]) -> None:
     try:
-        saved = codec.decode_alarm(msgspec.json.encode(ALARM | wrong))
+        saved = messages.decode_alarm(msgspec.json.encode(ALARM | wrong))
     except msgspec.DecodeError:
         return
     Alarms(THREE_OF_TEN).restore(saved, 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from monitor.batch import datasets
-from monitor.terminal import ConfigurationError, Failure
+from monitor.errors import ConfigurationError, Failure
 
 FILES = list(datasets.FOLDERS["mnist"][1])
 

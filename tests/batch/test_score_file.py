@@ -14,7 +14,7 @@ from sklearn import metrics
 from monitor.batch import datasets, score_file
 from monitor.commands import batch
 from monitor.detector.model_file import Detector, shipped
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 
 @pytest.fixture(scope="module")

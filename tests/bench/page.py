@@ -21,9 +21,9 @@ from rich.table import Table
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.batch import datasets
 from monitor.detector.per_device import Detectors
-from monitor.ecg.codec import Beats
+from monitor.ecg.beat import Beats
+from monitor.errors import Failure
 from monitor.settings import Model
-from monitor.terminal import Failure
 from monitor.web.live_feed import ATTENTION, EVERY, EYES, Live
 from tests.bench.streaming import Publisher, daemon_rate, running, stream
 from tests.harness.brokers import Mosquitto

@@ -29,9 +29,11 @@ from monitor.alarms.decisions import Alarms, Policy
 from monitor.batch import datasets
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg import codec, quality
+from monitor.ecg.beat import fingerprints
+from monitor.errors import Failure
 from monitor.metrics import Metrics
 from monitor.mqtt.packets import parse_publish
-from monitor.terminal import Failure
+from monitor.topics import Topics
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.faults import OPEN
@@ -335,12 +337,12 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
     payloads = as_float32("bed-7", beats)
     texts = as_json("bed-7", beats, None)
     bodies = [packet(topic, message.payload, 1, 7)[3:] for message in payloads]
-    topics = codec.Topics(["ecg/{device}/beats"])
+    topics = Topics(["ecg/{device}/beats"])
     alarms, metrics = (
         Alarms(Policy(window=10, raise_at=3, clear_at=0)),
         Metrics(CollectorRegistry()),
     )
-    keys = codec.fingerprints(beats).tolist()
+    keys = fingerprints(beats).tolist()
     scores = detector.score(beats).scores
 
     def decide() -> None:
@@ -362,7 +364,7 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
         "decode JSON instead": lambda: [codec.decode(message.payload) for message in texts],
         "judge the signal": lambda: quality.assess(beats),
         "score": lambda: detector.score(beats),
-        "tell beats apart": lambda: codec.fingerprints(beats).tolist(),
+        "tell beats apart": lambda: fingerprints(beats).tolist(),
         "decide": decide,
         "count": count,
         "acknowledge": lambda: [struct.pack("!BBH", 0x40, 2, 7) for _ in range(n)],

@@ -120,7 +120,7 @@ def test_it_is_acknowledged_though_clocks_differ(
 
 
 def _seconds(text: str) -> float:
-    from monitor.ecg.codec import from_rfc3339
+    from monitor.times import from_rfc3339
 
     return from_rfc3339(text)
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from monitor.alarms import messages
 from monitor.batch import datasets
 from monitor.commands.drawing import HEIGHT, WIDTH, draw
 from monitor.commands.watch import headline, show
-from monitor.ecg import codec
 
 SINE = np.sin(np.arange(140) / 140 * 2 * np.pi).tolist()
 
@@ -73,7 +73,7 @@ def test_red_is_where_the_reconstruction_is_far_off() -> None:
     assert not any(span.style == "bold red" for span in draw(SINE, near).spans)
 
 
-def alert(**changed: object) -> codec.Alert:
+def alert(**changed: object) -> messages.Alert:
     fields: dict[str, object] = {
         "id": "0" * 32,
         "device": "bed-7",
@@ -90,7 +90,7 @@ def alert(**changed: object) -> codec.Alert:
         "beat": SINE,
         "reconstruction": SINE,
     }
-    return codec.Alert(**{**fields, **changed})  # type: ignore[arg-type]
+    return messages.Alert(**{**fields, **changed})  # type: ignore[arg-type]
 
 
 def shown(payload: bytes) -> str:
@@ -100,14 +100,16 @@ def shown(payload: bytes) -> str:
 
 
 def test_an_alert_is_a_line_and_its_beat() -> None:
-    lines = shown(codec.encode(alert())).splitlines()
+    lines = shown(messages.encode(alert())).splitlines()
     assert lines[0].startswith("12:00:00.250 ▲ raised")
     for part in ("anomaly", "medium", "bed-7", "3 of 10 beats", "score 1.5 (threshold 0.75)"):
         assert part in lines[0]
     assert len(lines) == 1 + HEIGHT and max(map(len, lines[1:])) == 60  # as narrow as the terminal
-    assert len(shown(codec.encode(alert(event="cleared"))).splitlines()) == 1
+    assert len(shown(messages.encode(alert(event="cleared"))).splitlines()) == 1
     silent = shown(
-        codec.encode(alert(kind="silent", beat=None, reconstruction=None, score=None, beats_seen=0))
+        messages.encode(
+            alert(kind="silent", beat=None, reconstruction=None, score=None, beats_seen=0)
+        )
     )
     assert len(silent.splitlines()) == 1
     assert "score" not in silent
@@ -116,7 +118,7 @@ def test_an_alert_is_a_line_and_its_beat() -> None:
 
 @pytest.mark.parametrize("name", ["[bold red]x[/]", "[/]", "\\[x]", "a]b[", "心"])
 def test_a_name_is_shown_as_it_is(name: str) -> None:
-    assert name in shown(codec.encode(alert(device=name, beat=None)))
+    assert name in shown(messages.encode(alert(device=name, beat=None)))
     assert name in headline(alert(device=name)).plain
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from monitor.alarms import messages
 from monitor.commands import segment
 from monitor.detector.model_file import LARGEST, Detector, ModelError, shipped
-from monitor.ecg import codec
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
 from monitor.settings import Mqtt
@@ -309,11 +309,11 @@ def test_watching_shows_nothing_but_text(tmp_path: Path, as_json: bool) -> None:
 
 def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path) -> None:
     """The name in it becomes a topic: `#` there would end the daemon, now and at each start."""
-    standing = [codec.StandingAlarm("0" * 32, "anomaly", "medium", "2026-11-21T12:00:00.000Z")]
+    standing = [messages.StandingAlarm("0" * 32, "anomaly", "medium", "2026-11-21T12:00:00.000Z")]
     with Mosquitto(tmp_path) as broker:
         attacker = client.join(Mqtt(broker=broker.url), "attacker")
         for at, name in enumerate(["#", "+", "bed-2", "a/b", "", MARKUP, ESCAPES]):
-            alarm = codec.DeviceAlarm(
+            alarm = messages.DeviceAlarm(
                 device=name,
                 state="alarm",
                 priority="medium",
@@ -325,7 +325,7 @@ def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path
                 counted=[],
                 changes=1,
             )
-            attacker.publish(f"ecg/at-{at}/alarm", codec.encode(alarm), qos=1, retain=True)
+            attacker.publish(f"ecg/at-{at}/alarm", messages.encode(alarm), qos=1, retain=True)
         for at, payload in enumerate(UNREADABLE):
             sent = attacker.publish(f"ecg/no-{at}/alarm", payload, qos=1, retain=True)
         sent.wait_for_publish(10)

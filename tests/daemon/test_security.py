@@ -16,9 +16,9 @@ import pytest
 from paho.mqtt.client import MQTTMessage
 
 from monitor.ecg.simulator import Simulator
+from monitor.errors import CONFIGURATION, ConfigurationError
 from monitor.mqtt import client
 from monitor.settings import Mqtt, load
-from monitor.terminal import CONFIGURATION, ConfigurationError
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import as_user, login, password, shipped

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitor import errors
+from monitor.alarms import messages
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg import codec
+from monitor.ecg.beat import BYTES
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
 from monitor.settings import Mqtt
@@ -115,7 +118,7 @@ BAD_MESSAGES: dict[str, bytes] = {
     "length": b"12345",
     "json": b"[1, 2",
     "shape": b"[1, 2]",
-    "time": codec.encode({"beats": [[0.0, 1.0] * 70], "time": "noon"}),
+    "time": messages.encode({"beats": [[0.0, 1.0] * 70], "time": "noon"}),
 }
 """One a tick, in turn. What begins like JSON is said to be JSON."""
 
@@ -181,7 +184,7 @@ def typical_beats() -> tuple[dict[str, bytes], tuple[float, float]]:
     payloads = {
         "normal": found[0].astype("<f4").tobytes(),
         "ectopic": found[1].astype("<f4").tobytes(),
-        "flat": bytes(codec.BYTES),
+        "flat": bytes(BYTES),
     }
     return payloads, (ratios[0], ratios[1])
 
@@ -327,7 +330,7 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
             "reason",
             **{
                 reason: near(A_SECOND / len(BAD_MESSAGES) if reason in BAD_MESSAGES else 0)
-                for reason in codec.REASONS
+                for reason in errors.REASONS
             },
         ),
         (o, "Beats of poor quality", "A"): by(

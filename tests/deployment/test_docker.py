@@ -17,9 +17,9 @@ import yaml
 from packaging.requirements import Requirement
 from paho.mqtt.client import MQTTMessage
 
+from monitor.errors import ConfigurationError
 from monitor.mqtt import client
 from monitor.settings import Mqtt, load
-from monitor.terminal import ConfigurationError
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped

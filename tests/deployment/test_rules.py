@@ -61,7 +61,7 @@ def test_each_rule_says_how_bad_it_is_and_where_to_read_on(name: str) -> None:
 def test_the_runbook_speaks_of_these_alerts_and_of_every_reason() -> None:
     text = (TOP / "docs" / "runbook.md").read_text()
     assert set(re.findall(r"^## (\w+)$", text, re.M)) == set(ALERTS)
-    from monitor.ecg.codec import REASONS
+    from monitor.errors import REASONS
 
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(REASONS)
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from monitor.detector.model_file import CARD, Detector, Model, ModelError
-from monitor.terminal import ConfigurationError
+from monitor.errors import ConfigurationError
 
 CARD_OF_A_DETECTOR: dict[str, Any] = {
     "schema_version": 1,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.detector.per_device import Detectors
+from monitor.errors import ConfigurationError
 from monitor.settings import Model
-from monitor.terminal import ConfigurationError
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon

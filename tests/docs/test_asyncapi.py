@@ -13,12 +13,15 @@ from jsonschema import Draft7Validator
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.client import topic_matches_sub as fits
 
-from monitor.alarms import operator_requests
+from monitor import errors
+from monitor.alarms import messages, operator_requests
 from monitor.commands import segment
 from monitor.ecg import codec
+from monitor.ecg.beat import BYTES, SAMPLES
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
-from monitor.settings import Settings, load, subscription, topic_of
+from monitor.settings import Settings, load
+from monitor.topics import subscription, topic_of
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 
@@ -67,13 +70,13 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
 @pytest.mark.parametrize(
     "struct",
     [
-        codec.Acknowledged,
-        codec.Alert,
-        codec.DeviceAlarm,
-        codec.Score,
-        codec.Scores,
-        codec.Shelved,
-        codec.StandingAlarm,
+        messages.Acknowledged,
+        messages.Alert,
+        messages.DeviceAlarm,
+        messages.Score,
+        messages.Scores,
+        messages.Shelved,
+        messages.StandingAlarm,
     ],
 )
 def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
@@ -92,7 +95,7 @@ def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
 
 
 def test_encoded_messages_fit_their_schemas() -> None:
-    alert = codec.Alert(
+    alert = messages.Alert(
         id="0" * 32,
         alarm="0" * 32,
         device="bed-7",
@@ -110,29 +113,29 @@ def test_encoded_messages_fit_their_schemas() -> None:
         reconstruction=BEAT,
     )
     without = {"score": None, "beat": None, "reconstruction": None}
-    standing = codec.StandingAlarm("0" * 32, "silent", "medium", TIME)
-    seen = msgspec.structs.replace(standing, acknowledged=codec.Acknowledged("Anna", TIME))
+    standing = messages.StandingAlarm("0" * 32, "silent", "medium", TIME)
+    seen = msgspec.structs.replace(standing, acknowledged=messages.Acknowledged("Anna", TIME))
     for state in (
         alert,
         msgspec.structs.replace(alert, **without),
-        codec.DeviceAlarm(
+        messages.DeviceAlarm(
             device="bed-7",
             state="alarm",
             priority="medium",
             time=TIME,
             alarms=[standing, seen],
-            shelved=codec.Shelved("Anna", TIME, TIME),
+            shelved=messages.Shelved("Anna", TIME, TIME),
             anomalous="..x",
             poor="",
             seq=None,
             counted=["0" * 16],
             changes=1,
         ),
-        codec.Scores(
-            "bed-7", [codec.Score(None, TIME, 0.5, False), codec.Score(7, TIME, 2.0, True)]
+        messages.Scores(
+            "bed-7", [messages.Score(None, TIME, 0.5, False), messages.Score(7, TIME, 2.0, True)]
         ),
     ):
-        validator(type(state).__name__).validate(msgspec.json.decode(codec.encode(state)))
+        validator(type(state).__name__).validate(msgspec.json.decode(messages.encode(state)))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) 
     try:
         codec.decode(msgspec.json.encode(message), codec.JSON_TYPE)
         taken = True
-    except codec.Rejected:
+    except errors.Rejected:
         taken = False
     assert validator("Beats").is_valid(message) == taken
 
@@ -222,7 +225,7 @@ def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: objec
     try:
         operator_requests.decode(end, msgspec.json.encode(request_))
         taken = True
-    except codec.Rejected:
+    except errors.Rejected:
         taken = False
     assert validator(end.capitalize()).is_valid(request_) == taken
 
@@ -232,7 +235,7 @@ def test_every_topic_of_the_program_is_described() -> None:
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, segment.TOPIC} <= described
     for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in operator_requests.ENDS)):
-        assert topic_of(settings.output, "{device}", end) in described
+        assert topic_of(settings.output.topic, "{device}", end) in described
 
 
 def channel_of(topic: str) -> dict[str, Any]:
@@ -267,20 +270,20 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             for beats in (
                 simulator.normal(10),
                 simulator.ectopic(12),
-                np.zeros((12, codec.SAMPLES), np.float32),
+                np.zeros((12, SAMPLES), np.float32),
                 simulator.normal(40),
             ):
                 subscriber.publish(bed, beats.astype("<f4").tobytes(), qos=1)
             raised = 'ecg_monitor_alerts_total{event="raised",kind="silent",priority="medium"}'
             daemon.wait_until(raised, 1)
-            shelve = topic_of(settings.output, "bed-7", "alarm/shelve")
-            subscriber.publish(shelve, codec.encode(operator_requests.Shelve(5, "Anna")), qos=1)
+            shelve = topic_of(settings.output.topic, "bed-7", "alarm/shelve")
+            subscriber.publish(shelve, messages.encode(operator_requests.Shelve(5, "Anna")), qos=1)
             while not (silent := [m for topic, m, *_ in seen if b'"silent"' in m]):
                 time.sleep(0.05)
             alarm = msgspec.json.decode(silent[0])["id"]  # the alert comes before the alarm
             seen_it = operator_requests.Acknowledge(alarm, "Anna")
-            acknowledge = topic_of(settings.output, "bed-7", "alarm/acknowledge")
-            subscriber.publish(acknowledge, codec.encode(seen_it), qos=1)
+            acknowledge = topic_of(settings.output.topic, "bed-7", "alarm/acknowledge")
+            subscriber.publish(acknowledge, messages.encode(seen_it), qos=1)
             again = subscription(settings.input.topic[0], device="bed-8")
             message = {"beats": simulator.normal(2).tolist(), "seq": 4, "rr_ms": [800, 810]}
             subscriber.publish(again, msgspec.json.encode(message), qos=1)
@@ -310,14 +313,14 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
                 if look_up(o["channel"]["$ref"]) is channel
             )
             assert (qos, topic in kept) == (operation["qos"], operation["retain"]), topic
-        elif topic.endswith("/beats") and len(payload) % codec.BYTES == 0:
+        elif topic.endswith("/beats") and len(payload) % BYTES == 0:
             continue  # float32
         text = message_of["contentType"] == "text/plain"
         content: Any = payload.decode() if text else msgspec.json.decode(payload)
         Draft7Validator(DOCUMENT | message_of["payload"]).validate(content)
         if topic.endswith("/alerts"):
             happened.add((content["kind"], content["event"]))
-    kinds = get_args(codec.Kind)
+    kinds = get_args(messages.Kind)
     assert happened >= {(kind, "raised") for kind in kinds}
     assert {("anomaly", "cleared"), ("signal-quality", "cleared")} < happened
     assert {topic.rpartition("/")[2] for topic, *_ in seen} == {

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.ecg import beat_files
-from monitor.terminal import Failure
+from monitor.errors import Failure
 
 ROW = ",".join(["0.5"] * 140)
 

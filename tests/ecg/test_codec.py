@@ -12,8 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from monitor.ecg import codec
-from monitor.ecg.codec import BYTES, FLOAT32_TYPE, JSON_TYPE, Beats, Rejected, Topics
+from monitor import errors
+from monitor.ecg.beat import BYTES, Beats, fingerprints, key, samples
+from monitor.ecg.codec import FLOAT32_TYPE, JSON_TYPE
+from monitor.errors import Rejected
+from monitor.times import from_rfc3339, rfc3339
+from monitor.topics import LONGEST_NAME, Topics
 
 ROW = [0.5] * 140
 CONTENT_TYPES = st.sampled_from([None, JSON_TYPE, FLOAT32_TYPE, "text/plain"])
@@ -52,7 +56,7 @@ def test_any_finite_float32_beats_survive_the_binary_format(
     beats = codec.decode(table.tobytes(), content_type)
     assert beats == Beats(table.tobytes())
     assert len(beats) == len(table)
-    assert np.array_equal(codec.samples(beats.data), table)
+    assert np.array_equal(samples(beats.data), table)
 
 
 @given(
@@ -123,20 +127,20 @@ def test_times_are_rfc_3339_with_a_zone_or_epoch_milliseconds(
 
 @given(st.floats(-(2.0**33), 2.0**33))  # to the year 2242
 def test_a_time_is_the_same_however_often_it_was_written_and_read(seconds: float) -> None:
-    text = codec.rfc3339(seconds)
-    assert abs(codec.from_rfc3339(text) - seconds) < 0.0011
-    assert codec.rfc3339(codec.from_rfc3339(text)) == text
+    text = rfc3339(seconds)
+    assert abs(from_rfc3339(text) - seconds) < 0.0011
+    assert rfc3339(from_rfc3339(text)) == text
 
 
 def test_each_beat_of_a_message_has_its_number_and_its_time() -> None:
     beats = codec.decode(message(beats=[ROW] * 3, seq=7, time=1000, rr_ms=[999, 800, 900]))
     assert beats.times(50.0) == pytest.approx([1.0, 1.8, 2.7])
     times = beats.times(50.0)
-    assert beats.keys([5, 5, 5], times) == [codec.key(5, 7 + i, times[i]) for i in range(3)]
+    assert beats.keys([5, 5, 5], times) == [key(5, 7 + i, times[i]) for i in range(3)]
     apart = codec.decode(message(beats=[ROW] * 3, seq=7, seqs=[7, 300, 612]))
     assert apart.seq == 7
     assert [apart.number(i) for i in range(3)] == [7, 300, 612]
-    assert apart.keys([5, 5, 5], [0.0] * 3) == [codec.key(5, n, None) for n in (7, 300, 612)]
+    assert apart.keys([5, 5, 5], [0.0] * 3) == [key(5, n, None) for n in (7, 300, 612)]
     assert Beats(bytes(2 * BYTES)).number(1) is None
     assert Beats(bytes(2 * BYTES)).times(50.0) == [50.0, 50.0]
     assert Beats(bytes(2 * BYTES)).keys([5, 6], [0.0, 0.0]) == [5, 6]
@@ -232,7 +236,7 @@ def test_json_of_any_other_shape_or_type_is_refused_with_the_reason(text: str, r
 
 def test_a_number_that_float32_cannot_hold_becomes_infinite_for_the_quality_to_find() -> None:
     beats = codec.decode(json.dumps([*ROW[:-2], 1e39, -1e39]).encode())
-    assert codec.samples(beats.data)[0, -2:].tolist() == [float("inf"), float("-inf")]
+    assert samples(beats.data)[0, -2:].tolist() == [float("inf"), float("-inf")]
 
 
 JSON = st.recursive(
@@ -262,7 +266,7 @@ def test_whatever_comes_is_read_or_rejected_and_nothing_else_escapes(
     try:
         beats = codec.decode(begin + payload + end, content_type, expected)
     except Rejected as rejected:
-        assert rejected.reason in codec.REASONS
+        assert rejected.reason in errors.REASONS
     else:
         assert len(beats) > 0
         assert len(beats.data) % BYTES == 0
@@ -293,7 +297,7 @@ def test_a_time_that_is_let_in_can_be_written_again(fields: dict[str, object]) -
     times = beats.times(0.0)
     beats.keys([1] * len(times), times)
     for time in times:
-        codec.rfc3339(time)
+        rfc3339(time)
 
 
 # -- whose they are
@@ -313,7 +317,7 @@ def test_a_time_that_is_let_in_can_be_written_again(fields: dict[str, object]) -
         (["$share/g/a/{device}/#", "{device}/b"], "a/bed-7/c/d", "bed-7"),
         (["$share/g/a/{device}/#", "{device}/b"], "bed-7/b", "bed-7"),
         (["a/{device}/+", "a/+/{device}/#"], "a/x/bed-7/c", "bed-7"),
-        (["ecg/{device}"], "ecg/" + "x" * codec.LONGEST_NAME, "x" * codec.LONGEST_NAME),
+        (["ecg/{device}"], "ecg/" + "x" * LONGEST_NAME, "x" * LONGEST_NAME),
     ],
 )
 def test_the_device_is_found_by_its_level(filters: list[str], topic: str, device: str) -> None:
@@ -330,7 +334,7 @@ def test_the_device_is_found_by_its_level(filters: list[str], topic: str, device
         b"ecg/a\nb/beats",
         b"ecg/\x1b[2J/beats",
         "ecg/a\u202eb/beats".encode(),
-        b"ecg/" + b"x" * (codec.LONGEST_NAME + 1) + b"/beats",
+        b"ecg/" + b"x" * (LONGEST_NAME + 1) + b"/beats",
         b"ecg",
         b"",
     ],
@@ -364,12 +368,12 @@ def test_any_topic_names_a_device_or_is_rejected(topic: bytes, filters: list[str
 
 KEYS = """
 import numpy as np
-from monitor.ecg import codec
+from monitor.ecg.beat import fingerprints, key
 beats = np.random.default_rng(1).standard_normal((3, 140), np.float32)
-for print_ in codec.fingerprints(beats).tolist():
+for print_ in fingerprints(beats).tolist():
     for seq in (None, 0, 7):
         for time in (None, 0.0, 1795262400.25):
-            print(codec.key(print_, seq, time))
+            print(key(print_, seq, time))
 """
 
 
@@ -397,12 +401,12 @@ def test_a_beat_that_differs_in_one_bit_is_another(
     bit = data.draw(st.integers(0, 8 * BYTES - 1))
     other = table[:1].copy()
     other.view(np.uint8)[0, bit // 8] ^= 1 << bit % 8
-    assert codec.fingerprints(other)[0] != codec.fingerprints(table)[0]
-    assert codec.fingerprints(table[:1])[0] == codec.fingerprints(table)[0]
+    assert fingerprints(other)[0] != fingerprints(table)[0]
+    assert fingerprints(table[:1])[0] == fingerprints(table)[0]
 
 
 def test_numbers_and_times_tell_equal_beats_apart() -> None:
-    keys = {codec.key(5, seq, None) for seq in range(1000)}
-    keys |= {codec.key(5, None, second / 4) for second in range(1000)}
-    keys |= {codec.key(5, seq, seq * 0.8) for seq in range(1000)}
+    keys = {key(5, seq, None) for seq in range(1000)}
+    keys |= {key(5, None, second / 4) for second in range(1000)}
+    keys |= {key(5, seq, seq * 0.8) for seq in range(1000)}
     assert len(keys) == 3000

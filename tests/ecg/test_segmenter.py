@@ -8,7 +8,7 @@ import pytest
 from monitor.ecg import quality, records
 from monitor.ecg.rpeaks import Band, Signal
 from monitor.ecg.segmenter import Beat, Segmenter
-from monitor.terminal import ConfigurationError
+from monitor.errors import ConfigurationError
 
 RATE = 360.0
 SECONDS = 60

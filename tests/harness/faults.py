@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor.batch import datasets
-from monitor.terminal import Failure
+from monitor.errors import Failure
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.wards import Hearts, Sent, Ward, as_json, in_turn

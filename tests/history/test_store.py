@@ -14,12 +14,13 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from monitor.alarms import messages
 from monitor.commands import alarms
-from monitor.ecg import codec
+from monitor.errors import ConfigurationError, Failure, UsageError
 from monitor.history import store
 from monitor.history.store import Action, History
 from monitor.settings import History as Bounds
-from monitor.terminal import ConfigurationError, Failure, UsageError
+from monitor.times import rfc3339
 
 NIGHT = 1_795_300_000.0
 BEAT = [0.25] * 140
@@ -30,7 +31,7 @@ def lost() -> Counter:
     return Counter("lost", "Lost.", registry=CollectorRegistry())
 
 
-def alert(number: int, event: codec.Event, at: float, **changed: Any) -> codec.Alert:
+def alert(number: int, event: messages.Event, at: float, **changed: Any) -> messages.Alert:
     """An alert of the alarm of that number."""
     alarm = f"{number:032x}"
     fields: dict[str, Any] = {
@@ -40,8 +41,8 @@ def alert(number: int, event: codec.Event, at: float, **changed: Any) -> codec.A
         "event": event,
         "kind": "anomaly",
         "priority": "medium",
-        "time": codec.rfc3339(at),
-        "since": codec.rfc3339(NIGHT + 100 * number),
+        "time": rfc3339(at),
+        "since": rfc3339(NIGHT + 100 * number),
         "score": 2.5,
         "threshold": 1.0,
         "beats_anomalous": 5,
@@ -50,12 +51,12 @@ def alert(number: int, event: codec.Event, at: float, **changed: Any) -> codec.A
         "beat": BEAT,
         "reconstruction": BEAT,
     }
-    return codec.Alert(**{**fields, **changed})
+    return messages.Alert(**{**fields, **changed})
 
 
-def keep(to: History, *alerts: codec.Alert, shelved_by: str | None = None) -> None:
+def keep(to: History, *alerts: messages.Alert, shelved_by: str | None = None) -> None:
     for one in alerts:
-        to.keep(one, codec.encode(one), shelved_by)
+        to.keep(one, messages.encode(one), shelved_by)
 
 
 def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost: Counter) -> None:
@@ -77,10 +78,10 @@ def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost:
         device="bed-7",
         kind="anomaly",
         priority="high",
-        raised=codec.rfc3339(NIGHT + 100),
-        escalated=codec.rfc3339(NIGHT + 110),
-        cleared=codec.rfc3339(NIGHT + 130),
-        acknowledged=codec.Acknowledged("Anna", codec.rfc3339(NIGHT + 120)),
+        raised=rfc3339(NIGHT + 100),
+        escalated=rfc3339(NIGHT + 110),
+        cleared=rfc3339(NIGHT + 130),
+        acknowledged=messages.Acknowledged("Anna", rfc3339(NIGHT + 120)),
         score=2.5,
         threshold=1.0,
         model="ecg",
@@ -112,7 +113,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     clock = [NIGHT]
     monkeypatch.setattr(time, "time", lambda: clock[0])
 
-    def restart(standing: list[str], *alerts: codec.Alert) -> list[tuple[str | None, bool]]:
+    def restart(standing: list[str], *alerts: messages.Alert) -> list[tuple[str | None, bool]]:
         """What became of the alarms 1 to 4, the first one first."""
         clock[0] += 1000
         kept = History(Bounds(file=file), file, lost)
@@ -125,10 +126,10 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     raised = [alert(number, "raised", NIGHT) for number in (1, 2, 3, 4)]
     over = alert(1, "cleared", NIGHT + 7, since=raised[0].since)
     assert restart([], *raised, over) == [
-        (codec.rfc3339(NIGHT + 7), False), (None, False), (None, False), (None, False)
+        (rfc3339(NIGHT + 7), False), (None, False), (None, False), (None, False)
     ]  # fmt: skip
-    first = codec.rfc3339(NIGHT + 2010)
-    ends = [(codec.rfc3339(NIGHT + 7), False), (None, False), (first, True), (first, True)]
+    first = rfc3339(NIGHT + 2010)
+    ends = [(rfc3339(NIGHT + 7), False), (None, False), (first, True), (first, True)]
     assert restart([raised[1].id]) == ends
     # Of the fourth the beats come again, for they were never acknowledged.
     ends[3] = None, False
@@ -314,7 +315,7 @@ def test_it_is_shown_as_json_and_csv(shown: Callable[..., str]) -> None:
     rows = list(csv.DictReader(io.StringIO(shown(as_csv=True))))
     assert [row["device"] for row in rows] == ["'=cmd()", "bed-7"]
     assert rows[1]["acknowledged_by"] == "[b]Anna[/b]"
-    assert rows[1]["cleared"] == codec.rfc3339(NIGHT + 165)
+    assert rows[1]["cleared"] == rfc3339(NIGHT + 165)
 
 
 def test_what_is_no_time_is_said(shown: Callable[..., str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment, StrictUndefined
 
-from monitor.ecg.codec import DeviceAlarm, Kind, StandingAlarm, encode
+from monitor.alarms.messages import DeviceAlarm, Kind, StandingAlarm, encode
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
 from monitor.mqtt.home_assistant import announcement, topic

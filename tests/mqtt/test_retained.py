@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.ecg import codec
+from monitor.alarms import messages
 from monitor.mqtt import client
 from monitor.mqtt.retained import standing_alarms
 from monitor.settings import Mqtt, Settings
@@ -16,13 +16,13 @@ TIME = "2026-11-21T12:00:00.000Z"
 
 
 def payload(changes: int) -> bytes:
-    return codec.encode(
-        codec.DeviceAlarm(
+    return messages.encode(
+        messages.DeviceAlarm(
             device="bed-7",
             state="alarm",
             priority="medium",
             time=TIME,
-            alarms=[codec.StandingAlarm(f"{changes:032x}", "anomaly", "medium", TIME)],
+            alarms=[messages.StandingAlarm(f"{changes:032x}", "anomaly", "medium", TIME)],
             anomalous="x" * 10,
             poor="",
             seq=None,
@@ -62,4 +62,4 @@ def test_an_alarm_that_changes_meanwhile_is_read_once_and_reading_ends(tmp_path:
 def test_a_time_that_could_not_be_published_again_is_not_read(since: str) -> None:
     written = payload(1).replace(TIME.encode(), since.encode())
     with pytest.raises(ValueError, match="RFC 3339"):
-        codec.decode_alarm(written)
+        messages.decode_alarm(written)

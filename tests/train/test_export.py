@@ -13,11 +13,11 @@ from monitor.detector.model_file import (
     Dataset,
     Detector,
     DetectorCard,
-    Floats,
     Model,
     Quantiles,
     Threshold,
 )
+from monitor.ecg.beat import Floats
 from train import backend
 from train.export import ExportError, export, provenance
 

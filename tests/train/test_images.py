@@ -149,7 +149,7 @@ def test_one_page_shows_all_trainings(trained: Path) -> None:
 
 def test_another_kind_of_file_is_refused(trained: Path, small: Path, tmp_path: Path) -> None:
     from monitor.commands import batch
-    from monitor.terminal import Failure, UsageError
+    from monitor.errors import Failure, UsageError
 
     decoder = trained / "vae" / "vae-decoder.onnx"
     with pytest.raises(Failure, match="kind vae-decoder, not vae-encoder"):

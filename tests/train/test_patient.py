@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector
 from monitor.ecg import records
-from monitor.terminal import Failure
+from monitor.errors import Failure
 from train.cli import app
 from train.detectors import metrics, patient
 

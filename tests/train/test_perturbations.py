@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from monitor.ecg import quality, records
 from monitor.ecg.segmenter import Segmenter
-from monitor.terminal import UsageError
+from monitor.errors import UsageError
 from train.cli import app
 from train.evaluation.perturbations import CHANGES
 from train.evaluation.rpeaks import RATES, resampled

@@ -9,7 +9,7 @@ import pytest
 
 from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
 from monitor.detector.per_device import Detectors, Outcome
-from monitor.ecg.codec import Beats
+from monitor.ecg.beat import Beats
 from monitor.settings import Model
 from monitor.web.live_feed import ATTENTION, EVERY, EYES, HEARD, IN_ALARM, KEPT, RATE, Live
 from monitor.web.snapshot import Beat, View, shorten

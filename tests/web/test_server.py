@@ -17,12 +17,13 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from monitor.alarms.messages import Alert, encode
 from monitor.alarms.operator_requests import Shelve
-from monitor.ecg.codec import Alert, encode, rfc3339
+from monitor.errors import ConfigurationError
 from monitor.history.store import History
 from monitor.metrics import Metrics
 from monitor.settings import History as Bounds
-from monitor.terminal import ConfigurationError
+from monitor.times import rfc3339
 from monitor.web.live_feed import Live
 from monitor.web.routes import FILES, actions, pages
 from monitor.web.server import CONNECTIONS, LONGEST, TEXT, Answer, Page, Request, Site, serve

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import BEAT, Floats
+from monitor.ecg.beat import SAMPLES, Floats
 from train.detectors import ensemble
 
 COPIES = 40  # of each beat, each bent in another way
@@ -56,14 +56,14 @@ def bend(beats: Floats, random: np.random.Generator) -> Floats:
     half = random.random((3, count, 1)) < 0.5  # each of three changes comes to half of the copies
     other = beats[random.integers(len(beats), size=count)]
     mixed = one + half[0] * random.random((count, 1)) * (other - one)
-    samples = np.arange(BEAT)
-    bumps = np.zeros((count, BEAT))
+    samples = np.arange(SAMPLES)
+    bumps = np.zeros((count, SAMPLES))
     for _ in range(2 * BUMPS):
-        centre = random.uniform(0, BEAT, (count, 1))
+        centre = random.uniform(0, SAMPLES, (count, 1))
         width = np.exp(random.uniform(np.log(3), np.log(30), (count, 1)))
         height = random.normal(size=(count, 1)) * (random.random((count, 1)) < 0.5)
         bumps += height * np.exp(-0.5 * ((samples - centre) / width) ** 2)
-    noise = random.exponential(NOISE, (count, 1)) * random.normal(size=(count, BEAT))
+    noise = random.exponential(NOISE, (count, 1)) * random.normal(size=(count, SAMPLES))
     bent = mixed + half[1] * bumps + half[2] * noise
     bent -= bent.mean(axis=1, keepdims=True)
     scaled: Floats = (bent / bent.std(axis=1, keepdims=True)).astype(np.float32)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.batch import datasets
-from monitor.detector.model_file import BEAT, Dataset, DetectorCard, Floats, Threshold
+from monitor.detector.model_file import Dataset, DetectorCard, Threshold
+from monitor.ecg.beat import SAMPLES, Floats
 from train import backend
 from train.detectors import distill, ensemble, metrics, score_graph, speed
 from train.export import Graph, export, provenance
@@ -119,7 +120,7 @@ def main(
 
 def scoring() -> score_graph.Scoring:
     """Say how a beat of ECG5000 is scored; its beats come centred and of unit deviation."""
-    weights = np.where(np.arange(BEAT) < QUIET, QUIET_WEIGHT, 1).astype(np.float32)
+    weights = np.where(np.arange(SAMPLES) < QUIET, QUIET_WEIGHT, 1).astype(np.float32)
     return score_graph.Scoring(
         SMOOTH, weights / weights.mean(), floor=1e-6, unit=None, either_way_up=False
     )

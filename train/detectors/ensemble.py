@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from monitor.detector.model_file import Floats
+from monitor.ecg.beat import Floats
 
 WIDTHS = (140, 128, 64, 8, 64, 128, 140)
 LINEAR = (2, 5)  # the layers without relu: the code and the reconstruction

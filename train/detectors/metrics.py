@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import Floats, Quantiles
+from monitor.detector.model_file import Quantiles
+from monitor.ecg.beat import Floats
 
 LADDER = np.concatenate([np.arange(500, 900, 50), np.arange(900, 990, 10), np.arange(990, 1000)])
 """The quantiles that a card tells, in thousandths: the nearer to the end, the closer together."""

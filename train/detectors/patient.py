@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.detector.model_file import BEAT, Dataset, DetectorCard, Floats, Threshold
+from monitor.detector.model_file import Dataset, DetectorCard, Threshold
 from monitor.ecg import beat_files, quality, records, segmenter
-from monitor.terminal import UsageError
+from monitor.ecg.beat import SAMPLES, Floats
+from monitor.errors import UsageError
 from train import backend
 from train.detectors import ecg5000, metrics, score_graph
 from train.export import export, provenance
@@ -125,7 +126,7 @@ def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS) -> Patient:
     unit = float((own - own.mean(axis=1, keepdims=True)).std())
     how = score_graph.Scoring(
         SMOOTH,
-        np.ones(BEAT, np.float32),
+        np.ones(SAMPLES, np.float32),
         FLOOR,
         max(unit, score_graph.SMALLEST),
         either_way_up=True,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monitor.detector.model_file import BEAT, Floats
+from monitor.ecg.beat import SAMPLES, Floats
 from train.export import Graph
 
 SMALLEST = 1e-6  # a flat beat has no deviation to divide by
@@ -38,12 +38,12 @@ class Scoring:
 
     def emphasis(self) -> Floats:
         """Give smoothing and weights as one product: float32 [140, 47], every third average."""
-        centres = range(1, BEAT, 3)
-        product = np.zeros((BEAT, len(centres)), np.float32)
+        centres = range(1, SAMPLES, 3)
+        product = np.zeros((SAMPLES, len(centres)), np.float32)
         for column, centre in enumerate(centres):
             for sample in range(centre - self.smooth // 2, centre + self.smooth // 2 + 1):
                 # Beyond the ends of the beat the residual goes on as it is there.
-                product[min(max(sample, 0), BEAT - 1), column] += 1 / self.smooth
+                product[min(max(sample, 0), SAMPLES - 1), column] += 1 / self.smooth
             product[:, column] *= np.sqrt(self.weights[centre] / len(centres))
         return product
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from monitor.detector.model_file import Detector, Floats
+from monitor.detector.model_file import Detector
+from monitor.ecg.beat import Floats
 
 BATCH = 1024
 

@@ -15,7 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from monitor.batch import datasets, ecg_figures
-from monitor.detector.model_file import Dataset, DetectorCard, Floats, Threshold
+from monitor.detector.model_file import Dataset, DetectorCard, Threshold
+from monitor.ecg.beat import Floats
 from train import backend
 from train.detectors import metrics
 from train.export import Graph, export, provenance

@@ -15,7 +15,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from monitor.batch import datasets
-from monitor.detector.model_file import Floats, shipped
+from monitor.detector.model_file import shipped
+from monitor.ecg.beat import Floats
 from train import backend
 from train.detectors import ecg5000, metrics, score_graph, speed, tutorial
 

@@ -18,10 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from monitor.alarms import decisions, evaluation
-from monitor.detector.model_file import Floats
 from monitor.ecg import quality, records
+from monitor.ecg.beat import Floats
+from monitor.errors import UsageError
 from monitor.settings import Settings
-from monitor.terminal import UsageError
 from train import backend
 from train.detectors import patient, score_graph
 from train.evaluation import model_selection

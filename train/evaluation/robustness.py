@@ -18,8 +18,8 @@ from rich.table import Table
 from monitor.alarms import decisions, evaluation
 from monitor.ecg import quality, records
 from monitor.ecg.segmenter import Segmenter
+from monitor.errors import UsageError
 from monitor.settings import Settings
-from monitor.terminal import UsageError
 from train import backend
 from train.detectors import patient, score_graph
 from train.evaluation import patients

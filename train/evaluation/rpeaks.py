@@ -16,7 +16,7 @@ from rich.table import Table
 
 from monitor.ecg import quality, records
 from monitor.ecg.rpeaks import Signal
-from monitor.terminal import UsageError
+from monitor.errors import UsageError
 
 RATES: Final = (128.0, 250.0, 360.0, 500.0)
 TOLERANCE: Final = 0.1  # seconds between a peak found and the one annotated

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from monitor.detector.model_file import Floats
+from monitor.ecg.beat import Floats
 from train.images.progress import Epochs
 
 

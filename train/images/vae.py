@@ -13,7 +13,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from monitor.batch import datasets, image_examples, image_figures
-from monitor.detector.model_file import Card, Dataset, Floats, Kind
+from monitor.detector.model_file import Card, Dataset, Kind
+from monitor.ecg.beat import Floats
 from train import backend
 from train.export import export, provenance
 from train.images.fitting import Recipe, fit

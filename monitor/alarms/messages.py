@@ -1,0 +1,158 @@
+"""What is published of alarms: alerts, alarms as they stand, scores."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from monitor.times import EARLIEST, LATEST, from_rfc3339
+
+Kind = Literal["anomaly", "signal-quality", "silent"]
+
+Event = Literal["raised", "escalated", "cleared"]
+
+Withheld = Literal["raised", "escalated"]
+
+Priority = Literal["high", "medium", "low"]
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of an alarm, as it is published on `ecg/<device>/alerts`.
+
+    Attributes:
+        id: the same whenever the same beats cause the same event.
+        alarm: the id of the alert that raised the alarm: the same in all alerts of it.
+        time: when the beat was that caused the event, or the shelf over that withheld the alert;
+            RFC 3339, UTC.
+        since: when the alarm was raised; RFC 3339, UTC.
+        score: of the beat that caused the event; None where it was not scored.
+        threshold: a score above it is anomalous.
+        beats_anomalous: of the beats in the window, how many speak for the alarm.
+        beats_seen: how many beats are in the window.
+        beat: float32 [140]; None where no beat caused the event, or it holds what is no number.
+        reconstruction: float32 [140]; None where the beat was not scored.
+    """
+
+    id: str
+    alarm: str = ""
+    device: str
+    event: Event
+    kind: Kind
+    priority: Priority
+    time: str
+    since: str
+    score: float | None
+    threshold: float
+    beats_anomalous: int
+    beats_seen: int
+    model: str
+    beat: list[float] | None
+    reconstruction: list[float] | None
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """Who has seen an alarm, and when."""
+
+    by: str
+    time: str
+
+    def __post_init__(self) -> None:
+        """Refuse a time that is none, and a name that cannot be printed."""
+        _check_time(self.time)
+        _check_name(self.by)
+
+
+class StandingAlarm(msgspec.Struct, frozen=True):
+    """One open alarm of a device.
+
+    Attributes:
+        id: of the alert that raised it.
+        acknowledged: None until somebody has seen it, and again once it escalates.
+        escalation: the id of the alert that escalated it.
+        withheld: the event that nobody was alerted of, for the device is shelved.
+    """
+
+    id: str
+    kind: Kind
+    priority: Priority
+    since: str
+    acknowledged: Acknowledged | None = None
+    escalation: str | None = None
+    withheld: Withheld | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a time that is none."""
+        _check_time(self.since)
+
+
+class Shelved(msgspec.Struct, frozen=True):
+    """Until when nobody is alerted of a device, and who wanted it so."""
+
+    by: str
+    since: str
+    until: str
+
+    def __post_init__(self) -> None:
+        """Refuse times that are none, and a name that cannot be printed."""
+        _check_time(self.since)
+        _check_time(self.until)
+        _check_name(self.by)
+
+
+def _check_time(time: str) -> None:
+    if not EARLIEST <= from_rfc3339(time) <= LATEST:
+        raise ValueError("a time that cannot be written as RFC 3339")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise ValueError("a character that cannot be printed")
+
+
+Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
+
+Key = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
+    """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
+
+    It holds all that is needed to go on after a restart: which of the last beats were anomalous
+    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, and how
+    often an alarm of this device has changed.
+    """
+
+    device: str
+    state: Literal["alarm", "ok"]
+    priority: Priority | None
+    time: str
+    alarms: list[StandingAlarm]
+    shelved: Shelved | None = None
+    anomalous: Window
+    poor: Window
+    seq: Annotated[int, Meta(ge=0, lt=2**53)] | None
+    counted: Annotated[list[Key], Meta(max_length=1000)]
+    changes: int
+
+
+class Score(msgspec.Struct, frozen=True):
+    """The score of one beat."""
+
+    seq: int | None
+    time: str
+    score: float
+    anomalous: bool
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """Scores of a device, as they are published on `ecg/<device>/scores`."""
+
+    device: str
+    scores: list[Score]
+
+
+encode = msgspec.json.Encoder().encode
+
+decode_alarm = msgspec.json.Decoder(DeviceAlarm).decode
+
+decode_alert = msgspec.json.Decoder(Alert).decode

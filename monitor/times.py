@@ -1,0 +1,46 @@
+"""Times as they are written: RFC 3339 in UTC, or milliseconds since 1970."""
+
+import contextlib
+from datetime import UTC, datetime
+
+from monitor.errors import Rejected
+
+EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
+"""The times that are taken, in seconds since 1970: those that can be written as RFC 3339."""
+
+
+def seconds(time: str | float | None) -> float | None:
+    """Return a time of a message, RFC 3339 or epoch milliseconds, in seconds since 1970 UTC.
+
+    Raises:
+        Rejected: it is neither, or cannot be written as RFC 3339.
+    """
+    if time is None:
+        return None
+    with contextlib.suppress(ValueError, OverflowError):
+        seconds = _moment(time) if isinstance(time, str) else time / 1000
+        if EARLIEST <= seconds <= LATEST:
+            return seconds
+    raise Rejected("time", f"{str(time)[:40]!r} is neither RFC 3339 nor epoch milliseconds")
+
+
+def _moment(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return moment.timestamp()
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, to the millisecond.
+
+    >>> rfc3339(0.25)
+    '1970-01-01T00:00:00.250Z'
+    """
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
+
+
+def from_rfc3339(text: str) -> float:
+    """The inverse of `rfc3339`."""
+    return datetime.fromisoformat(text).timestamp()

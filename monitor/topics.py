@@ -1,0 +1,71 @@
+"""Topics and topic filters, and the device that they name."""
+
+from monitor.errors import Rejected
+
+LONGEST_NAME = 256
+"""Bytes of the longest device name that is taken."""
+
+
+class Topics:
+    """Finds the device in the topic of a message.
+
+    >>> Topics(["ecg/{device}/beats"]).device(b"ecg/bed-7/beats")
+    'bed-7'
+    """
+
+    def __init__(self, filters: list[str]) -> None:
+        """Take filters with one level that is `{device}`; others may be `+`, the last ones `#`."""
+        self._filters: list[tuple[list[bytes], int]] = []
+        for text in filters:
+            levels = text.split("/")
+            if levels[0] == "$share":
+                levels = levels[2:]
+            at = levels.index("{device}")
+            self._filters.append(([level.encode() for level in levels], at))
+        self._only = self._filters[0][1] if len(filters) == 1 else None
+
+    def device(self, topic: bytes) -> str:
+        """The device; the broker has seen to it that the topic fits one of the filters.
+
+        Raises:
+            Rejected: the topic names no device that alerts could be published for.
+        """
+        levels = topic.split(b"/")
+        at = self._only
+        if at is None:
+            at = next((at for own, at in self._filters if _fits(levels, own, at)), None)
+        name = levels[at] if at is not None and at < len(levels) else b""
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            text = "\0"  # which is not printable
+        if not text.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise Rejected("topic", f"no device can be named {name[:40]!r}")
+        return text
+
+
+def _fits(levels: list[bytes], own: list[bytes], at: int) -> bool:
+    if own[-1] == b"#":
+        own = own[:-1] + levels[len(own) - 1 :]
+    return len(levels) == len(own) and all(
+        i == at or mine in (b"+", level)
+        for i, (mine, level) in enumerate(zip(own, levels, strict=True))
+    )
+
+
+DEVICE = "{device}"
+
+
+def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
+    """The filter for a device, or for all; `bare`: without what makes it a shared one.
+
+    >>> subscription("$share/ward/ecg/{device}/beats")
+    '$share/ward/ecg/+/beats'
+    """
+    topic = topic.replace(DEVICE, device)
+    return topic.split("/", 2)[2] if bare and topic.startswith("$share/") else topic
+
+
+def topic_of(output: str, device: str, end: str) -> str:
+    """The topic for a device's alerts, alarm or scores."""
+    return f"{output.replace(DEVICE, device)}/{end}"
