@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from monitor import errors
+from monitor.ecg import codec
 from monitor.ecg.beat import BYTES, Beats, fingerprints, key, samples
 from monitor.ecg.codec import FLOAT32_TYPE, JSON_TYPE
 from monitor.errors import Rejected
