@@ -97,7 +97,7 @@ def _client_id() -> str:
     return f"ecg-monitor-{socket.gethostname()}"
 
 
-class Mqtt(Table):
+class MqttSettings(Table):
     """The broker, and how it is talked to."""
 
     broker: str = Field(
@@ -150,7 +150,7 @@ class Mqtt(Table):
         return readable(path)
 
     @model_validator(mode="after")
-    def _check_pairs(self) -> "Mqtt":
+    def _check_pairs(self) -> "MqttSettings":
         if self.key_file and not self.cert_file:
             raise ValueError("mqtt.key_file needs mqtt.cert_file")
         for key in ("ca_file", "cert_file", "key_file"):
@@ -190,7 +190,7 @@ class Mqtt(Table):
         return secret(self.password, "mqtt.password_file", self.password_file)
 
 
-class Input(Table):
+class InputSettings(Table):
     """Where beats come from."""
 
     topic: Annotated[list[str], NoDecode] = Field(
@@ -229,7 +229,7 @@ class Input(Table):
         return topics
 
 
-class Model(Table):
+class ModelSettings(Table):
     """The detector."""
 
     path: Path | None = Field(None, description="a model file; the one that comes along if unset")
@@ -249,13 +249,13 @@ class Model(Table):
     )
 
     @model_validator(mode="after")
-    def _check_one_threshold(self) -> "Model":
+    def _check_one_threshold(self) -> "ModelSettings":
         if self.false_alarm_rate is not None and self.threshold is not None:
             raise ValueError("model.threshold and model.false_alarm_rate exclude each other")
         return self
 
 
-class Alarm(Table):
+class AlarmSettings(Table):
     """When an alarm is raised and cleared."""
 
     window: int = Field(DEFAULT.window, ge=1, le=1000, description="last beats that are looked at")
@@ -268,7 +268,7 @@ class Alarm(Table):
     )
 
     @model_validator(mode="after")
-    def _check_order(self) -> "Alarm":
+    def _check_order(self) -> "AlarmSettings":
         if self.raise_at > self.window:
             raise ValueError(
                 f"alarm.raise_at = {self.raise_at}: must be at most alarm.window = {self.window}"
@@ -285,7 +285,7 @@ class Alarm(Table):
         return Policy(self.window, self.raise_at, self.clear_at, self.silent_after)
 
 
-class Output(Table):
+class OutputSettings(Table):
     """Where alerts go."""
 
     topic: str = Field(
@@ -304,7 +304,7 @@ class Output(Table):
         return topic
 
 
-class History(Table):
+class HistorySettings(Table):
     """What is kept of alarms, and of what people did about them."""
 
     file: Path | None = Field(
@@ -314,7 +314,7 @@ class History(Table):
     megabytes: int = Field(256, ge=1, description="its size, beyond which the oldest goes")
 
 
-class Metrics(Table):
+class MetricsSettings(Table):
     """Where metrics, health and the live page are served."""
 
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 to be seen from outside")
@@ -330,7 +330,7 @@ class Metrics(Table):
         return holding_secret(path)
 
     @model_validator(mode="after")
-    def _check_token(self) -> "Metrics":
+    def _check_token(self) -> "MetricsSettings":
         if self.token and self.token_file:
             raise ValueError("metrics.token and metrics.token_file exclude each other")
         token = self.secret
@@ -356,13 +356,13 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    mqtt: Mqtt = Mqtt()
-    input: Input = Input()
-    model: Model = Model()
-    alarm: Alarm = Alarm()
-    output: Output = Output()
-    history: History = History()
-    metrics: Metrics = Metrics()
+    mqtt: MqttSettings = MqttSettings()
+    input: InputSettings = InputSettings()
+    model: ModelSettings = ModelSettings()
+    alarm: AlarmSettings = AlarmSettings()
+    output: OutputSettings = OutputSettings()
+    history: HistorySettings = HistorySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def history_file(self) -> Path:

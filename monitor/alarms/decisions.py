@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.alarms.device import Alarm, Condition, Device, Shelf, as_it_was
-from monitor.alarms.messages import Acknowledged, DeviceAlarm, Event, Kind, Priority
+from monitor.alarms.device import ActiveAlarm, Condition, Device, Shelf, as_it_was
+from monitor.alarms.messages import Acknowledged, Event, Kind, Priority, RetainedAlarm
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""
@@ -196,7 +196,7 @@ class Alarms:
                 return
             event = "raised"
             priority = whole if number == policy.window else first
-            alarm = condition.alarm = Alarm("", priority, time)
+            alarm = condition.alarm = ActiveAlarm("", priority, time)
         elif number == policy.window and alarm.priority != whole:
             event, alarm.priority = "escalated", whole
         elif number <= policy.clear_at and condition.seen == policy.window:
@@ -225,7 +225,7 @@ class Alarms:
             fallen.append(name)
             if device.silent is not None:
                 continue  # since then it has only repeated itself
-            alarm = device.silent = Alarm("", "medium", wall)
+            alarm = device.silent = ActiveAlarm("", "medium", wall)
             device.unsaved = True
             decisions.append(self._change(name, device, "silent", "raised", alarm))
         for name in fallen:
@@ -258,7 +258,7 @@ class Alarms:
         """The device of that name, heard or silent; None if it was forgotten."""
         return self.devices.get(name) or self.silent.get(name)
 
-    def restore(self, saved: DeviceAlarm, now: float) -> None:
+    def restore(self, saved: RetainedAlarm, now: float) -> None:
         """Go on where an earlier process stood.
 
         A device with nothing open counts as silent without an alarm: nobody knows since when.
@@ -273,7 +273,7 @@ class Alarms:
 
     # -- what people say of them
 
-    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> Alarm:
+    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> ActiveAlarm:
         """Note who has seen an open alarm; `identity` is one that `open` has."""
         device = self.find(self.open[identity])
         assert device is not None
@@ -319,7 +319,7 @@ class Alarms:
         device: Device,
         kind: Kind,
         event: Event,
-        alarm: Alarm,
+        alarm: ActiveAlarm,
         beat: int | None = None,
         before: Priority | None = None,
     ) -> Decision:
@@ -348,7 +348,7 @@ def _decision(
     device: Device,
     kind: Kind,
     event: Event,
-    alarm: Alarm,
+    alarm: ActiveAlarm,
     beat: int | None = None,
     before: Priority | None = None,
     withheld_by: str | None = None,

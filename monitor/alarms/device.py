@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from monitor.alarms.messages import (
     Acknowledged,
-    DeviceAlarm,
     Kind,
+    OpenAlarm,
     Priority,
+    RetainedAlarm,
     Shelved,
-    StandingAlarm,
     Withheld,
 )
 from monitor.times import from_rfc3339, rfc3339
@@ -20,7 +20,7 @@ HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
 
 
 @dataclass(slots=True)
-class Alarm:
+class ActiveAlarm:
     """An open alarm.
 
     Attributes:
@@ -44,7 +44,7 @@ class Condition:
 
     __slots__ = ("alarm", "bits", "seen")
 
-    def __init__(self, window: str = "", alarm: Alarm | None = None) -> None:
+    def __init__(self, window: str = "", alarm: ActiveAlarm | None = None) -> None:
         """Go on from a window that `window` wrote."""
         self.bits = int(window.translate(_TO_BITS) or "0", 2)
         self.seen = len(window)
@@ -101,7 +101,7 @@ class Device:
         self.heard = heard
         self.anomaly = Condition()
         self.quality: Condition | None = None  # made with the first beat of poor quality
-        self.silent: Alarm | None = None
+        self.silent: ActiveAlarm | None = None
         self.seq = -1
         self.known = array("Q")
         self.restored = False
@@ -124,7 +124,7 @@ class Device:
         """The beats that are looked at for a kind of alarm."""
         return {"anomaly": self.anomaly, "signal-quality": self.quality, "silent": None}[kind]
 
-    def alarms(self) -> Iterator[tuple[Kind, Alarm]]:
+    def alarms(self) -> Iterator[tuple[Kind, ActiveAlarm]]:
         """The open alarms."""
         if self.anomaly.alarm is not None:
             yield "anomaly", self.anomaly.alarm
@@ -147,10 +147,10 @@ def priority_of(device: Device) -> Priority | None:
     )
 
 
-def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
+def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
     """The alarm of a device as it is made known, with all that `as_it_was` needs."""
     alarms = [
-        StandingAlarm(
+        OpenAlarm(
             alarm.id,
             kind,
             alarm.priority,
@@ -161,7 +161,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
         )
         for kind, alarm in device.alarms()
     ]
-    return DeviceAlarm(
+    return RetainedAlarm(
         device=name,
         state="alarm" if alarms else "ok",
         priority=priority_of(device),
@@ -176,7 +176,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> DeviceAlarm:
     )
 
 
-def as_it_was(saved: DeviceAlarm, window: int, now: float) -> Device:
+def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     """The device whose alarm an earlier process made known.
 
     Args:
@@ -185,7 +185,7 @@ def as_it_was(saved: DeviceAlarm, window: int, now: float) -> Device:
         now: in seconds, on the clock by which it is heard.
     """
     alarms = {
-        alarm.kind: Alarm(
+        alarm.kind: ActiveAlarm(
             alarm.id,
             alarm.priority,
             from_rfc3339(alarm.since),

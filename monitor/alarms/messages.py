@@ -62,7 +62,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
         _check_name(self.by)
 
 
-class StandingAlarm(msgspec.Struct, frozen=True):
+class OpenAlarm(msgspec.Struct, frozen=True):
     """One open alarm of a device.
 
     Attributes:
@@ -114,7 +114,7 @@ Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
 Key = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
-class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
+class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
 
     It holds all that is needed to go on after a restart: which of the last beats were anomalous
@@ -126,7 +126,7 @@ class DeviceAlarm(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["alarm", "ok"]
     priority: Priority | None
     time: str
-    alarms: list[StandingAlarm]
+    alarms: list[OpenAlarm]
     shelved: Shelved | None = None
     anomalous: Window
     poor: Window
@@ -153,6 +153,6 @@ class Scores(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 
-decode_alarm = msgspec.json.Decoder(DeviceAlarm).decode
+decode_alarm = msgspec.json.Decoder(RetainedAlarm).decode
 
 decode_alert = msgspec.json.Decoder(Alert).decode

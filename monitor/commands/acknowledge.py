@@ -12,7 +12,7 @@ from queue import Empty, Queue
 from paho.mqtt.client import Client, MQTTMessage
 
 from monitor.alarms import messages
-from monitor.alarms.messages import DeviceAlarm, StandingAlarm, decode_alarm
+from monitor.alarms.messages import OpenAlarm, RetainedAlarm, decode_alarm
 from monitor.alarms.operator_requests import Acknowledge, Shelve
 from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
@@ -45,7 +45,7 @@ class _Desk:
     def __exit__(self, *_: object) -> None:
         client.leave(self._client)
 
-    def standing(self) -> list[DeviceAlarm]:
+    def standing(self) -> list[RetainedAlarm]:
         """The alarms that stand retained with the broker."""
         newest = {alarm.device: alarm for alarm in self._alarms(QUIET)}
         return list(newest.values())
@@ -55,7 +55,7 @@ class _Desk:
         device: str,
         end: str,
         request: Acknowledge | Shelve,
-        done: Callable[[DeviceAlarm], bool],
+        done: Callable[[RetainedAlarm], bool],
     ) -> None:
         """Send a request and wait until the device's alarm shows that it was done.
 
@@ -70,7 +70,7 @@ class _Desk:
                 f"and be allowed to read {topic}, and you to write there"
             )
 
-    def _alarms(self, quiet: float) -> Iterator[DeviceAlarm]:
+    def _alarms(self, quiet: float) -> Iterator[RetainedAlarm]:
         """Alarms as they come, until none has come for `quiet` seconds, or `WITHIN` are over.
 
         What is none, or stands under another name than its own, is passed over.
@@ -107,7 +107,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
             )
         device, alarm = fitting[0]
 
-        def done(now: DeviceAlarm) -> bool:
+        def done(now: RetainedAlarm) -> bool:
             seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
             # Ours is another than the one before; clocks may differ.
             return any(a and a != alarm.acknowledged and a.by == by for a in seen)
@@ -116,7 +116,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
     print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
 
 
-def _is(alarm: StandingAlarm, identity: str) -> bool:
+def _is(alarm: OpenAlarm, identity: str) -> bool:
     return any((own or "").startswith(identity) for own in (alarm.id, alarm.escalation))
 
 
@@ -134,7 +134,7 @@ def shelve(settings: Settings, device: str, minutes: float, by: str | None) -> N
     with _Desk(settings, device) as desk:
         before = [standing.shelved for standing in desk.standing()]
 
-        def done(now: DeviceAlarm) -> bool:
+        def done(now: RetainedAlarm) -> bool:
             nonlocal until
             until = now.shelved.until if now.shelved is not None else ""
             return now.shelved not in before if minutes else not until

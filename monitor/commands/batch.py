@@ -15,7 +15,7 @@ from monitor.errors import UsageError
 NAMES: Final = (*image_examples.EXAMPLES, "ecg")
 
 
-class Outcome(msgspec.Struct):
+class BatchResult(msgspec.Struct):
     """What a run of the batch mode found; `metrics.json` and `--json` hold it as it is."""
 
     name: str
@@ -47,14 +47,14 @@ def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: b
         print(f"pictures and metrics.json are in {out}")
 
 
-def _image(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+def _image(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
     model = Model(path or shipped(name), "image", _threads())
     images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
     figures = image_examples.reconstruction(name, model.run, images, out)
-    return Outcome(name, {model.card.name: model.sha256}, figures, model.card.figures)
+    return BatchResult(name, {model.card.name: model.sha256}, figures, model.card.figures)
 
 
-def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
     path = path or shipped("vae-encoder")
     beside = path.with_name(path.name.replace("encoder", "decoder"))
     encoder = Model(path, "vae-encoder", _threads())
@@ -62,14 +62,14 @@ def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
     images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
     figures = image_examples.vae(encoder.run, decoder.run, images, out)
     models = {model.card.name: model.sha256 for model in (encoder, decoder)}
-    return Outcome(name, models, figures, encoder.card.figures)
+    return BatchResult(name, models, figures, encoder.card.figures)
 
 
-def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> Outcome:
+def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
     detector = Detector(path or shipped("ecg"), _threads())
     file = data if data and not data.is_dir() else datasets.find("", "ecg.csv", data)
     figures = score_file.score(detector, file, out)
-    return Outcome(name, {detector.name: detector.sha256}, figures, detector.card.figures)
+    return BatchResult(name, {detector.name: detector.sha256}, figures, detector.card.figures)
 
 
 def _threads() -> int:
@@ -77,7 +77,7 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: BatchResult) -> None:
     table = Table(outcome.name, "found", "on the card, of its test part", box=None)
     for name, value in outcome.figures.items():
         if isinstance(value, dict):

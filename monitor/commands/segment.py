@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 
 from monitor.commands.replay import topic_for
-from monitor.ecg.segmenter import LOWEST_RATE, Beat, Segmenter
+from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
 from monitor.errors import ConfigurationError, Failure
 from monitor.mqtt import client
 from monitor.settings import Settings
@@ -62,7 +62,7 @@ class Streams:
         self._rate = rate
         self._streams: dict[str, Stream] = {}
 
-    def take(self, device: str, payload: bytes, now: float) -> list[Beat]:
+    def take(self, device: str, payload: bytes, now: float) -> list[CutBeat]:
         """Take in a chunk and give the beats that it decides; `now` in seconds.
 
         A sample number that jumps ends the stream there and begins another: no beat is made of the
@@ -70,7 +70,7 @@ class Streams:
         """
         samples, rate, seq = decode(payload, self._rate)
         stream = self._streams.get(device)
-        beats: list[Beat] = []
+        beats: list[CutBeat] = []
         if stream is not None:
             if seq is not None and seq < stream.expected and rate == stream.segmenter.rate:
                 samples = samples[stream.expected - seq :]  # sent again, as a whole or in part
@@ -88,7 +88,7 @@ class Streams:
         stream.expected += len(samples)
         return beats + stream.segmenter.feed(samples)
 
-    def end_silent(self, now: float) -> list[tuple[str, list[Beat]]]:
+    def end_silent(self, now: float) -> list[tuple[str, list[CutBeat]]]:
         """End the streams that were not heard for `SILENT_AFTER`, and give their last beats."""
         ended = [name for name, it in self._streams.items() if it.heard + SILENT_AFTER < now]
         return [(name, self._streams.pop(name).segmenter.finish()) for name in ended]
@@ -139,7 +139,7 @@ def run(settings: Settings, rate: float | None) -> None:
     on_connect(cutter)
     streams = Streams(rate)
 
-    def publish(device: str, beats: list[Beat]) -> None:
+    def publish(device: str, beats: list[CutBeat]) -> None:
         topic = topic_for(settings, device)
         for beat in beats:
             message: dict[str, object] = {"beats": [beat.samples.tolist()], "seq": beat.seq}

@@ -35,7 +35,7 @@ class Recording(NamedTuple):
     hours: float
 
 
-class Outcome(NamedTuple):
+class SettingsTrial(NamedTuple):
     """What one choice of settings would have made of the recording; `rate` None: the default."""
 
     rate: float | None
@@ -72,7 +72,7 @@ def read(source: Path, start: float = 0) -> Recording:
     )
 
 
-def outcomes(recording: Recording, detector: Detector) -> Iterator[Outcome]:
+def outcomes(recording: Recording, detector: Detector) -> Iterator[SettingsTrial]:
     """Run the recording through the live alarm decisions at every point of the grid."""
     scores = detector.score(recording.beats).scores
     poor = quality.assess(recording.beats) != quality.GOOD
@@ -88,7 +88,7 @@ def outcomes(recording: Recording, detector: Detector) -> Iterator[Outcome]:
             judged = evaluation.judge(
                 raised, recording.annotated, recording.classes, recording.hours
             )
-            yield Outcome(rate, policy, len(raised) / recording.hours, judged)
+            yield SettingsTrial(rate, policy, len(raised) / recording.hours, judged)
 
 
 def main(source: Path, model: Path, out: Path, start: float = 0) -> None:

@@ -14,12 +14,12 @@ from monitor.history.store import History
 from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
-from monitor.mqtt.alert_sender import Outbound
+from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import Message
 from monitor.settings import Settings
 from monitor.times import rfc3339
 from monitor.topics import topic_of
-from monitor.web.live_feed import Live
+from monitor.web.live_feed import LiveFeed
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
     reconstruction: list[float] | None = None
 
 
-class Publisher:
+class Announcer:
     """Makes changes of alarms known, and alarms as they stand."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Publisher:
         settings: Settings,
         alarms: Alarms,
         detectors: Detectors,
-        outbound: Outbound,
+        outbound: AlertSender,
         history: History,
-        live: Live,
+        live: LiveFeed,
         metrics: Metrics,
     ) -> None:
         self._output, self._client_id = settings.output, settings.mqtt.client_id

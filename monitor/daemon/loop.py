@@ -19,24 +19,24 @@ from monitor import errors
 from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms
 from monitor.daemon import systemd
-from monitor.daemon.announcer import Evidence, Publisher
-from monitor.daemon.operator import Desk
-from monitor.detector.per_device import Detectors, Outcome
+from monitor.daemon.announcer import Announcer, Evidence
+from monitor.daemon.operator import RequestHandler
+from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg import codec, quality
 from monitor.ecg.beat import Beats, fingerprints, samples
 from monitor.errors import ConfigurationError, Failure
 from monitor.history.store import History
 from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
-from monitor.mqtt.alert_sender import Outbound
-from monitor.mqtt.beat_consumer import Inbound, Message
+from monitor.mqtt.alert_sender import AlertSender
+from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
-from monitor.mqtt.retained import standing_alarms
+from monitor.mqtt.retained import read_retained_alarms
 from monitor.settings import Settings
 from monitor.times import rfc3339
 from monitor.topics import Topics, subscription, topic_of
-from monitor.web.live_feed import EVERY, Live
+from monitor.web.live_feed import EVERY, LiveFeed
 from monitor.web.routes import actions, pages
 from monitor.web.server import Site, serve
 
@@ -96,16 +96,18 @@ class Daemon:
         self.alarms = Alarms(settings.alarm.policy)
         self.topics = Topics(settings.input.topic)
         filters = [subscription(topic) for topic in settings.input.topic]
-        self.inbound = Inbound(settings.mqtt, filters, settings.input.qos, metrics)
+        self.inbound = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
         asked = [f"{settings.output.topic}/alarm/{end}" for end in operator_requests.ENDS]
         self.whose = Topics(asked)
-        self.outbound = Outbound(settings.mqtt, [subscription(topic) for topic in asked], metrics)
+        self.outbound = AlertSender(
+            settings.mqtt, [subscription(topic) for topic in asked], metrics
+        )
         self.history = History(settings.history, settings.history_file, metrics.lost)
-        self.live = Live(settings.input.topic)
-        self.publisher = Publisher(
+        self.live = LiveFeed(settings.input.topic)
+        self.publisher = Announcer(
             settings, self.alarms, detectors, self.outbound, self.history, self.live, metrics
         )
-        self.desk = Desk(self.alarms, self.history, self.publisher)
+        self.desk = RequestHandler(self.alarms, self.history, self.publisher)
         self._stop = False
         self._recovered = self._online = False
         self._turned = self._listening = time.monotonic()
@@ -270,7 +272,7 @@ class Daemon:
         self.metrics.received.inc(at)
         return intakes
 
-    def _score(self, intakes: list[Intake], batch: NDArray[np.float32]) -> Outcome:
+    def _score(self, intakes: list[Intake], batch: NDArray[np.float32]) -> Scored:
         begun = time.perf_counter()
         scored = self.detectors.score(batch, (intake.whose for intake in intakes))
         self.metrics.inference.observe(time.perf_counter() - begun)
@@ -278,7 +280,7 @@ class Daemon:
         return scored
 
     def _count(
-        self, intakes: list[Intake], scored: Outcome, faults: NDArray[np.uint8], verdicts: bytes
+        self, intakes: list[Intake], scored: Scored, faults: NDArray[np.uint8], verdicts: bytes
     ) -> None:
         poor = verdicts.count(POOR)
         self.metrics.scored.inc(len(verdicts) - poor)
@@ -299,7 +301,7 @@ class Daemon:
         self.metrics.ratio.observe(ratios)
 
     def _publish_scores(
-        self, intakes: list[Intake], verdicts: bytes, scored: Outcome, wall: float
+        self, intakes: list[Intake], verdicts: bytes, scored: Scored, wall: float
     ) -> None:
         for _, name, beats, start, stop in intakes:
             times = beats.times(wall)
@@ -388,7 +390,7 @@ class Daemon:
             ConfigurationError: the broker refuses the login.
         """
         try:
-            standing = standing_alarms(self.settings)
+            standing = read_retained_alarms(self.settings)
         except ConfigurationError:
             raise
         except Failure as failure:
@@ -405,7 +407,7 @@ class Daemon:
         return True
 
 
-def _judge(batch: NDArray[np.float32], scored: Outcome) -> tuple[NDArray[np.uint8], bytes]:
+def _judge(batch: NDArray[np.float32], scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
     """The fault of each beat, and what it was, a byte for each: NORMAL, ANOMALOUS or POOR."""
     faults = quality.assess(batch)
     finite = np.isfinite(scored.scores)
@@ -417,7 +419,7 @@ def _judge(batch: NDArray[np.float32], scored: Outcome) -> tuple[NDArray[np.uint
     return faults, np.where(faults == quality.GOOD, anomalous, POOR).astype(np.uint8).tobytes()
 
 
-def _evidence(batch: NDArray[np.float32], scored: Outcome, at: int, believed: bool) -> Evidence:
+def _evidence(batch: NDArray[np.float32], scored: Scored, at: int, believed: bool) -> Evidence:
     beat = batch[at].tolist()
     if not believed:  # JSON has no word for NaN, nor for what is infinite
         return Evidence(beat=beat if np.isfinite(batch[at]).all() else None)

@@ -10,7 +10,7 @@ from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import Shelf
 from monitor.alarms.messages import Acknowledged
 from monitor.alarms.operator_requests import Request, Shelve
-from monitor.daemon.announcer import Publisher
+from monitor.daemon.announcer import Announcer
 from monitor.history.store import Action, History
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
@@ -18,10 +18,10 @@ from monitor.times import rfc3339
 log = structlog.get_logger()
 
 
-class Desk:
+class RequestHandler:
     """Where requests are done, by the loop."""
 
-    def __init__(self, alarms: Alarms, history: History, publisher: Publisher) -> None:
+    def __init__(self, alarms: Alarms, history: History, publisher: Announcer) -> None:
         self._alarms, self._history, self._publisher = alarms, history, publisher
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._lines = Throttle(LINES)

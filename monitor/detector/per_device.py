@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from monitor.detector.model_file import Detector, ModelError, shipped
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import ConfigurationError
-from monitor.settings import Model
+from monitor.settings import ModelSettings
 
 SHARED = "model.path"
 """The setting that names the model of all devices that have none of their own."""
@@ -26,7 +26,7 @@ REMEMBERED = 65536
 """Devices whose detector is known without looking through the patterns."""
 
 
-class Outcome(NamedTuple):
+class Scored(NamedTuple):
     """What the detectors said of a batch.
 
     Attributes:
@@ -62,7 +62,7 @@ class _File:
 class Detectors:
     """The detectors of all devices. A `threshold` is the one that the settings ask for."""
 
-    def __init__(self, settings: Model) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         """Open every model file.
 
         Raises:
@@ -96,7 +96,7 @@ class Detectors:
         """Give the detector of a device: the first whose pattern fits its name."""
         return self._files[self._place(name)].detector
 
-    def score(self, batch: Floats, whose: Iterable[tuple[str, int, int]]) -> Outcome:
+    def score(self, batch: Floats, whose: Iterable[tuple[str, int, int]]) -> Scored:
         """Score beats, each by the detector of its device.
 
         Args:
@@ -116,7 +116,7 @@ class Detectors:
             at = np.concatenate(theirs)
             scores[at], reconstructions[at] = detector.score(batch[at])
             thresholds[at] = detector.threshold
-        return Outcome(scores, reconstructions, thresholds)
+        return Scored(scores, reconstructions, thresholds)
 
     def refresh(self) -> list[Change]:
         """Take over the files that have changed and stand still since the last look."""
@@ -155,8 +155,8 @@ class Detectors:
         return next((i for i, found in enumerate(fits) if found), len(self._files) - 1)
 
 
-def _by_one(detector: Detector, batch: Floats) -> Outcome:
-    return Outcome(*detector.score(batch), np.float32(detector.threshold))
+def _by_one(detector: Detector, batch: Floats) -> Scored:
+    return Scored(*detector.score(batch), np.float32(detector.threshold))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

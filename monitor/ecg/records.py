@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ecg.rpeaks import Signal
-from monitor.ecg.segmenter import Beat, Segmenter
+from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.errors import Failure
 
 AAMI: Final = (
@@ -80,7 +80,7 @@ def read(path: Path) -> Record:
     return Record(signal, float(record.fs), positions, classes)
 
 
-def beats(record: Record, start: float = 0, stop: float | None = None) -> list[Beat]:
+def beats(record: Record, start: float = 0, stop: float | None = None) -> list[CutBeat]:
     """Cut the beats of a record from second `start` to `stop`; `seq` counts from its begin."""
     first = round(start * record.rate)
     last = len(record.signal) if stop is None else round(stop * record.rate)
@@ -88,7 +88,7 @@ def beats(record: Record, start: float = 0, stop: float | None = None) -> list[B
     return segmenter.feed(record.signal[first:last]) + segmenter.finish()
 
 
-def classes(record: Record, cut: list[Beat], within: float = 0.15) -> NDArray[np.str_]:
+def classes(record: Record, cut: list[CutBeat], within: float = 0.15) -> NDArray[np.str_]:
     """Give each beat the class of the annotation nearest to it, "-" where none is near: [n]."""
     found = np.full(len(cut), "-")
     if not len(record.positions):

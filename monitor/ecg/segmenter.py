@@ -74,7 +74,7 @@ PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision se
 PAUSE = 3.0  # after so many seconds without a beat, a window is cut all the same
 
 
-class Beat(NamedTuple):
+class CutBeat(NamedTuple):
     """A beat of a signal.
 
     Attributes:
@@ -109,10 +109,10 @@ class Segmenter:
         self._last: int | None = None  # the last beat
         self._paused = first  # where the last beat or the last window of a pause was
 
-    def feed(self, samples: NDArray[Any]) -> list[Beat]:
+    def feed(self, samples: NDArray[Any]) -> list[CutBeat]:
         """Take in the next samples, [n], finite, and give the beats that they decide."""
         self._signal = np.concatenate([self._signal, np.asarray(samples, np.float64)])
-        beats: list[Beat] = []
+        beats: list[CutBeat] = []
         step = round(STEP * self.rate)
         while True:
             # Steps end at multiples of their length, wherever the signal began.
@@ -121,14 +121,14 @@ class Segmenter:
                 return beats
             beats += self._decide(end)
 
-    def finish(self) -> list[Beat]:
+    def finish(self) -> list[CutBeat]:
         """Give the beats that are left when no more samples come."""
         return self._decide(self._begin + len(self._signal))
 
-    def _decide(self, end: int) -> list[Beat]:
+    def _decide(self, end: int) -> list[CutBeat]:
         seen = self._signal[: end + round(FUTURE * self.rate) - self._begin]
         peaks = self._finder.peaks(seen) + self._begin
-        beats: list[Beat] = []
+        beats: list[CutBeat] = []
         centres: list[tuple[int, float | None]] = []
         for peak in peaks[(peaks >= self._decided) & (peaks < end)].tolist():
             since = None if self._last is None else (peak - self._last) / self.rate
@@ -140,7 +140,7 @@ class Segmenter:
         centres += [(place, None) for place in self._pause(end)]
         if centres:
             cut = self._cutter.cut(seen, np.array([at for at, _ in centres]) - self._begin)
-            beats = [Beat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
+            beats = [CutBeat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
         self._decided = end
         keep = max(self._begin, end - round(PAST * self.rate))
         self._signal, self._begin = self._signal[keep - self._begin :], keep

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 
 from monitor.alarms.messages import Acknowledged, Alert, Kind, Priority, decode_alert, encode
 from monitor.errors import ConfigurationError, Failure
-from monitor.settings import History as Bounds
+from monitor.settings import HistorySettings
 from monitor.times import from_rfc3339, rfc3339
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
 class History:
     """Keeps alerts and actions, from the loop's side."""
 
-    def __init__(self, bounds: Bounds, file: Path, lost: Counter) -> None:
+    def __init__(self, bounds: HistorySettings, file: Path, lost: Counter) -> None:
         """Open the file and begin to write; keep nothing where `bounds.days` is 0.
 
         Raises:
@@ -267,7 +267,7 @@ def create(file: Path) -> sqlite3.Connection:
     return database
 
 
-def _trim(database: sqlite3.Connection, bounds: Bounds) -> None:
+def _trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
     """Let go of what is too old, and of the oldest of what is too much."""
     with database:
         for table in ("alerts", "actions"):

@@ -16,7 +16,7 @@ from monitor.metrics import Metrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
 from monitor.mqtt.packets import Client, Publish, parse_publish
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 
 log = structlog.get_logger()
 
@@ -31,10 +31,10 @@ UNSEEN = 1000
 """Requests at QoS 0 that wait to be looked at, at most; of the others, the broker bounds them."""
 
 
-class Outbound(Connection):
+class AlertSender(Connection):
     """What the daemon says, and that it is there: its status, with a last will."""
 
-    def __init__(self, mqtt: Mqtt, requests: list[str], metrics: Metrics) -> None:
+    def __init__(self, mqtt: MqttSettings, requests: list[str], metrics: Metrics) -> None:
         """Publish over this broker; `requests` are the filters of what people ask."""
         super().__init__(mqtt, f"{mqtt.client_id}-alerts", keep_session=False)
         self._metrics = metrics

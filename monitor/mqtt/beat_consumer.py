@@ -17,7 +17,7 @@ from monitor.errors import ConfigurationError
 from monitor.metrics import Metrics
 from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, parse_publish
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 
 
 class Message:
@@ -62,14 +62,14 @@ class Message:
         self.waiting = 0
 
 
-class Inbound(Connection):
+class BeatConsumer(Connection):
     """A session with the broker: what comes while we are away is kept there.
 
     Attributes:
         new_session: set when the broker knew nothing of us any more.
     """
 
-    def __init__(self, mqtt: Mqtt, filters: list[str], qos: int, metrics: Metrics) -> None:
+    def __init__(self, mqtt: MqttSettings, filters: list[str], qos: int, metrics: Metrics) -> None:
         super().__init__(mqtt, mqtt.client_id, keep_session=True)
         self.new_session = False
         self._filters, self._qos, self._metrics = filters, qos, metrics

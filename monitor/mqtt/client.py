@@ -11,7 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.errors import ConfigurationError, Failure
-from monitor.settings import Mqtt, Protocol
+from monitor.settings import MqttSettings, Protocol
 
 AnyClient = TypeVar("AnyClient", bound=Client)
 
@@ -28,7 +28,7 @@ WITHIN = 5.0
 
 
 def make(
-    kind: type[AnyClient], mqtt: Mqtt, client_id: str, protocol: Protocol, keep: bool
+    kind: type[AnyClient], mqtt: MqttSettings, client_id: str, protocol: Protocol, keep: bool
 ) -> AnyClient:
     """A client that has not connected yet.
 
@@ -61,7 +61,7 @@ def make(
     return client
 
 
-def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
+def _tls_context(mqtt: MqttSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=mqtt.ca_file)
     except OSError as error:
@@ -89,7 +89,7 @@ def other(protocol: Protocol) -> Protocol:
     return "3.1.1" if protocol == "5" else "5"
 
 
-def refused_login(mqtt: Mqtt, reason: str) -> ConfigurationError:
+def refused_login(mqtt: MqttSettings, reason: str) -> ConfigurationError:
     """What to say of a login that the broker does not know."""
     return ConfigurationError(
         f"mqtt.username = {mqtt.username!r}: {mqtt.where} refused the login ({reason.lower()}); "
@@ -97,7 +97,7 @@ def refused_login(mqtt: Mqtt, reason: str) -> ConfigurationError:
     )
 
 
-def unverified(mqtt: Mqtt, error: ssl.SSLCertVerificationError) -> ConfigurationError:
+def unverified(mqtt: MqttSettings, error: ssl.SSLCertVerificationError) -> ConfigurationError:
     """What to say of a broker whose certificate is not to be trusted."""
     return ConfigurationError(
         f"mqtt.ca_file = '{mqtt.ca_file or ''}': the certificate of {mqtt.where} cannot be "
@@ -105,7 +105,7 @@ def unverified(mqtt: Mqtt, error: ssl.SSLCertVerificationError) -> Configuration
     )
 
 
-def refused_certificate(mqtt: Mqtt, error: OSError | None) -> ConfigurationError | None:
+def refused_certificate(mqtt: MqttSettings, error: OSError | None) -> ConfigurationError | None:
     """What to say of a client certificate that the broker does not take, if that is the error."""
     reason = (isinstance(error, ssl.SSLError) and error.reason) or ""
     if "ALERT" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
@@ -117,7 +117,7 @@ def refused_certificate(mqtt: Mqtt, error: OSError | None) -> ConfigurationError
     )
 
 
-def join(mqtt: Mqtt, role: str) -> Client:
+def join(mqtt: MqttSettings, role: str) -> Client:
     """A client of no lasting identity, connected and with its network thread running.
 
     Args:
@@ -138,7 +138,7 @@ def join(mqtt: Mqtt, role: str) -> Client:
     raise Failure(f"{mqtt.where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
 
 
-def _attempt(mqtt: Mqtt, role: str, protocol: Protocol) -> Client | str:
+def _attempt(mqtt: MqttSettings, role: str, protocol: Protocol) -> Client | str:
     """A connected client, or the broker's reason against it; empty if it hung up without one."""
     client = make(Client, mqtt, f"ecg-monitor-{role}-{uuid.uuid4().hex[:8]}", protocol, False)
     answered = threading.Event()

@@ -1,8 +1,8 @@
 """A connection to the broker that is made again whenever it is lost.
 
-The daemon has two, `inbound.Inbound` for beats and `outbound.Outbound` for what it says: the
-broker's answers to our alerts must not stand in line behind a mountain of beats, and they must
-still be heard where we stop reading beats.
+The daemon has two, `BeatConsumer` for beats and `AlertSender` for what it publishes: the broker's
+answers to our alerts must not stand in line behind a mountain of beats, and they must still be
+heard where we stop reading beats.
 
 One paho client for each attempt; nothing of an old one can reach a new one.
 """
@@ -32,7 +32,7 @@ from monitor.mqtt.client import (
     unverified,
 )
 from monitor.mqtt.packets import READ_SIZE, Client
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Connection:
         since: of the connection, or of its loss, on the monotonic clock.
     """
 
-    def __init__(self, mqtt: Mqtt, client_id: str, keep_session: bool) -> None:
+    def __init__(self, mqtt: MqttSettings, client_id: str, keep_session: bool) -> None:
         self.trouble: str | None = "not connected yet"
         self.since = time.monotonic()
         self._mqtt, self._client_id, self._keep_session = mqtt, client_id, keep_session

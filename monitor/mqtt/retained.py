@@ -6,7 +6,7 @@ from queue import Empty, Queue
 import structlog
 from paho.mqtt.client import MQTTMessage
 
-from monitor.alarms.messages import DeviceAlarm, decode_alarm
+from monitor.alarms.messages import RetainedAlarm, decode_alarm
 from monitor.mqtt import client
 from monitor.settings import Settings
 from monitor.topics import topic_of
@@ -20,7 +20,7 @@ QUIET = 0.2
 """Seconds without another alarm after which there is none left."""
 
 
-def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
+def read_retained_alarms(settings: Settings) -> list[RetainedAlarm]:
     """The alarms that stand retained with the broker.
 
     They are read at QoS 0 over a connection of their own: the daemon's own session may be full of
@@ -37,8 +37,8 @@ def standing_alarms(settings: Settings) -> list[DeviceAlarm]:
         client.leave(reader)
 
 
-def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[DeviceAlarm]:
-    alarms: dict[str, DeviceAlarm] = {}  # by topic: one may change as we read
+def _read(arrivals: Queue[MQTTMessage | None], settings: Settings) -> list[RetainedAlarm]:
+    alarms: dict[str, RetainedAlarm] = {}  # by topic: one may change as we read
     wait = WITHIN
     until = time.monotonic() + wait
     while True:

@@ -20,15 +20,15 @@ from monitor import __version__
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import HIGHEST_FIRST, Device, priority_of, shelved
 from monitor.alarms.messages import Priority
-from monitor.detector.per_device import Detectors, Outcome
+from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.topics import LONGEST_NAME
 from monitor.web.snapshot import (
     VERDICTS,
-    Beat,
     DetectorInUse,
     Row,
-    View,
+    ShownBeat,
+    Snapshot,
     open_alarms,
     shorten,
 )
@@ -55,7 +55,7 @@ IN_ALARM, HEARD = 200, 100
 """Devices in alarm, and devices that are heard, of which a view tells at most."""
 
 
-class Live:
+class LiveFeed:
     """What is shown, and to whom.
 
     Attributes:
@@ -67,13 +67,13 @@ class Live:
         self._topics = topics
         self._asked: deque[tuple[str, float]] = deque(maxlen=1000)
         self._until = self._next = -math.inf
-        self._view: View | None = None
+        self._view: Snapshot | None = None
         self._shown = threading.Event()
-        self._eyes: dict[str, _Eye] = {}
+        self._eyes: dict[str, _WatchedDevice] = {}
         self._open: dict[Priority, dict[str, Device]] = {priority: {} for priority in HIGHEST_FIRST}
         self._listed: dict[str, None] = {}
 
-    def look(self, device: str) -> View | None:
+    def look(self, device: str) -> Snapshot | None:
         """See what was shown last, of all beats a device's alone, which are kept from now on.
 
         For any thread. Gives None where the loop has shown nothing for a while. No device has the
@@ -102,7 +102,7 @@ class Live:
         self,
         heard: Iterable[tuple[str, Beats, int]],
         batch: NDArray[np.float32],
-        scored: Outcome,
+        scored: Scored,
         verdicts: bytes,
         wall: float,
     ) -> None:
@@ -125,7 +125,7 @@ class Live:
                 verdict = VERDICTS[verdicts[at]]
                 believed = verdict != "poor"
                 eye.beats.append(
-                    Beat(
+                    ShownBeat(
                         number=number,
                         time=beats.times(wall)[i],
                         seq=beats.number(i),
@@ -154,7 +154,7 @@ class Live:
             return
         wall = time.time()
         in_alarm = list(islice(self._in_alarm(), IN_ALARM))
-        self._view = View(
+        self._view = Snapshot(
             time=wall,
             version=__version__,
             models=[
@@ -186,7 +186,7 @@ class Live:
             name, when = self._asked.popleft()
             self._until = when + ATTENTION
             if name and (name in self._eyes or len(self._eyes) < EYES):
-                self._eyes.setdefault(name, _Eye(when)).until = self._until
+                self._eyes.setdefault(name, _WatchedDevice(when)).until = self._until
         self._eyes = {name: eye for name, eye in self._eyes.items() if eye.until > now}
         if self._until <= now:
             self.watched, self._view = False, None
@@ -213,12 +213,12 @@ class Live:
                 yield name, device
 
 
-class _Eye:
+class _WatchedDevice:
     """On one device: its last beats. Of one that sends thousands a second it takes a few."""
 
     def __init__(self, now: float) -> None:
         self.until = now
-        self.beats: deque[Beat] = deque(maxlen=KEPT)
+        self.beats: deque[ShownBeat] = deque(maxlen=KEPT)
         self._number = 0
         self._room, self._since = float(KEPT), now
 

@@ -14,9 +14,9 @@ from monitor.alarms import operator_requests
 from monitor.errors import Failure, Rejected
 from monitor.history import store
 from monitor.times import from_rfc3339
-from monitor.web.live_feed import Live
+from monitor.web.live_feed import LiveFeed
 from monitor.web.server import TEXT, Answer, Page, Request
-from monitor.web.snapshot import View
+from monitor.web.snapshot import Snapshot
 
 Health = Callable[[], str | None]
 """What is wrong; None while all is well."""
@@ -46,11 +46,11 @@ class Seen(msgspec.Struct, frozen=True):
 
     trouble: str | None
     attending: bool
-    view: View | None
+    view: Snapshot | None
 
 
 def pages(
-    registry: CollectorRegistry, health: Health, live: Live, kept: Path | None, attending: bool
+    registry: CollectorRegistry, health: Health, live: LiveFeed, kept: Path | None, attending: bool
 ) -> dict[str, Page]:
     """All that can be read, by its path; `kept` is the file of the history, where there is one."""
     return {
@@ -79,7 +79,7 @@ def _files() -> dict[str, Page]:
     return {"/": files.pop("index.html")} | {f"/{name}": file for name, file in files.items()}
 
 
-def _live(health: Health, live: Live, attending: bool) -> Page:
+def _live(health: Health, live: LiveFeed, attending: bool) -> Page:
     def page(request: Request) -> Answer:
         view = live.look(request.query.get("device", ""))
         return _json(Seen(health(), attending, view))

@@ -20,7 +20,7 @@ VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor")
 """The verdicts NORMAL, ANOMALOUS and POOR in words."""
 
 
-class Beat(msgspec.Struct, frozen=True):
+class ShownBeat(msgspec.Struct, frozen=True):
     """A beat as it is drawn.
 
     Attributes:
@@ -43,7 +43,7 @@ class Beat(msgspec.Struct, frozen=True):
     reconstruction: list[float] | None
 
 
-class OpenAlarm(msgspec.Struct, frozen=True):
+class ShownAlarm(msgspec.Struct, frozen=True):
     """An open alarm: `beats` of the `seen` last ones speak for it.
 
     `since` is when it was raised, in seconds since 1970 UTC; `shelved` tells of its device.
@@ -84,7 +84,7 @@ class DetectorInUse(msgspec.Struct, frozen=True):
     threshold: float
 
 
-class View(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """What there was to be seen at one moment.
 
     Attributes:
@@ -102,25 +102,25 @@ class View(msgspec.Struct, frozen=True):
     version: str
     models: list[DetectorInUse]
     policy: Policy
-    alarms: list[OpenAlarm]
+    alarms: list[ShownAlarm]
     in_alarm: int
     devices: list[Row]
     known: int
-    beats: dict[str, list[Beat]]
+    beats: dict[str, list[ShownBeat]]
     full: bool
     topics: list[str]
 
 
-def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[OpenAlarm]:
+def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
     """The open alarms of some devices: those that wait for somebody, by priority and the newest
     first; then those that somebody has seen; and last those of shelved devices."""
-    alarms: list[OpenAlarm] = []
+    alarms: list[ShownAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
             condition = device.condition(kind)
             beats, seen = (condition.bits.bit_count(), condition.seen) if condition else (0, 0)
             alarms.append(
-                OpenAlarm(
+                ShownAlarm(
                     alarm.id,
                     name,
                     kind,

@@ -23,9 +23,9 @@ from monitor.batch import datasets
 from monitor.detector.per_device import Detectors
 from monitor.ecg.beat import Beats
 from monitor.errors import Failure
-from monitor.settings import Model
-from monitor.web.live_feed import ATTENTION, EVERY, EYES, Live
-from tests.bench.streaming import Publisher, daemon_rate, running, stream
+from monitor.settings import ModelSettings
+from monitor.web.live_feed import ATTENTION, EVERY, EYES, LiveFeed
+from tests.bench.streaming import BeatPublisher, daemon_rate, running, stream
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.faults import OPEN
@@ -80,7 +80,7 @@ def busy(daemon: RunningDaemon) -> NDArray[np.float64]:
 
 def shares(daemon: RunningDaemon, port: int, packets: list[bytes]) -> NDArray[np.float64]:
     """The shares of a processor, in percent, that both need at `RATE`: float64 [2]."""
-    publisher = Publisher(port)
+    publisher = BeatPublisher(port)
     begun, before = time.perf_counter(), busy(daemon)
     for i in range(0, RATE * SECONDS, 50):
         time.sleep(max(0.0, begun + i / RATE - time.perf_counter()))
@@ -116,7 +116,7 @@ def alone(hearts: Hearts) -> float:
 
     What `measure` finds on a machine that does nothing else; the least of ten runs.
     """
-    live, alarms, detectors = Live([]), Alarms(Policy()), Detectors(Model())
+    live, alarms, detectors = LiveFeed([]), Alarms(Policy()), Detectors(ModelSettings())
     names = [f"bed-{device}" for device in range(DEVICES)]
     for name in names:
         alarms.hear(name, 0.0)

@@ -78,7 +78,7 @@ def stream(hearts: Hearts, messages: int, devices: int, each: int, qos: int) -> 
     return packets
 
 
-class Publisher:
+class BeatPublisher:
     """Publishes packets as fast as the broker reads them; costs next to nothing itself."""
 
     def __init__(self, port: int) -> None:
@@ -130,7 +130,7 @@ def bare_rate(port: int, packets: list[bytes], qos: int, protocol: str) -> float
         assert bare.stdout is not None
         assert bare.stdout.readline() == "ready\n"
         begun = time.perf_counter()
-        Publisher(port).send(packets, qos)
+        BeatPublisher(port).send(packets, qos)
         assert bare.stdout.readline() == "done\n"
         seconds = time.perf_counter() - begun
         bare.kill()
@@ -151,7 +151,7 @@ def daemon_rate(
     """Messages a second of the daemon, from the first one sent to the last one scored."""
     scored = "ecg_monitor_beats_received_total"
     target = daemon.value(scored) + beats
-    sender = threading.Thread(target=Publisher(port).send, args=(packets, qos))
+    sender = threading.Thread(target=BeatPublisher(port).send, args=(packets, qos))
     begun = time.perf_counter()
     sender.start()
     while daemon.value(scored) < target:

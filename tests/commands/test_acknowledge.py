@@ -15,7 +15,7 @@ import pytest
 
 from monitor.batch.datasets import Beats
 from monitor.commands import acknowledge
-from monitor.settings import Mqtt, Settings
+from monitor.settings import MqttSettings, Settings
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.wards import Hearts, Ward, as_float32, as_json
@@ -115,7 +115,7 @@ def test_it_is_acknowledged_though_clocks_differ(
         now = time.time
         monkeypatch.setattr(time, "time", lambda: now() + 3600)
         acknowledge.acknowledge(
-            Settings(mqtt=Mqtt(broker=broker.url)), ward.alerts()[0]["id"], "Anna"
+            Settings(mqtt=MqttSettings(broker=broker.url)), ward.alerts()[0]["id"], "Anna"
         )
 
 

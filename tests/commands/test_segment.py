@@ -8,7 +8,7 @@ import pytest
 
 from monitor.commands.segment import SILENT_AFTER, Rejected, Streams, decode
 from monitor.ecg import records
-from monitor.ecg.segmenter import Beat
+from monitor.ecg.segmenter import CutBeat
 
 RATE = 360
 SECONDS = 40
@@ -24,8 +24,8 @@ def chunk(ecg: records.Record, start: int, stop: int) -> bytes:
     return json.dumps({"samples": samples, "rate": RATE, "seq": start}).encode()
 
 
-def send(streams: Streams, ecg: records.Record, start: int, stop: int) -> list[Beat]:
-    beats: list[Beat] = []
+def send(streams: Streams, ecg: records.Record, start: int, stop: int) -> list[CutBeat]:
+    beats: list[CutBeat] = []
     for first in range(start, stop, RATE):
         beats += streams.take("a", chunk(ecg, first, min(first + RATE, stop)), 0)
     return beats

@@ -20,7 +20,7 @@ from monitor.commands import segment
 from monitor.detector.model_file import LARGEST, Detector, ModelError, shipped
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 from monitor.text import printable
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 from tests.harness.brokers import ANYBODY, Mosquitto
@@ -185,7 +185,7 @@ def test_no_payload_stops_the_daemon_or_writes_a_line_of_its_own(tmp_path: Path)
         Mosquitto(tmp_path, ANYBODY) as broker,
         RunningDaemon(tmp_path, broker.url, OUTPUT__HOME_ASSISTANT="true") as daemon,
     ):
-        attacker = client.join(Mqtt(broker=broker.url), "attacker")
+        attacker = client.join(MqttSettings(broker=broker.url), "attacker")
         for device in devices:
             for payload in HOSTILE:
                 attacker.publish(f"ecg/{device}/beats", payload, qos=1)
@@ -282,7 +282,7 @@ def test_watching_shows_nothing_but_text(tmp_path: Path, as_json: bool) -> None:
             watcher = subprocess.Popen(
                 [*command, *(["--json"] if as_json else [])], stdout=stdout, stderr=stderr
             )
-        attacker = client.join(Mqtt(broker=broker.url), "attacker")
+        attacker = client.join(MqttSettings(broker=broker.url), "attacker")
         try:
             last = json.dumps(json.loads(alerts[0]) | {"id": "", "device": "the-last-one"})
             deadline = time.monotonic() + 20
@@ -309,11 +309,11 @@ def test_watching_shows_nothing_but_text(tmp_path: Path, as_json: bool) -> None:
 
 def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path) -> None:
     """The name in it becomes a topic: `#` there would end the daemon, now and at each start."""
-    standing = [messages.StandingAlarm("0" * 32, "anomaly", "medium", "2026-11-21T12:00:00.000Z")]
+    standing = [messages.OpenAlarm("0" * 32, "anomaly", "medium", "2026-11-21T12:00:00.000Z")]
     with Mosquitto(tmp_path) as broker:
-        attacker = client.join(Mqtt(broker=broker.url), "attacker")
+        attacker = client.join(MqttSettings(broker=broker.url), "attacker")
         for at, name in enumerate(["#", "+", "bed-2", "a/b", "", MARKUP, ESCAPES]):
-            alarm = messages.DeviceAlarm(
+            alarm = messages.RetainedAlarm(
                 device=name,
                 state="alarm",
                 priority="medium",

@@ -18,7 +18,7 @@ from paho.mqtt.client import MQTTMessage
 from monitor.ecg.simulator import Simulator
 from monitor.errors import CONFIGURATION, ConfigurationError
 from monitor.mqtt import client
-from monitor.settings import Mqtt, load
+from monitor.settings import MqttSettings, load
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import as_user, login, password, shipped
@@ -35,7 +35,9 @@ def test_a_line_s_end_is_no_part_of_a_password(
 ) -> None:
     file = tmp_path / "password"
     file.write_bytes((password(secrets, "viewer").read_text().strip() + end).encode())
-    joined = client.join(Mqtt(broker=broker.url, username="viewer", password_file=file), "x")
+    joined = client.join(
+        MqttSettings(broker=broker.url, username="viewer", password_file=file), "x"
+    )
     joined.disconnect()
     joined.loop_stop()
 
@@ -111,7 +113,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory, secrets: Path) -> Any:
         yield running
 
 
-def refusals(mqtt: Mqtt, topics: list[str], payload: bytes) -> dict[str, str]:
+def refusals(mqtt: MqttSettings, topics: list[str], payload: bytes) -> dict[str, str]:
     """What the broker answers to each publish at QoS 1."""
     publisher = client.join(mqtt, "publisher")
     answers: dict[int, str] = {}
@@ -167,7 +169,7 @@ def test_a_name_that_looks_like_a_pattern_gives_no_rights_over_others(
     hash_it = [program("mosquitto_passwd"), "-U", str(own / "broker" / "passwords")]
     subprocess.run(hash_it, check=True, capture_output=True)
     with shipped(tmp_path, own) as broker:
-        mqtt = Mqtt.model_validate(
+        mqtt = MqttSettings.model_validate(
             {"broker": broker.url, "username": name, "password": SECRET},
         )
         topics = ["ecg/bed-1/beats", "ecg/bed-2/beats", "ecg/viewer/beats", "ecg/bed-1/alarm"]

@@ -23,7 +23,7 @@ from monitor.ecg import codec
 from monitor.ecg.beat import BYTES
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.prometheus import Labels, Prometheus
@@ -191,7 +191,7 @@ def typical_beats() -> tuple[dict[str, bytes], tuple[float, float]]:
 
 def play(url: str, payloads: dict[str, bytes], over: threading.Event) -> None:
     """Be all devices until it is over, each tick at its time."""
-    ward = client.join(Mqtt(broker=url), "ward")
+    ward = client.join(MqttSettings(broker=url), "ward")
     begun = time.monotonic()
     number = 0
     while not over.wait(max(0.0, begun + number * TICK - time.monotonic())):

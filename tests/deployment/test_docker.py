@@ -19,7 +19,7 @@ from paho.mqtt.client import MQTTMessage
 
 from monitor.errors import ConfigurationError
 from monitor.mqtt import client
-from monitor.settings import Mqtt, load
+from monitor.settings import MqttSettings, load
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped
@@ -238,7 +238,10 @@ def test_the_broker_refuses_a_login_that_it_does_not_know(
 ) -> None:
     with pytest.raises(ConfigurationError, match="refused the login"):
         client.join(
-            Mqtt.model_validate({"broker": broker.url, "username": user, "password": secret}), "x"
+            MqttSettings.model_validate(
+                {"broker": broker.url, "username": user, "password": secret}
+            ),
+            "x",
         )
 
 

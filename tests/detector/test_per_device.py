@@ -13,7 +13,7 @@ from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.detector.per_device import Detectors
 from monitor.errors import ConfigurationError
-from monitor.settings import Model
+from monitor.settings import ModelSettings
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
@@ -40,7 +40,7 @@ def calm(tmp_path: Path) -> Path:
 
 
 def test_the_first_pattern_that_fits_wins_and_the_others_share_one(keen: Path, calm: Path) -> None:
-    detectors = Detectors(Model(devices={"bed-1": keen, "bed-?": calm}))
+    detectors = Detectors(ModelSettings(devices={"bed-1": keen, "bed-?": calm}))
     names = [detectors.for_device(name).name for name in ("bed-1", "bed-2", "bed-22", "BED-1")]
     assert names == ["keen", "calm", detectors.default.name, detectors.default.name]
 
@@ -48,7 +48,7 @@ def test_the_first_pattern_that_fits_wins_and_the_others_share_one(keen: Path, c
 def test_beats_of_a_batch_go_to_their_devices_detectors(keen: Path, calm: Path, ecg: Beats) -> None:
     batch = np.concatenate([WAVES[:4], ecg.beats[:3], 10 * WAVES[4:7], WAVES[7:9]])
     whose = [("bed-1", 0, 4), ("ward", 4, 7), ("bed-2", 7, 10), ("bed-1", 10, 12)]
-    detectors = Detectors(Model(devices={"bed-1": keen, "bed-2": calm}))
+    detectors = Detectors(ModelSettings(devices={"bed-1": keen, "bed-2": calm}))
     outcome = detectors.score(batch, whose)
     own = detectors.default
     sizes = np.abs(batch).mean(axis=1)
@@ -61,10 +61,10 @@ def test_beats_of_a_batch_go_to_their_devices_detectors(keen: Path, calm: Path, 
 
 
 def test_a_rate_is_every_model_s_and_a_threshold_is_the_shared_one_s(keen: Path) -> None:
-    rated = Detectors(Model(devices={"bed": keen}, false_alarm_rate=0.1))
+    rated = Detectors(ModelSettings(devices={"bed": keen}, false_alarm_rate=0.1))
     assert rated.for_device("bed").threshold == pytest.approx(2)
     assert rated.default.threshold == Detector(shipped("ecg")).threshold_at(0.1)
-    fixed = Detectors(Model(devices={"bed": keen}, threshold=7))
+    fixed = Detectors(ModelSettings(devices={"bed": keen}, threshold=7))
     assert (fixed.for_device("bed").threshold, fixed.default.threshold) == (0.5, 7)
 
 
@@ -73,16 +73,16 @@ def test_a_file_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path, keen: Pat
     broken.write_bytes(keen.read_bytes()[:100])
     for path in (broken, tmp_path / "missing.onnx"):
         with pytest.raises(ConfigurationError) as refused:
-            Detectors(Model(devices={"bed-*": path}))
+            Detectors(ModelSettings(devices={"bed-*": path}))
         assert str(refused.value).startswith(f"model.devices.bed-* = {path}: ")
         with pytest.raises(ConfigurationError, match=r"^model\.path = "):
-            Detectors(Model(path=path))
+            Detectors(ModelSettings(path=path))
     with pytest.raises(ConfigurationError, match=r"^model\.false_alarm_rate = 0\.001: .*keen"):
-        Detectors(Model(path=keen, false_alarm_rate=0.001))
+        Detectors(ModelSettings(path=keen, false_alarm_rate=0.001))
 
 
 def test_a_file_is_taken_over_once_it_stands_still(keen: Path, calm: Path) -> None:
-    detectors = Detectors(Model(devices={"bed": keen}))
+    detectors = Detectors(ModelSettings(devices={"bed": keen}))
     assert detectors.refresh() == []
     os.utime(keen)  # touched, but the same
     assert [detectors.refresh() for _ in range(3)] == [[], [], []]

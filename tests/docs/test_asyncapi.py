@@ -72,11 +72,11 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
     [
         messages.Acknowledged,
         messages.Alert,
-        messages.DeviceAlarm,
+        messages.RetainedAlarm,
         messages.Score,
         messages.Scores,
         messages.Shelved,
-        messages.StandingAlarm,
+        messages.OpenAlarm,
     ],
 )
 def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
@@ -113,12 +113,12 @@ def test_encoded_messages_fit_their_schemas() -> None:
         reconstruction=BEAT,
     )
     without = {"score": None, "beat": None, "reconstruction": None}
-    standing = messages.StandingAlarm("0" * 32, "silent", "medium", TIME)
+    standing = messages.OpenAlarm("0" * 32, "silent", "medium", TIME)
     seen = msgspec.structs.replace(standing, acknowledged=messages.Acknowledged("Anna", TIME))
     for state in (
         alert,
         msgspec.structs.replace(alert, **without),
-        messages.DeviceAlarm(
+        messages.RetainedAlarm(
             device="bed-7",
             state="alarm",
             priority="medium",

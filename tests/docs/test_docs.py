@@ -22,7 +22,7 @@ from monitor.cli import app as monitor_app
 from monitor.commands.embedded import free_port
 from monitor.detector.model_file import shipped
 from monitor.mqtt import client
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 from tests.harness.brokers import ANYBODY, Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import PAGES, README, TOP, Block, blocks, named
@@ -166,7 +166,7 @@ def clone(
             " /etc/": f" {folder}/etc/",
             "/opt/": f"{folder}/opt/",
         }
-        device = client.join(Mqtt(broker=broker.url), "device")
+        device = client.join(MqttSettings(broker=broker.url), "device")
         beat = ecg.beats[0].tobytes()
         device.publish("ecg/bed-1/beats", beat, qos=1, retain=True).wait_for_publish(5)
         device.disconnect()

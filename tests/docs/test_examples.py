@@ -12,7 +12,7 @@ import pytest
 from monitor.commands import segment
 from monitor.ecg import codec
 from monitor.mqtt import client
-from monitor.settings import Mqtt, load
+from monitor.settings import MqttSettings, load
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import Block, blocks, named
@@ -112,7 +112,7 @@ def test_an_esp32_is_heard(tmp_path: Path, block: Block) -> None:
     assert (topic, qos, retain, store) == ("ecg/bed-7/beats", "1", "0", "1")
     with Mosquitto(tmp_path) as broker:
         for _ in beats_received(tmp_path, broker):
-            device = client.join(Mqtt(broker=broker.url), "device")
+            device = client.join(MqttSettings(broker=broker.url), "device")
             device.publish(topic, bytes.fromhex(payload), int(qos)).wait_for_publish(5)
             device.disconnect()
             device.loop_stop()

@@ -7,7 +7,7 @@ import pytest
 
 from monitor.ecg import quality, records
 from monitor.ecg.rpeaks import Band, Signal
-from monitor.ecg.segmenter import Beat, Segmenter
+from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.errors import ConfigurationError
 
 RATE = 360.0
@@ -19,9 +19,9 @@ def ecg(data: Path) -> records.Record:
     return records.read(data / "mitdb" / "106")
 
 
-def cut(signal: Signal, chunk: int = 10_000, rate: float = RATE) -> list[Beat]:
+def cut(signal: Signal, chunk: int = 10_000, rate: float = RATE) -> list[CutBeat]:
     segmenter = Segmenter(rate)
-    beats: list[Beat] = []
+    beats: list[CutBeat] = []
     for start in range(0, len(signal), chunk):
         beats += segmenter.feed(signal[start : start + chunk])
     return beats + segmenter.finish()

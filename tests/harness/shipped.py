@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from monitor.commands.embedded import free_port
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -49,8 +49,8 @@ def shipped(
     return Mosquitto(folder, text, port)
 
 
-def as_user(broker: Mosquitto, secrets: Path, user: str) -> Mqtt:
-    return Mqtt(broker=broker.url, username=user, password_file=password(secrets, user))
+def as_user(broker: Mosquitto, secrets: Path, user: str) -> MqttSettings:
+    return MqttSettings(broker=broker.url, username=user, password_file=password(secrets, user))
 
 
 def login(secrets: Path, user: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from monitor.commands import alarms
 from monitor.errors import ConfigurationError, Failure, UsageError
 from monitor.history import store
 from monitor.history.store import Action, History
-from monitor.settings import History as Bounds
+from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 
 NIGHT = 1_795_300_000.0
@@ -61,7 +61,7 @@ def keep(to: History, *alerts: messages.Alert, shelved_by: str | None = None) ->
 
 def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "folder" / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     raised = alert(1, "raised", NIGHT + 100)
     keep(kept, raised, raised)  # twice, as after a redelivery
     keep(kept, alert(1, "escalated", NIGHT + 110, priority="high", beats_anomalous=20))
@@ -116,7 +116,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     def restart(standing: list[str], *alerts: messages.Alert) -> list[tuple[str | None, bool]]:
         """What became of the alarms 1 to 4, the first one first."""
         clock[0] += 1000
-        kept = History(Bounds(file=file), file, lost)
+        kept = History(HistorySettings(file=file), file, lost)
         kept.end_others(standing)
         clock[0] += 10
         keep(kept, *alerts)
@@ -140,7 +140,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
 
 def test_only_its_owner_may_read_it(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "folder" / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
     kept.close(5)
     for path in (file.parent, *file.parent.iterdir()):
@@ -151,9 +151,9 @@ def test_a_file_that_is_named_must_be_one_that_can_be_used(tmp_path: Path, lost:
     file = tmp_path / "notes.txt"
     file.write_text("no history, " * 100)
     with pytest.raises(ConfigurationError, match=r"history.file = '.*notes.txt'.*not a database"):
-        History(Bounds(file=file), file, lost)
+        History(HistorySettings(file=file), file, lost)
     with pytest.raises(ConfigurationError, match=r"history\.file"):
-        History(Bounds(file=file / "x"), file / "x", lost)
+        History(HistorySettings(file=file / "x"), file / "x", lost)
     assert file.read_text() == "no history, " * 100
 
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_locked_is_no_reason_not_to_start(tmp_path: Path, lost: C
     file = tmp_path / "history.db"
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        kept = History(Bounds(file=file), file, lost)
+        kept = History(HistorySettings(file=file), file, lost)
         keep(kept, alert(1, "raised", NIGHT))
         other.rollback()
     time.sleep(2 * store.GATHERED)
@@ -173,7 +173,7 @@ def test_without_a_place_of_its_own_the_monitor_goes_on(
     tmp_path: Path, lost: Counter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "state").write_text("a file, where a folder should be")
-    kept = History(Bounds(), tmp_path / "state" / "history.db", lost)
+    kept = History(HistorySettings(), tmp_path / "state" / "history.db", lost)
     assert kept.file is None
     keep(kept, alert(1, "raised", NIGHT))
     kept.close(1)
@@ -182,7 +182,7 @@ def test_without_a_place_of_its_own_the_monitor_goes_on(
 
 def test_nothing_is_kept_for_no_days(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "history.db"
-    kept = History(Bounds(days=0), file, lost)
+    kept = History(HistorySettings(days=0), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
     kept.close(1)
     assert not file.exists()
@@ -195,7 +195,7 @@ def test_the_oldest_goes_where_it_is_too_much(
 ) -> None:
     monkeypatch.setattr(store, "TRIM_EVERY", 0.0)
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file, megabytes=1), file, lost)
+    kept = History(HistorySettings(file=file, megabytes=1), file, lost)
     for number in range(3000):
         keep(kept, alert(number, "raised", NIGHT))
         while kept._waiting.qsize() > 400:
@@ -213,7 +213,7 @@ def test_actions_do_not_push_alerts_out(
 ) -> None:
     monkeypatch.setattr(store, "TRIM_EVERY", 0.0)
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file, megabytes=1), file, lost)
+    kept = History(HistorySettings(file=file, megabytes=1), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
     for number in range(10_000):
         kept.note(Action("shelved", "bed-7", "Anna" * 25, NIGHT + number))
@@ -227,7 +227,7 @@ def test_actions_do_not_push_alerts_out(
 
 def test_what_is_too_old_goes(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT), alert(2, "raised", NIGHT))
     kept.note(Action("shelved", "bed-7", "Ben", NIGHT, until=NIGHT + 60))
     kept.close(5)
@@ -235,7 +235,7 @@ def test_what_is_too_old_goes(tmp_path: Path, lost: Counter) -> None:
         database.execute("UPDATE alerts SET kept = kept - 3 * 86400 WHERE alarm LIKE '%1'")
         database.execute("UPDATE actions SET kept = kept - 3 * 86400")
     database.close()
-    again = History(Bounds(file=file, days=2), file, lost)
+    again = History(HistorySettings(file=file, days=2), file, lost)
     keep(again, alert(3, "raised", NIGHT))
     again.close(5)
     assert [int(alarm.id, 16) for alarm in store.alarms(file)] == [3, 2]
@@ -246,7 +246,7 @@ def test_what_cannot_be_written_is_counted_and_nobody_waits(
     tmp_path: Path, lost: Counter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     file.unlink()
     file.mkdir()  # nobody can write a database there
     begun = time.perf_counter()
@@ -265,7 +265,7 @@ def test_what_could_not_be_written_is_written_later(
 ) -> None:
     monkeypatch.setattr(store, "AGAIN_AFTER", 0.05)
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     file.rename(tmp_path / "away")
     file.mkdir()
     keep(kept, alert(1, "raised", NIGHT))
@@ -282,7 +282,7 @@ def test_what_could_not_be_written_is_written_later(
 def shown(tmp_path: Path, lost: Counter, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the command over a history with two alarms, one of a device with an odd name."""
     file = tmp_path / "history.db"
-    kept = History(Bounds(file=file), file, lost)
+    kept = History(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT + 100), alert(1, "cleared", NIGHT + 165))
     kept.note(Action("acknowledged", "bed-7", "[b]Anna[/b]", NIGHT + 120, f"{1:032x}"))
     keep(kept, alert(2, "raised", NIGHT + 200, device="=cmd()"))

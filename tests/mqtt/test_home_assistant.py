@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from jinja2 import Environment, StrictUndefined
 
-from monitor.alarms.messages import DeviceAlarm, Kind, StandingAlarm, encode
+from monitor.alarms.messages import Kind, OpenAlarm, RetainedAlarm, encode
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
 from monitor.mqtt.home_assistant import announcement, topic
-from monitor.settings import Mqtt
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 
@@ -34,9 +34,9 @@ def render(template: str, value: str) -> str:
 
 
 def alarm(*kinds: Kind) -> str:
-    standing = [StandingAlarm("0" * 32, k, "medium", "2026-11-21T12:00:00.000Z") for k in kinds]
+    standing = [OpenAlarm("0" * 32, k, "medium", "2026-11-21T12:00:00.000Z") for k in kinds]
     return encode(
-        DeviceAlarm(
+        RetainedAlarm(
             device="bed-7",
             state="alarm" if kinds else "ok",
             priority="medium" if kinds else None,
@@ -118,7 +118,7 @@ def test_a_device_is_announced_when_it_is_first_heard_if_that_is_wanted(
         Mosquitto(tmp_path) as broker,
         RunningDaemon(tmp_path, broker.url, OUTPUT__HOME_ASSISTANT=str(wanted)) as daemon,
     ):
-        hub = client.join(Mqtt(broker=broker.url), "hub")
+        hub = client.join(MqttSettings(broker=broker.url), "hub")
         (beat,) = Simulator(1).normal(1)
         hub.publish("ecg/bed-7/beats", beat.tobytes(), qos=1)
         hub.publish("ecg/bed-7/beats", beat.tobytes(), qos=1)

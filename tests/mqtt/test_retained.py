@@ -8,8 +8,8 @@ import pytest
 
 from monitor.alarms import messages
 from monitor.mqtt import client
-from monitor.mqtt.retained import standing_alarms
-from monitor.settings import Mqtt, Settings
+from monitor.mqtt.retained import read_retained_alarms
+from monitor.settings import MqttSettings, Settings
 from tests.harness.brokers import Mosquitto
 
 TIME = "2026-11-21T12:00:00.000Z"
@@ -17,12 +17,12 @@ TIME = "2026-11-21T12:00:00.000Z"
 
 def payload(changes: int) -> bytes:
     return messages.encode(
-        messages.DeviceAlarm(
+        messages.RetainedAlarm(
             device="bed-7",
             state="alarm",
             priority="medium",
             time=TIME,
-            alarms=[messages.StandingAlarm(f"{changes:032x}", "anomaly", "medium", TIME)],
+            alarms=[messages.OpenAlarm(f"{changes:032x}", "anomaly", "medium", TIME)],
             anomalous="x" * 10,
             poor="",
             seq=None,
@@ -34,7 +34,7 @@ def payload(changes: int) -> bytes:
 
 def test_an_alarm_that_changes_meanwhile_is_read_once_and_reading_ends(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
-        mqtt = Mqtt(broker=broker.url)
+        mqtt = MqttSettings(broker=broker.url)
         other = client.join(mqtt, "another-monitor")
         over = threading.Event()
 
@@ -48,7 +48,7 @@ def test_an_alarm_that_changes_meanwhile_is_read_once_and_reading_ends(tmp_path:
         try:
             time.sleep(0.3)
             begun = time.monotonic()
-            (alarm,) = standing_alarms(Settings(mqtt=mqtt))
+            (alarm,) = read_retained_alarms(Settings(mqtt=mqtt))
             assert time.monotonic() - begun < 5
             assert alarm.changes > 1
         finally:

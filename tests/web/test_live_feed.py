@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
-from monitor.detector.per_device import Detectors, Outcome
+from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
-from monitor.settings import Model
-from monitor.web.live_feed import ATTENTION, EVERY, EYES, HEARD, IN_ALARM, KEPT, RATE, Live
-from monitor.web.snapshot import Beat, View, shorten
+from monitor.settings import ModelSettings
+from monitor.web.live_feed import ATTENTION, EVERY, EYES, HEARD, IN_ALARM, KEPT, RATE, LiveFeed
+from monitor.web.snapshot import ShownBeat, Snapshot, shorten
 
 NOW = 1000.0
 
 
 @pytest.fixture(scope="module")
 def detectors() -> Detectors:
-    return Detectors(Model())
+    return Detectors(ModelSettings())
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ class Scene:
     """A loop that shows what it is told to."""
 
     def __init__(self, detectors: Detectors, now: list[float]) -> None:
-        self.live = Live(["ecg/{device}/beats"])
+        self.live = LiveFeed(["ecg/{device}/beats"])
         self.alarms = Alarms(Policy(window=10, raise_at=3, clear_at=0))
         self.now, self._detectors = now, detectors
 
@@ -49,7 +49,7 @@ class Scene:
             batch = np.arange(140 * n, dtype=np.float32).reshape(n, 140)
             scores = np.arange(n, dtype=np.float32)
             beats = Beats(batch.tobytes(), 0, None, [800.0] * n)
-            outcome = Outcome(scores, batch + 1, np.float32(0.5))
+            outcome = Scored(scores, batch + 1, np.float32(0.5))
             self.live.see([(name, beats, 0)], batch, outcome, verdicts, time.time())
 
     def show(self, after: float = EVERY) -> None:
@@ -57,7 +57,7 @@ class Scene:
         if self.live.watched:
             self.live.show(self.alarms, self._detectors, self.now[0])
 
-    def look(self, device: str = "") -> View:
+    def look(self, device: str = "") -> Snapshot:
         """Look, as a page does, and see what is shown next."""
         self.live._shown.set()  # so that a look does not wait for a loop that is us
         self.live.look(device)
@@ -105,12 +105,12 @@ def test_a_view_tells_what_there_is(scene: Scene) -> None:
     assert first.reconstruction is not None
     assert len(first.beat) == len(first.reconstruction) == 140
     assert (poor.verdict, poor.score, poor.reconstruction) == ("poor", None, None)
-    assert msgspec.json.decode(msgspec.json.encode(view), type=View) == view
+    assert msgspec.json.decode(msgspec.json.encode(view), type=Snapshot) == view
 
 
 def test_of_thousands_of_beats_a_second_a_few_are_kept(scene: Scene) -> None:
     scene.look("bed-1")
-    taken: dict[int, Beat] = {}
+    taken: dict[int, ShownBeat] = {}
     for _ in range(200):  # ten seconds
         scene.hear("bed-1", bytes([NORMAL]) * 250)
         scene.show(0.05)

@@ -22,9 +22,9 @@ from monitor.alarms.operator_requests import Shelve
 from monitor.errors import ConfigurationError
 from monitor.history.store import History
 from monitor.metrics import Metrics
-from monitor.settings import History as Bounds
+from monitor.settings import HistorySettings
 from monitor.times import rfc3339
-from monitor.web.live_feed import Live
+from monitor.web.live_feed import LiveFeed
 from monitor.web.routes import FILES, actions, pages
 from monitor.web.server import CONNECTIONS, LONGEST, TEXT, Answer, Page, Request, Site, serve
 
@@ -41,7 +41,7 @@ class Server:
         token: str | None = None,
     ) -> None:
         self.metrics = Metrics(CollectorRegistry())
-        self.live = Live(["ecg/{device}/beats"])
+        self.live = LiveFeed(["ecg/{device}/beats"])
         self.done: list[bytes] = []
         site = Site(
             pages(self.metrics.registry, health, self.live, None, token is not None),
@@ -350,7 +350,7 @@ def asked(page: Page, body: bytes = b"", /, **query: str) -> tuple[int, str]:
 def kept(tmp_path: Path) -> Path:
     """A history of three alarms, the first of which is over."""
     file = tmp_path / "history.db"
-    past = History(Bounds(), file, Metrics(CollectorRegistry()).lost)
+    past = History(HistorySettings(), file, Metrics(CollectorRegistry()).lost)
     for number, device in enumerate(("bed-1", "bed-2", "<b>")):
         raised = Alert(
             id=f"{number:032x}",
@@ -379,7 +379,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_the_past_is_told_the_newest_first_and_each_with_its_beat(kept: Path) -> None:
-    served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+    served = pages(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
 
     def told(**query: str) -> list[str]:
         status, body = asked(served["/api/alarms"], **query)
@@ -404,13 +404,13 @@ def test_the_past_is_told_the_newest_first_and_each_with_its_beat(kept: Path) ->
 def test_a_question_about_the_past_that_is_none_is_refused(
     kept: Path, query: dict[str, str]
 ) -> None:
-    served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+    served = pages(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
     assert asked(served["/api/alarms"], **query)[0] == 400
 
 
 def test_without_a_history_it_says_so(tmp_path: Path) -> None:
     for kept, reason in ((None, "no history is kept"), (tmp_path / "gone.db", "no monitor has")):
-        served = pages(CollectorRegistry(), lambda: None, Live([]), kept, False)
+        served = pages(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
         for path in ("/api/alarms", "/api/alarm"):
             status, said = asked(served[path], id="x")
             assert (status, reason in said) == (404, True)

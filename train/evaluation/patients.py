@@ -39,7 +39,7 @@ ALLOWED = (0.1, 0.125, 0.15, 0.175, 0.2)
 """Alarm settings and thresholds (`patient.ALLOWED`) that the shipped ones are held against."""
 
 
-class Outcome(NamedTuple):
+class SettingsTrial(NamedTuple):
     """What settings made of a record; `again`: alarms that came soon after a clearing."""
 
     allowed: float
@@ -65,7 +65,7 @@ class Judged(NamedTuple):
     auc: float
     found: float
     flagged: float
-    outcomes: list[Outcome]
+    outcomes: list[SettingsTrial]
 
     @property
     def alarms(self) -> evaluation.Judged:
@@ -123,13 +123,13 @@ def judge(name: str, ecg: records.Record, fitted: patient.Patient) -> Judged:
     classes = records.classes(ecg, cut)[judged]
     ventricular, normal = classes == "V", classes == "N"
 
-    def outcomes(allowed: float) -> Iterator[Outcome]:
+    def outcomes(allowed: float) -> Iterator[SettingsTrial]:
         above = scores > patient.threshold(fitted.fitted.held_out, allowed)
         verdicts = np.where(believed[judged], above, decisions.POOR).astype(np.uint8).tobytes()
         for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS)):
             raised = evaluation.alarms(verdicts, at[judged] / ecg.rate, policy)
             again = sum(after.begin - before.end < SOON for before, after in pairwise(raised))
-            yield Outcome(allowed, policy, evaluation.judge(raised, *known), again)
+            yield SettingsTrial(allowed, policy, evaluation.judge(raised, *known), again)
 
     annotated = ecg.positions / ecg.rate
     gap = np.abs(annotated[:, None] - at / ecg.rate)
@@ -191,7 +191,7 @@ def _print(rows: list[Judged]) -> None:
     )
 
 
-def _print_settings(records: list[list[Outcome]]) -> None:
+def _print_settings(records: list[list[SettingsTrial]]) -> None:
     columns = ("raised at", "cleared at", "episodes", "raised", "false/h", "other/h", "again/h")
     table = Table(*columns, box=None)
     for outcomes in zip(*records, strict=True):
