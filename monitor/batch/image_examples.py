@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.batch import image_figures
+from monitor.batch import plots
 from monitor.batch.datasets import Images
 from monitor.ecg.beat import Floats
 
@@ -82,7 +82,7 @@ def reconstruction(name: str, autoencoder: Run, data: Images, out: Path) -> dict
         projected = _pca(data.train, clean, components)
         measured["pca_mse"] = _mean_squared_error(clean, projected)
         rows[f"PCA, {components}"] = np.clip(projected, 0, 1)
-    image_figures.rows(out / "reconstructions.png", {row: n[:SHOWN] for row, n in rows.items()})
+    plots.rows(out / "reconstructions.png", {row: n[:SHOWN] for row, n in rows.items()})
     return measured
 
 
@@ -104,11 +104,11 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
     axis = np.linspace(-2, 2, 30)
     plane = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1).reshape(-1, 2)
     decoded = _run(decoder, plane.astype(np.float32))["image"].reshape(30, 30, 28, 28, 1)
-    image_figures.manifold(out / "manifold.png", decoded, scale=2)
-    image_figures.latent(
+    plots.manifold(out / "manifold.png", decoded, scale=2)
+    plots.latent(
         out / "latent.png", mean, data.test_labels, data.classes, ("z_mean[0]", "z_mean[1]")
     )
-    image_figures.rows(
+    plots.rows(
         out / "reconstructions.png",
         {"original": data.test[:SHOWN], "reconstruction": found[:SHOWN]},
     )

@@ -1,4 +1,4 @@
-"""Scores a file of beats in a stream: CSV in, CSV out; Parquet in, Parquet out.
+"""Scores a file of beats block by block: CSV in, CSV out; Parquet in, Parquet out.
 
 The format of what was scored is the format of what comes out, because whoever keeps beats in
 Parquet has a reader for it at hand, and many of them.
@@ -12,24 +12,25 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from monitor.batch import ecg_figures
-from monitor.batch.tally import Tally
+from monitor.batch import plots
 from monitor.detector.model_file import Detector
 from monitor.ecg import beat_files
+from monitor.ecg.beat import Floats
 from monitor.errors import Failure
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
 
-    Gives `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
+    Return `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
     `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
     them, and `detection_rate`, `false_alarm_rate`, `roc_auc` and the four counts of the
     `confusion` with anomalous as what is to be found.
     Raises Failure for a row that is no beat; what was scored before it stays in the file.
     """
     blocks = beat_files.read(path)
-    tally = Tally()
+    scores: list[Floats] = []  # with their labels five bytes a beat, all that memory grows by
+    normals: list[NDArray[np.bool_]] = []
     called = np.zeros((2, 2), np.int64)  # [labelled normal, called anomalous]
     shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     labelled = True
@@ -41,7 +42,8 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
             file.write_batch(_batch(block, scored.scores, anomalous))
             labelled = labelled and block.labels is not None
             normal = np.ones(len(anomalous), bool) if block.labels is None else block.labels
-            tally.add(scored.scores, normal)
+            scores.append(scored.scores)
+            normals.append(normal)
             np.add.at(called, (normal.astype(int), anomalous.astype(int)), 1)
             for verdict in {False, True} - shown.keys():
                 if (anomalous == verdict).any():
@@ -50,16 +52,34 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     for verdict, (beat, reconstruction) in shown.items():
         name = "anomalous" if verdict else "normal"
         title = f"The first beat that is called {name}"
-        ecg_figures.reconstruction(out / f"{name}.png", title, beat, reconstruction)
-    scores, counts = tally.occupied()
-    named = {"normal": counts[1], "anomalous": counts[0]} if labelled else {"beats": counts[1]}
-    ecg_figures.counted(out / "scores.png", "Scores", scores, named, detector.threshold)
+        plots.reconstruction(out / f"{name}.png", title, beat, reconstruction)
+    every, normal = np.concatenate(scores), np.concatenate(normals)
+    named = {"normal": every[normal], "anomalous": every[~normal]} if labelled else {"beats": every}
+    plots.histogram(out / "scores.png", "Scores", named, detector.threshold)
     figures: dict[str, Any] = {
         "beats": int(called.sum()),
         "anomalous": int(called[:, 1].sum()),
         "threshold": detector.threshold,
     }
-    return figures | _measure(called, tally.auc()) if labelled else figures
+    return figures | _measure(called, _roc_auc(every, normal)) if labelled else figures
+
+
+def _roc_auc(scores: Floats, normal: NDArray[np.bool_]) -> float | None:
+    """Return the chance that an abnormal beat scores above a normal one; ties count half.
+
+    None where one of the two is missing. It is the statistic U of H. Mann and D. Whitney, "On a
+    test of whether one of two random variables is stochastically larger than the other", 1947,
+    over the number of pairs.
+    """
+    if normal.all() or not normal.any():
+        return None
+    try:
+        from scipy.stats import mannwhitneyu
+    except ModuleNotFoundError:
+        raise Failure("batch needs SciPy: pip install 'ecg-monitor[batch]'") from None
+    abnormal = scores[~normal]
+    above = mannwhitneyu(abnormal, scores[normal], method="asymptotic").statistic
+    return float(above / (len(abnormal) * int(normal.sum())))
 
 
 def _measure(called: NDArray[np.int64], auc: float | None) -> dict[str, Any]:

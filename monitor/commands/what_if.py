@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor.alarms import decisions, evaluation
-from monitor.batch import ecg_figures
+from monitor.batch import plots
 from monitor.commands.replay import INTERVAL
 from monitor.detector.model_file import Detector
 from monitor.ecg import beat_files, quality, records
@@ -120,7 +120,7 @@ def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
         rates["the model's" if rate is None else f"{rate:g}"] = None
         name = f"{policy.raise_at} of {policy.window}, cleared at {policy.clear_at}"
         lines.setdefault(name, []).append(per_hour)
-    ecg_figures.trade(out / "what-if.png", source.stem, lines, list(rates))
+    plots.trade(out / "what-if.png", source.stem, lines, list(rates))
     print(f"wrote {out / 'what-if.png'}")
 
 

@@ -47,7 +47,7 @@ def test_the_figures_are_those_of_scikit_learn(
     assert figures["precision"] == pytest.approx(metrics.precision_score(ecg.labels, ~found))
     assert figures["recall"] == pytest.approx(metrics.recall_score(ecg.labels, ~found))
     area = metrics.roc_auc_score(~ecg.labels, table["score"])
-    assert figures["roc_auc"] == pytest.approx(area, abs=5e-4)
+    assert figures["roc_auc"] == pytest.approx(area, abs=1e-9)
     for name in ("normal.png", "anomalous.png", "scores.png"):
         assert imread(tmp_path / name)[..., :3].std() > 0.05, f"{name} is blank"
 

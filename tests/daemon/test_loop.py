@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.batch.datasets import Beats
-from monitor.commands.embedded import EmbeddedBroker, free_port
+from monitor.commands.demo import EmbeddedBroker, free_port
 from monitor.detector.model_file import Detector, shipped
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from monitor.batch import datasets
 from monitor.cli import app as monitor_app
-from monitor.commands.embedded import free_port
+from monitor.commands.demo import free_port
 from monitor.detector.model_file import shipped
 from monitor.mqtt import client
 from monitor.settings import MqttSettings

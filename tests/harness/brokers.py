@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from monitor.commands.embedded import free_port
+from monitor.commands.demo import free_port
 
 WITHIN = 10.0
 """Seconds that a broker may take to come or to go."""

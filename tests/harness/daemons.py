@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from monitor.commands.embedded import free_port
+from monitor.commands.demo import free_port
 
 WITHIN = 20.0
 """Seconds that a daemon may take to be well, or to go."""

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from monitor.commands.embedded import free_port
+from monitor.commands.demo import free_port
 from tests.harness.brokers import program, wait_for
 
 WITHIN = 30.0

@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from monitor.commands.embedded import free_port
+from monitor.commands.demo import free_port
 from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monitor.batch import datasets, ecg_figures
+from monitor.batch import datasets, plots
 from monitor.detector.model_file import Dataset, DetectorCard, Threshold
 from monitor.ecg.beat import Floats
 from train import backend
@@ -125,31 +125,33 @@ def main(data: Path | None, out: Path, epochs: int = EPOCHS, seed: int | None = 
             },
         )
         first, other = test_is_normal.argmax(), test_is_normal.argmin()
-        draw = ecg_figures
-        draw.beat(out / "beat-normal.png", "A normal beat", normal[0])
-        draw.beat(
+        plots.beat(out / "beat-normal.png", "A normal beat", normal[0])
+        plots.beat(
             out / "beat-anomalous.png", "An anomalous beat", train_scaled[~train_is_normal][0]
         )
-        draw.curves(out / "training.png", "Training", history["loss"], history["val_loss"])
-        draw.reconstruction(
+        plots.curves(out / "training.png", "Training", history["loss"], history["val_loss"])
+        plots.reconstruction(
             out / "reconstruction-normal.png",
             "A normal beat of the test part",
             test_scaled[first],
             reconstructed[first],
         )
-        draw.reconstruction(
+        plots.reconstruction(
             out / "reconstruction-anomalous.png",
             "An anomalous beat of the test part",
             test_scaled[other],
             reconstructed[other],
         )
-        draw.histogram(
-            out / "scores-normal.png", "Normal beats of the training part", fitted, threshold
+        plots.histogram(
+            out / "scores-normal.png",
+            "Normal beats of the training part",
+            {"beats": fitted},
+            threshold,
         )
-        draw.histogram(
+        plots.histogram(
             out / "scores-anomalous.png",
             "Anomalous beats of the test part",
-            scores[~test_is_normal],
+            {"beats": scores[~test_is_normal]},
             threshold,
         )
 

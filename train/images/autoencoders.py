@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from monitor.batch import datasets, image_examples, image_figures
+from monitor.batch import datasets, image_examples, plots
 from monitor.detector.model_file import Card, Dataset
 from train import backend
 from train.export import export, provenance
@@ -104,10 +104,10 @@ def main(
         name, lambda batch: {"reconstruction": model.predict_on_batch(batch)}, images, out
     )
     measured |= {"loss": history["loss"][-1], "val_loss": history["val_loss"][-1]}
-    image_figures.losses(out / "losses.png", history)
+    plots.losses(out / "losses.png", history)
     codes = encoder.predict(images.test, verbose=0).reshape(len(images.test), -1)
     mean, directions = image_examples.principal(codes, 2)
-    image_figures.latent(
+    plots.latent(
         out / "latent.png",
         (codes - mean) @ directions.T,
         images.test_labels,

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from monitor.batch import datasets, image_examples, image_figures
+from monitor.batch import datasets, image_examples, plots
 from monitor.detector.model_file import Card, Dataset, Kind
 from monitor.ecg.beat import Floats
 from train import backend
@@ -137,7 +137,7 @@ def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: st
 
     measured = image_examples.vae(encode, decode, images, out)
     measured |= {f"training_{name}": losses[-1] for name, losses in history.items()}
-    image_figures.losses(out / "losses.png", history)
+    plots.losses(out / "losses.png", history)
 
     # Export
     training = {"recipe": recipe, "seed": seed, **asdict(settings)}

@@ -1,15 +1,70 @@
-"""Pictures of images, of codes and of trainings. Every function writes one PNG file."""
+"""Pictures of beats, scores, images and trainings. Every function writes one PNG file.
+
+Those of beats look as the TensorFlow tutorial draws them
+(https://www.tensorflow.org/tutorials/generative/autoencoder, third example).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ecg.beat import Floats
 from monitor.errors import Failure
+
+
+def beat(path: Path, title: str, samples: Floats) -> None:
+    """Draw one beat, float32 [140]."""
+    with _axes(path, title, "sample", "amplitude") as axes:
+        axes.plot(samples)
+        axes.grid()
+
+
+def curves(path: Path, title: str, training: Sequence[float], validation: Sequence[float]) -> None:
+    """Draw the loss of each epoch on the training and on the validation part."""
+    with _axes(path, title, "epoch", "loss") as axes:
+        axes.plot(training, label="Training Loss")
+        axes.plot(validation, label="Validation Loss")
+        axes.legend()
+
+
+def reconstruction(path: Path, title: str, samples: Floats, reconstructed: Floats) -> None:
+    """Draw a beat and its reconstruction, float32 [140] each, with the error between filled in."""
+    with _axes(path, title, "sample", "amplitude") as axes:
+        axes.plot(samples, "b", label="Input")
+        axes.plot(reconstructed, "r", label="Reconstruction")
+        axes.fill_between(
+            range(len(samples)), reconstructed, samples, color="lightcoral", label="Error"
+        )
+        axes.legend()
+
+
+def histogram(path: Path, title: str, named: Mapping[str, Floats], threshold: float) -> None:
+    """Draw how many beats of each name have which score, float32 [n], and where the threshold is.
+
+    The highest half percent of the scores is left out where it would squeeze the rest.
+    """
+    scores = np.concatenate(list(named.values()))
+    highest = np.quantile(scores, 0.995, method="lower")
+    edges = np.linspace(scores.min(), max(highest, threshold), 80)
+    with _axes(path, title, "score", "beats") as axes:
+        for name, own in named.items():
+            axes.hist(own, edges, alpha=0.6, label=name)
+        axes.axvline(threshold, color="black", linestyle="--", label=f"Threshold {threshold:.4g}")
+        axes.legend()
+
+
+def trade(
+    path: Path, title: str, alarms: Mapping[str, Sequence[float]], rates: Sequence[str]
+) -> None:
+    """Draw the alarms an hour at each of `rates` [k], a line of [k] for each choice of settings."""
+    with _axes(path, title, "false-alarm rate of a beat", "alarms an hour") as axes:
+        for name, line in alarms.items():
+            axes.plot(rates, line, marker="o", label=name)
+        axes.legend(fontsize="small", ncols=2)
 
 
 def rows(path: Path, named: Mapping[str, Floats]) -> None:
@@ -69,13 +124,26 @@ def losses(path: Path, history: Mapping[str, Sequence[float]]) -> None:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def _axes(path: Path, title: str, across: str, up: str) -> Iterator[Any]:
+    with _figure(path, 8, 5, layout="constrained") as figure:
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=across, ylabel=up)
+        yield axes
+
+
+@contextmanager
+def _figure(
+    path: Path, width: float, height: float, layout: Literal["constrained"] | None = None
+) -> Iterator[Any]:
     try:
         # A figure of its own, without pyplot: no display is looked for, nothing stays in memory.
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise Failure("pictures need matplotlib: pip install 'ecg-monitor[batch]'") from None
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), layout=layout)
     yield figure
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    if layout is None:
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+    else:
+        figure.savefig(path)
