@@ -1,4 +1,4 @@
-"""The commands of `ecg-monitor`. Whatever is heavy is imported by the command that needs it."""
+"""The commands of `ecg-monitor`. A heavy module is imported by the command that needs it."""
 
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -9,7 +9,7 @@ from monitor import __version__, terminal
 
 app = typer.Typer(
     name="ecg-monitor",
-    help="Scores heartbeats that arrive over MQTT and raises alarms. Not a medical device.",
+    help="Score heartbeats that arrive over MQTT and raise alarms. Not a medical device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,17 +20,18 @@ app = typer.Typer(
 def version(
     show: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """Scores heartbeats that arrive over MQTT and raises alarms. Not a medical device."""
+    """Score heartbeats that arrive over MQTT and raise alarms. Not a medical device."""
     if show:
         typer.echo(__version__)
         raise typer.Exit
 
 
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")
 ]
 Broker = Annotated[
-    str | None, typer.Option("--broker", metavar="URL", help="mqtt[s]://HOST:PORT of the broker.")
+    str | None,
+    typer.Option("--broker", metavar="URL", help="Broker: mqtt://HOST:PORT or mqtts://HOST:PORT."),
 ]
 
 
@@ -39,13 +40,19 @@ def run(
     config: Config = None,
     broker: Broker = None,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="The model file that scores.")
+        Path | None,
+        typer.Option(
+            "--model", metavar="FILE", help="Model file to score with (default: the one shipped)."
+        ),
     ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings as a TOML file and exit.")
+        bool,
+        typer.Option(
+            "--print-config", help="Print every setting with its value, as TOML, and exit."
+        ),
     ] = False,
 ) -> None:
-    """Run the daemon: score the beats that arrive, publish alerts, serve metrics."""
+    """Run the monitor: score beats as they arrive, publish alerts, serve metrics."""
     from monitor import settings, settings_toml
 
     chosen = settings.load(config, settings.flags(broker=broker, model=model))
@@ -61,20 +68,22 @@ def run(
 
 @app.command()
 def batch(
-    name: Annotated[str, typer.Argument(help="One of basic, denoise, undercomplete, vae and ecg.")],
+    name: Annotated[str, typer.Argument(help="basic, denoise, undercomplete, vae or ecg.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="The folder of the data sets; for ecg also a .csv or .parquet of beats."),
+        typer.Option(
+            help="Folder of the data sets; for ecg, also a .csv or .parquet file of beats."
+        ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A model file instead of the one that is shipped.")
+        Path | None, typer.Option(help="Model file (default: the one shipped).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write to.", show_default="out/batch/NAME")
+        Path | None, typer.Option(help="Folder to write to.", show_default="out/batch/NAME")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Reproduce an image example from its model file, or score a whole file of beats."""
+    """Reproduce an image example from its model file, or score a file of beats."""
     from monitor.commands import batch
 
     batch.main(name, data, model, out or Path("out", "batch", name), as_json)
@@ -82,10 +91,12 @@ def batch(
 
 @app.command()
 def model(
-    file: Annotated[Path | None, typer.Argument(help="A model file; else the shipped one.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Model file (default: the detector that ships).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Print a model file's card: what it was trained on, its threshold, its figures."""
+    """Print a model file's card: training data, threshold and figures."""
     from monitor.commands import model
     from monitor.detector.model_file import shipped
 
@@ -97,22 +108,28 @@ def replay(
     source: Annotated[
         Path, typer.Argument(help="A .csv or .parquet file of beats, or a WFDB record.")
     ],
-    device: Annotated[str, typer.Option("--device", metavar="ID", help="The device to be.")],
+    device: Annotated[str, typer.Option("--device", metavar="ID", help="Device ID to publish as.")],
     rate: Annotated[
         Literal["1", "10", "max"],
-        typer.Option(help="1: in real time; 10: ten times as fast; max: as fast as it goes."),
+        typer.Option(help="Speed: 1 is real time, 10 is ten times that, max is unpaced."),
     ] = "1",
-    beats_per_message: Annotated[int, typer.Option(min=1, max=10_000)] = 1,
-    payload: Annotated[Literal["json", "float32"], typer.Option()] = "json",
-    qos: Annotated[int, typer.Option(min=0, max=1)] = 1,
-    start: Annotated[float, typer.Option(min=0, metavar="S", help="Begin at this second.")] = 0,
+    beats_per_message: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Beats in each message.")
+    ] = 1,
+    payload: Annotated[
+        Literal["json", "float32"], typer.Option(help="Encoding of the beats.")
+    ] = "json",
+    qos: Annotated[int, typer.Option(min=0, max=1, help="MQTT quality of service.")] = 1,
+    start: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
+    ] = 0,
     stop: Annotated[
-        float | None, typer.Option(min=0, metavar="S", help="End at this second.")
+        float | None, typer.Option(min=0, metavar="S", help="Second to stop at (default: the end).")
     ] = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Publish the beats of a file, as a device would."""
+    """Publish the beats of a file as a device would."""
     from monitor import settings
     from monitor.commands import replay
     from monitor.ecg import records
@@ -128,12 +145,17 @@ def replay(
 def what_if(
     source: Annotated[Path, typer.Argument(help="A WFDB record, or a file of beats.")],
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="Else the shipped one.")
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Model file (default: the one shipped)."),
     ] = None,
-    start: Annotated[float, typer.Option(min=0, metavar="S", help="Begin at this second.")] = 0,
-    out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("out/what-if"),
+    start: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to write the picture to.")] = Path(
+        "out/what-if"
+    ),
 ) -> None:
-    """Show how many alarms other settings would have raised on a recording."""
+    """Show how many alarms a recording would have raised under other settings."""
     from monitor.commands import what_if
     from monitor.detector.model_file import shipped
 
@@ -144,12 +166,12 @@ def what_if(
 def segment(
     rate: Annotated[
         float | None,
-        typer.Option(metavar="HZ", help="Of chunks that do not tell theirs, as float32."),
+        typer.Option(metavar="HZ", help="Sampling rate of chunks that do not carry one."),
     ] = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Cut raw samples, ecg/<device>/samples, into beats and publish those."""
+    """Cut raw samples that arrive on ecg/<device>/samples into beats, and publish them."""
     from monitor import logs, settings
     from monitor.commands import segment
 
@@ -160,13 +182,14 @@ def segment(
 @app.command()
 def watch(
     device: Annotated[
-        str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
+        str | None,
+        typer.Option("--device", metavar="ID", help="Show this device only (default: all)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Show the alerts as they come, with the beat drawn."""
+    """Show alerts as they arrive, with the beat drawn."""
     from monitor import settings
     from monitor.commands import watch
 
@@ -177,16 +200,22 @@ def watch(
 def alarms(
     since: Annotated[
         str | None,
-        typer.Option(metavar="WHEN", help="Those that stood since: 12h, 2d, or a time. Else all."),
+        typer.Option(
+            metavar="WHEN", help="Only alarms active since then: 12h, 2d or a time (default: all)."
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="ID", help="Only this device; else all.")
+        str | None,
+        typer.Option("--device", metavar="ID", help="Show this device only (default: all)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the beats.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, beats included.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     config: Config = None,
 ) -> None:
-    """Show the alarms that the monitor has kept, and who acknowledged and shelved."""
+    """Show past alarms, and who acknowledged or shelved them.
+
+    Reads the monitor's history, so it must run on the monitor's machine.
+    """
     from monitor import settings
     from monitor.commands import alarms
 
@@ -194,18 +223,21 @@ def alarms(
 
 
 By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Who does; else your login's name.")
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Name to record (default: your login name)."),
 ]
 
 
 @app.command()
 def acknowledge(
-    alarm: Annotated[str, typer.Argument(metavar="ID", help="The id of an alarm, or its begin.")],
+    alarm: Annotated[
+        str, typer.Argument(metavar="ID", help="The alarm's id, or a unique prefix of it.")
+    ],
     by: By = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Say that you have seen an alarm that is open."""
+    """Acknowledge an open alarm: record that somebody has seen it."""
     from monitor import settings
     from monitor.commands import acknowledge
 
@@ -214,15 +246,15 @@ def acknowledge(
 
 @app.command()
 def shelve(
-    device: Annotated[str, typer.Argument(metavar="DEVICE")],
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="Device ID.")],
     minutes: Annotated[
-        float, typer.Option(min=0, max=1440, help="For so long; 0: alert of it again.")
+        float, typer.Option(min=0, max=1440, help="How long; 0 takes the device off the shelf.")
     ],
     by: By = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Have nobody alerted of a device for a while; its alarms are kept all the same."""
+    """Shelve a device: publish none of its alerts for a while. Its history is still kept."""
     from monitor import settings
     from monitor.commands import acknowledge
 
@@ -232,10 +264,11 @@ def shelve(
 @app.command()
 def demo(
     seconds: Annotated[
-        float | None, typer.Option(min=1, metavar="N", help="End after so many; else at Ctrl-C.")
+        float | None,
+        typer.Option(min=1, metavar="N", help="Stop after N seconds (default: at Ctrl-C)."),
     ] = None,
 ) -> None:
-    """Show all of it on this machine alone: broker, simulated patients, daemon, alerts."""
+    """Run everything on this machine: a broker, simulated patients, the monitor, its alerts."""
     from monitor.commands import demo
 
     demo.run(seconds)

@@ -9,7 +9,7 @@ from monitor import errors, terminal
 
 app = typer.Typer(
     name="ecg-train",
-    help="Fits the autoencoders and writes their model files.",
+    help="Fit autoencoders and write them as model files.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -17,20 +17,20 @@ app = typer.Typer(
 
 Data = Annotated[
     Path | None,
-    typer.Option(help="The folder of the data sets. Else ECG_DATA names it; else it is fetched."),
+    typer.Option(help="Folder of the data sets (default: ECG_DATA, or else a download)."),
 ]
-Out = Annotated[Path, typer.Option(help="The folder to write to.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Times through the data.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of the random numbers.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the random numbers.")]
 Recipe = Annotated[
     Literal["tutorial", "tuned"],
-    typer.Option(help="The source's settings to the letter, or ours, which ship."),
+    typer.Option(help="The source's own settings, or the ones that ship."),
 ]
 
 
 @app.callback()
 def train() -> None:
-    """Fits the autoencoders and writes their model files."""
+    """Fit autoencoders and write them as model files."""
 
 
 @app.command()
@@ -41,9 +41,11 @@ def anomaly(
     seed: Seed = None,
     recipe: Recipe = "tutorial",
 ) -> None:
-    """The TensorFlow tutorial's ECG detector, to the letter, over five seeds (or the one given)."""
+    """Train the TensorFlow tutorial's ECG detector to the letter, over five seeds or --seed."""
     if recipe != "tutorial":
-        raise errors.UsageError("anomaly has the tutorial's recipe alone; the tuned one is ecg")
+        raise errors.UsageError(
+            "--recipe tuned: anomaly has only the tutorial's recipe; the tuned detector is `ecg`"
+        )
     from train.detectors import tutorial
 
     tutorial.main(data, out, epochs or tutorial.EPOCHS, seed)
@@ -54,8 +56,8 @@ def ecg(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of the data sets, as elsewhere; or a .csv or .parquet file of one "
-            "patient's beats, 140 values a row: fit a detector for him."
+            help="Folder of the data sets; or a .csv or .parquet file of one patient's beats, 140 "
+            "values a row, to fit a detector for that patient."
         ),
     ] = None,
     out: Out = Path("out/ecg"),
@@ -64,23 +66,27 @@ def ecg(
     recipe: Recipe = "tuned",
     networks: Annotated[
         Literal["1", "5"] | None,
-        typer.Option(help="Score by five networks, or by one alone, not by one that five taught."),
+        typer.Option(help="Score with five networks or one (default: one network taught by five)."),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="A WFDB record: fit a detector for this patient.")
+        Path | None, typer.Option(help="WFDB record to fit a detector for one patient from.")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=1, help="How much of the record to fit, from its begin.")
+        float, typer.Option(min=1, help="Minutes of the record to fit, from its start.")
     ] = 5,
 ) -> None:
-    """The detector that ships, or one for a patient: --record, or --data FILE.csv of his beats."""
+    """Train the detector that ships, or one for a patient (--record, or --data FILE.csv)."""
     if recipe != "tuned":
-        raise errors.UsageError("ecg has our recipe alone; the tutorial's is anomaly")
+        raise errors.UsageError(
+            "--recipe tutorial: ecg has only the tuned recipe; the tutorial's detector is `anomaly`"
+        )
     beats = data if data and (data.is_file() or data.suffix in (".csv", ".parquet")) else None
     if record and data:
-        raise errors.UsageError("a patient's beats are those of --record or those of --data")
+        raise errors.UsageError(
+            "--record and --data exclude each other: a patient's beats come from one of them"
+        )
     if networks and (record or beats):
-        raise errors.UsageError("--networks: a patient's detector has five")
+        raise errors.UsageError("--networks: not for a patient's detector, which always has five")
     from train.detectors import ecg5000, patient
 
     if source := record or beats:
@@ -96,17 +102,18 @@ def evaluate(
     data: Data = None,
     out: Out = Path("out/evaluate"),
     mitdb: Annotated[
-        Path | None, typer.Option(help="A folder of WFDB records: judge patients' own detectors.")
+        Path | None,
+        typer.Option(help="Folder of annotated WFDB records to judge patients' own detectors on."),
     ] = None,
     table: Annotated[
         Literal["records", "peaks", "stress"],
         typer.Option(
-            help="Of --mitdb: each record; how R peaks are found; or what noise, a lead off or "
-            "upside down, and other sampling rates do."
+            help="With --mitdb: results by record; R peak detection; or robustness to noise, a "
+            "lead that is off or reversed, and other sampling rates."
         ),
     ] = "records",
 ) -> None:
-    """The recipe of the detector that ships, over seeds and splits, beside simpler detectors."""
+    """Judge the detector that ships over seeds and splits, beside simpler detectors."""
     if mitdb is not None:
         if table == "peaks":
             from train.evaluation import rpeaks
@@ -122,7 +129,7 @@ def evaluate(
             records.main(mitdb, out)
         return
     if table != "records":
-        raise errors.UsageError(f"--table {table}: of the records that --mitdb names")
+        raise errors.UsageError(f"--table {table}: needs --mitdb")
     from train.evaluation import ecg5000
 
     ecg5000.main(data, out)
@@ -130,7 +137,7 @@ def evaluate(
 
 @app.command()
 def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
-    """The simulator of beats that the demo runs on, judged by the shipped detector."""
+    """Fit the beat simulator that the demo runs on, and judge it by the detector that ships."""
     from train import simulator
 
     simulator.main(data, out, seed or 0)
@@ -144,7 +151,7 @@ def basic(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """The TensorFlow tutorial's first autoencoder: two dense layers, on Fashion-MNIST."""
+    """Train the TensorFlow tutorial's first autoencoder: two dense layers, on Fashion-MNIST."""
     _images("basic", data, out, epochs, seed or 0, recipe)
 
 
@@ -156,7 +163,7 @@ def denoise(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """The TensorFlow tutorial's denoising autoencoder: convolutions, on Fashion-MNIST."""
+    """Train the TensorFlow tutorial's denoising autoencoder: convolutions, on Fashion-MNIST."""
     _images("denoise", data, out, epochs, seed or 0, recipe)
 
 
@@ -168,7 +175,7 @@ def undercomplete(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """The Keras blog's simplest autoencoder: a code of 32, on MNIST."""
+    """Train the Keras blog's simplest autoencoder: a code of 32, on MNIST."""
     _images("undercomplete", data, out, epochs, seed or 0, recipe)
 
 
@@ -180,7 +187,7 @@ def vae(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """Keras' variational autoencoder: a latent plane, on MNIST."""
+    """Train Keras' variational autoencoder: a latent plane, on MNIST."""
     from train import backend
 
     backend.load()
@@ -197,7 +204,7 @@ def everything(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """Every example of the sources and our detector, one after the other, and a page over them."""
+    """Train every example and our detector in turn, and write one page about them all."""
     anomaly(data, out / "anomaly", epochs, seed)
     ecg(data, out / "ecg", epochs, seed)
     basic(data, out / "basic", epochs, seed, recipe)

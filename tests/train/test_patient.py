@@ -123,8 +123,8 @@ def test_a_source_that_cannot_be_fitted_is_refused_in_a_line(
         ([*beats, str(flat)], "0 normal beats that can be believed"),
         ([*beats, str(odd)], "0 normal beats that can be believed"),
         ([*beats, str(tmp_path / "none.csv")], "no such file"),
-        ([*record_, "--data", str(flat)], "those of --record or those of --data"),
-        ([*record_, "--networks", "5"], "a patient's detector has five"),
+        ([*record_, "--data", str(flat)], "--record and --data exclude each other"),
+        ([*record_, "--networks", "5"], "a patient's detector, which always has five"),
         ([*record_, "--minutes", "40"], "lasts 30.1 minutes"),
     ):
         result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
