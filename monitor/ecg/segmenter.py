@@ -69,6 +69,9 @@ DESCRIPTION: Final[dict[str, Any]] = {
 }
 """What a model's card says of the cut."""
 
+REPAIRED: Final = 0.02
+"""Seconds of lost samples, at most, that a straight line stands in for: no wave is so short."""
+
 STEP = 2.0  # seconds that are decided at once
 PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision sees
 PAUSE = 3.0  # after so many seconds without a beat, a window is cut all the same
@@ -80,7 +83,7 @@ class CutBeat(NamedTuple):
     Attributes:
         samples: float32 [140], in the signal's units.
         seq: the R peak's sample number.
-        rr_ms: the RR interval before it; None for the first beat and after a pause.
+        rr_ms: the RR interval before it; None for the first beat, after a pause and after a hole.
     """
 
     samples: NDArray[np.float32]
@@ -110,7 +113,7 @@ class Segmenter:
         self._paused = first  # where the last beat or the last window of a pause was
 
     def feed(self, samples: NDArray[Any]) -> list[CutBeat]:
-        """Take in the next samples, [n], finite, and give the beats that they decide."""
+        """Take in the next samples, [n], NaN where one was lost; return the beats they decide."""
         self._signal = np.concatenate([self._signal, np.asarray(samples, np.float64)])
         beats: list[CutBeat] = []
         step = round(STEP * self.rate)
@@ -126,20 +129,36 @@ class Segmenter:
         return self._decide(self._begin + len(self._signal))
 
     def _decide(self, end: int) -> list[CutBeat]:
-        seen = self._signal[: end + round(FUTURE * self.rate) - self._begin]
+        seen, lost = _filled(
+            self._signal[: end + round(FUTURE * self.rate) - self._begin], self.rate
+        )
         peaks = self._finder.peaks(seen) + self._begin
+        missing = np.concatenate([[0], np.cumsum(lost)])  # samples lost up to each one
+
+        def holes(first: int, last: int) -> bool:
+            first, last = np.clip([first - self._begin, last - self._begin], 0, len(lost))
+            return bool(missing[last] > missing[first])
+
         beats: list[CutBeat] = []
         centres: list[tuple[int, float | None]] = []
         for peak in peaks[(peaks >= self._decided) & (peaks < end)].tolist():
             since = None if self._last is None else (peak - self._last) / self.rate
             if since is not None and since < REFRACTORY:
                 continue  # found on the other side of the border already
+            if holes(peak, peak + 1):
+                continue  # the edge of a hole
+            if self._last is not None and holes(self._last, peak):
+                since = None
             centres += [(place, None) for place in self._pause(peak)]
             centres.append((peak, since and 1000 * since if since and since < 2 * PAUSE else None))
             self._last = self._paused = peak
         centres += [(place, None) for place in self._pause(end)]
         if centres:
             cut = self._cutter.cut(seen, np.array([at for at, _ in centres]) - self._begin)
+            before, after = round(BEFORE * self.rate), round(AFTER * self.rate)
+            cut[[holes(at - before, at + after) for at, _ in centres]] = (
+                0.0  # as a lead that is off
+            )
             beats = [CutBeat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
         self._decided = end
         keep = max(self._begin, end - round(PAST * self.rate))
@@ -153,6 +172,28 @@ class Segmenter:
             self._paused += round(PAUSE * self.rate / 2)
             places.append(self._paused)
         return places
+
+
+def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
+    """Return a signal without NaN, and which of its samples nobody can stand in for: [n], [n].
+
+    A line joins the two sides of a hole that is too short for a lead that is off; one that is
+    longer, or at the end, is still.
+    """
+    lost = np.isnan(signal)
+    if not lost.any():
+        return signal, lost
+    known = np.flatnonzero(~lost)
+    if not len(known):
+        return np.zeros_like(signal), lost
+    filled = np.interp(np.arange(len(signal)), known, signal[known])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], lost, [False]]).astype(np.int8)))
+    for first, last in edges.reshape(-1, 2).tolist():
+        if last - first <= REPAIRED * rate:
+            lost[first:last] = False
+        elif last - first >= STILL * rate:
+            filled[first:last] = filled[max(first - 1, 0)]
+    return filled, lost
 
 
 class _Cutter:

@@ -1,0 +1,114 @@
+"""Chunks of raw samples, as devices publish them. No network, no clock.
+
+A chunk is JSON, `{"samples": [...], "rate": 250, "seq": 72000, "time": "..."}`, with `"leads":
+{"II": [...], "V1": [...]}` instead of `samples` where a device has several; or little-endian
+float32, one lead of unknown rate. `null`, NaN and infinity are samples that were lost.
+"""
+
+import json
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from monitor.ecg.rpeaks import Signal
+from monitor.errors import Rejected
+from monitor.times import seconds
+
+MAX_SAMPLES: Final = 1_000_000
+"""Samples of a chunk, over all leads: an hour of one lead at 250 Hz is sent at once, no more."""
+
+MAX_LEADS: Final = 16
+"""Leads of a chunk: the twelve of a standard ECG, and some that people add."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive samples of one device.
+
+    Attributes:
+        leads: the samples of each lead by its name, float64 [n] of one length, NaN where one was
+            lost; the name is empty where the device has one lead and does not name it.
+        rate: in Hz; None where the chunk does not carry it.
+        seq: the number of the first sample; None where the device does not count them.
+        time: when the first sample was, in seconds since 1970; None where not given.
+    """
+
+    leads: dict[str, Signal]
+    rate: float | None = None
+    seq: int | None = None
+    time: float | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.leads.values())))
+
+
+_Samples = list[float | None]
+
+
+class _Message(msgspec.Struct):
+    samples: _Samples | None = None
+    leads: dict[str, _Samples] | None = None
+    rate: float | None = None
+    seq: int | None = None
+    time: str | int | float | None = None
+
+
+_decode = msgspec.json.Decoder(_Message).decode
+
+
+def decode(payload: bytes) -> Chunk:
+    """Read a chunk.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    if not payload:
+        raise Rejected("empty", "the payload is empty")
+    if payload.lstrip()[:1] == b"{":
+        return _from_json(payload)
+    if len(payload) % 4:
+        raise Rejected("length", f"{len(payload)} bytes are not a whole number of float32 samples")
+    return _checked(Chunk({"": np.frombuffer(payload, "<f4").astype(np.float64)}))
+
+
+def _from_json(payload: bytes) -> Chunk:
+    try:
+        message = _decode(payload)
+    except msgspec.ValidationError as error:
+        raise Rejected("shape", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = _with_nan(payload, error)
+    if (message.samples is None) == (message.leads is None):
+        raise Rejected("shape", "a chunk has either `samples` or `leads`")
+    leads = message.leads if message.leads is not None else {"": message.samples or []}
+    arrays = {name: np.array(samples, np.float64) for name, samples in leads.items()}
+    return _checked(Chunk(arrays, message.rate, message.seq, seconds(message.time)))
+
+
+def _with_nan(payload: bytes, error: Exception) -> _Message:
+    """Read JSON with NaN and Infinity in it, which the standard does not know but Python writes."""
+    try:
+        content: Any = json.loads(payload)
+        return msgspec.convert(content, _Message)
+    except msgspec.ValidationError as invalid:
+        raise Rejected("shape", str(invalid)) from None
+    except (ValueError, RecursionError):
+        raise Rejected("json", str(error)) from None
+
+
+def _checked(chunk: Chunk) -> Chunk:
+    lengths = {len(samples) for samples in chunk.leads.values()}
+    if not 1 <= len(chunk.leads) <= MAX_LEADS:
+        raise Rejected("shape", f"{len(chunk.leads)} leads; 1 to {MAX_LEADS} are allowed")
+    if len(lengths) > 1:
+        raise Rejected("shape", "the leads have different numbers of samples")
+    if not all(name.isprintable() for name in chunk.leads):
+        raise Rejected("shape", "a lead's name holds a character that cannot be printed")
+    number = lengths.pop() * len(chunk.leads)
+    if not 0 < number <= MAX_SAMPLES:
+        raise Rejected("shape", f"{number} samples; 1 to {MAX_SAMPLES:,} are allowed")
+    if chunk.seq is not None and not 0 <= chunk.seq < 2**53:
+        raise Rejected("shape", f"seq {chunk.seq} is not in 0 … 2^53")
+    for samples in chunk.leads.values():
+        samples[np.isinf(samples)] = np.nan
+    return chunk

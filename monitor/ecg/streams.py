@@ -1,0 +1,207 @@
+"""The signals of all devices: chunks in, beats out, whatever happens to the chunks on their way.
+
+Pure: time comes in as an argument. A chunk may come twice, may be missing, may hold samples that
+were lost, and its device may begin to count anew. Lost samples are time that passes with the lead
+off: no beat and no interval is made of the two sides of a hole.
+"""
+
+from collections import deque
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from monitor.ecg.chunks import Chunk
+from monitor.ecg.rpeaks import Signal
+from monitor.ecg.segmenter import CutBeat, Segmenter
+from monitor.errors import ConfigurationError, Rejected
+
+SILENT_AFTER: Final = 10.0
+"""Seconds without a chunk after which a stream is over and its last beats are given."""
+
+RATE_TOLERANCE: Final = 0.02
+"""Share by which a chunk's rate may differ from its stream's: devices measure their clocks."""
+
+LONGEST_HOLE: Final = 60.0
+"""Seconds of lost samples that are a lead that is off; after more of them a new stream begins."""
+
+REPEATABLE: Final = 60.0
+"""Seconds that a chunk may reach back and still be a repetition of one that came before."""
+
+TAIL: Final = 10.0
+"""Seconds of samples that are kept, to tell a chunk that overlaps them from a count begun anew."""
+
+
+class Taken(NamedTuple):
+    """What a chunk brought.
+
+    Attributes:
+        beats: those that it completed.
+        notice: why a new stream of a known device begins; None where it does not.
+    """
+
+    beats: list[CutBeat]
+    notice: str | None = None
+
+
+class Stream:
+    """The signal of one device.
+
+    Attributes:
+        expected: the number of the next sample.
+        heard: when its last chunk came, in seconds on the caller's clock.
+    """
+
+    def __init__(self, rate: float, chunk: Chunk, lead: str | None) -> None:
+        """Begin with the first sample of a chunk.
+
+        Raises ConfigurationError for a rate that cannot be used.
+        """
+        self.expected = chunk.seq or 0
+        self.heard = 0.0
+        self.lead = lead if lead in chunk.leads else next(iter(chunk.leads))
+        self._segmenter = Segmenter(rate, self.expected)
+        self._moment: tuple[int, float] | None = None  # a sample's number, and when it was
+        self._recent: deque[tuple[int, int, int]] = deque()  # first, number and check of chunks
+        self._tail: Signal = np.empty(0)
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self._segmenter.rate
+
+    def time_of(self, seq: int) -> float | None:
+        """When a sample was, in seconds since 1970; None where the device does not say."""
+        if self._moment is None:
+            return None
+        number, time = self._moment
+        return time + (seq - number) / self.rate
+
+    def repeats(self, chunk: Chunk) -> bool:
+        """Whether a chunk that reaches back, or the part of it that does, came before."""
+        samples = self._samples(chunk)
+        if chunk.seq is None:
+            return any(check == _check(samples) for _, _, check in self._recent)
+        kept = self.expected - len(self._tail)
+        first, last = max(chunk.seq, kept), min(chunk.seq + len(chunk), self.expected)
+        if first < last:
+            ours = self._tail[first - kept : last - kept]
+            theirs = samples[first - chunk.seq : last - chunk.seq]
+            return bool(np.array_equal(ours, theirs, equal_nan=True))
+        return (chunk.seq, len(chunk), _check(samples)) in self._recent
+
+    def feed(self, chunk: Chunk) -> list[CutBeat]:
+        """Take in a chunk that begins at or after the sample that is expected."""
+        first = self.expected + self.lost_before(chunk)
+        samples = self._samples(chunk)
+        self._recent.append((first, len(chunk), _check(samples)))
+        while self._recent and self._recent[0][0] < first - REPEATABLE * self.rate:
+            self._recent.popleft()
+        if chunk.time is not None:
+            self._moment = first, chunk.time
+        new = np.concatenate([np.full(first - self.expected, np.nan), samples])
+        self.expected = first + len(chunk)
+        self._tail = np.concatenate([self._tail, new])[-round(TAIL * self.rate) :]
+        return self._segmenter.feed(new)
+
+    def finish(self) -> list[CutBeat]:
+        """Return the beats that are left when no more samples come."""
+        return self._segmenter.finish()
+
+    def lost_before(self, chunk: Chunk) -> int:
+        """Return how many samples are missing before a chunk, by its number or else its time."""
+        if chunk.seq is not None:
+            return max(0, chunk.seq - self.expected)
+        due = self.time_of(self.expected)
+        if due is None or chunk.time is None or chunk.time - due < 1:  # clocks and networks waver
+            return 0
+        return round((chunk.time - due) * self.rate)
+
+    def _samples(self, chunk: Chunk) -> Signal:
+        lost = np.full(len(chunk), np.nan)
+        return chunk.leads.get(self.lead, lost)  # a lead that is not sent is a lead that is off
+
+
+class Streams:
+    """The signals of all devices."""
+
+    def __init__(self, rate: float | None = None, lead: str | None = None) -> None:
+        """Take `rate`, in Hz, for chunks that do not carry theirs, and the lead to cut beats from.
+
+        A device that does not have that lead is cut on its first one.
+        """
+        self._rate, self._lead = rate, lead
+        self._streams: dict[str, Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def find(self, device: str) -> Stream | None:
+        """Return a device's stream; None if it has none."""
+        return self._streams.get(device)
+
+    def take(self, device: str, chunk: Chunk, now: float, redelivered: bool = False) -> Taken:
+        """Take in a chunk.
+
+        Args:
+            device: that it came from.
+            chunk: as `chunks.decode` gives it.
+            now: in seconds.
+            redelivered: whether the broker marked it as delivered before; one without a number
+                that came before is then known by its samples.
+
+        Raises:
+            Rejected: its rate is not known, or cannot be used.
+        """
+        rate = chunk.rate or self._rate
+        if rate is None:
+            raise Rejected("shape", "the chunk carries no rate, and segment.rate is not set")
+        stream, notice, beats = self._streams.get(device), None, list[CutBeat]()
+        if stream is not None:
+            notice = _breaks(stream, chunk, rate)
+            if notice is not None:
+                beats, stream = stream.finish(), None
+        if stream is None:
+            try:
+                stream = self._streams[device] = Stream(rate, chunk, self._lead)
+            except ConfigurationError as error:
+                raise Rejected("shape", str(error)) from None
+        stream.heard = now
+        if chunk.seq is not None and chunk.seq < stream.expected:
+            chunk = _rest(chunk, stream.expected, stream.rate)
+        elif chunk.seq is None and redelivered and stream.repeats(chunk):
+            return Taken(beats, notice)
+        if len(chunk):
+            beats += stream.feed(chunk)
+        return Taken(beats, notice)
+
+    def end_silent(self, now: float) -> list[tuple[str, Stream, list[CutBeat]]]:
+        """End the streams that were not heard for `SILENT_AFTER`, and return their last beats."""
+        ended = [name for name, it in self._streams.items() if it.heard + SILENT_AFTER < now]
+        over = [(name, self._streams.pop(name)) for name in ended]
+        return [(name, stream, stream.finish()) for name, stream in over]
+
+
+def _breaks(stream: Stream, chunk: Chunk, rate: float) -> str | None:
+    """Return why a chunk does not belong to a stream; None where it does."""
+    if abs(rate - stream.rate) > RATE_TOLERANCE * stream.rate:
+        return f"its rate is {rate:g} Hz, and was {stream.rate:g} Hz"
+    lost = stream.lost_before(chunk) / stream.rate
+    if lost > LONGEST_HOLE:
+        return f"{lost:.0f} s of its samples are missing"
+    if chunk.seq is not None and chunk.seq < stream.expected and not stream.repeats(chunk):
+        return f"it counts from {chunk.seq} again; {stream.expected} was to come"
+    return None
+
+
+def _rest(chunk: Chunk, expected: int, rate: float) -> Chunk:
+    """Return what of a chunk comes at or after the sample `expected`."""
+    assert chunk.seq is not None
+    known = min(len(chunk), expected - chunk.seq)
+    time = None if chunk.time is None else chunk.time + known / rate
+    leads = {name: samples[known:] for name, samples in chunk.leads.items()}
+    return Chunk(leads, chunk.rate, chunk.seq + known, time)
+
+
+def _check(samples: Signal) -> int:
+    return crc32(samples.tobytes())

@@ -1,0 +1,78 @@
+"""What is a chunk of samples, and what is not."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.ecg import chunks
+from monitor.errors import Rejected
+
+
+def test_a_chunk_is_read() -> None:
+    chunk = chunks.decode(b'{"samples": [1, 2.5], "rate": 250, "seq": 7, "time": 1000}')
+    assert chunk.leads[""].tolist() == [1, 2.5]
+    assert chunk[1:] == (250, 7, 1.0)
+    assert len(chunk) == 2
+
+
+def test_a_chunk_may_hold_several_leads() -> None:
+    chunk = chunks.decode(b'{"leads": {"II": [1, 2], "V1": [null, 4]}}')
+    assert list(chunk.leads) == ["II", "V1"]
+    assert chunk.leads["V1"][1] == 4
+    assert np.isnan(chunk.leads["V1"][0])
+
+
+@pytest.mark.parametrize("lost", ["null", "NaN", "Infinity", "-Infinity"])
+def test_what_is_not_finite_was_lost(lost: str) -> None:
+    chunk = chunks.decode(f'{{"samples": [1, {lost}, 3]}}'.encode())
+    assert np.isnan(chunk.leads[""]).tolist() == [False, True, False]
+    binary = chunks.decode(np.array([1, np.inf, np.nan, 4], "<f4").tobytes())
+    assert np.isnan(binary.leads[""]).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "empty"),
+        (b"abc", "length"),
+        (b"{", "json"),
+        (b"{}", "shape"),
+        (b'{"samples": "x"}', "shape"),
+        (b'{"samples": []}', "shape"),
+        (b'{"samples": [1], "leads": {"II": [1]}}', "shape"),
+        (b'{"leads": {}}', "shape"),
+        (b'{"leads": {"II": [1], "V1": [1, 2]}}', "shape"),
+        (b'{"leads": {"\\u3000": [1]}}', "shape"),
+        (b'{"samples": [1, "2"]}', "shape"),
+        (b'{"samples": [NaN, "2"]}', "shape"),
+        (b'{"samples": [1], "seq": -1}', "shape"),
+        (b'{"samples": [1], "time": "yesterday"}', "time"),
+        (b"[" * 100_000, "length"),
+    ],
+)
+def test_what_is_no_chunk_is_rejected(payload: bytes, reason: str) -> None:
+    if payload.startswith(b"["):
+        payload += b"x"
+    with pytest.raises(Rejected) as rejected:
+        chunks.decode(payload)
+    assert rejected.value.reason == reason
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_whatever_comes_is_read_or_rejected(payload: bytes) -> None:
+    try:
+        chunk = chunks.decode(payload)
+    except Rejected:
+        return
+    assert len(chunk) > 0
+
+
+def test_one_message_cannot_take_all_memory() -> None:
+    payload = json.dumps({"leads": {str(i): [0] * 10 for i in range(17)}}).encode()
+    with pytest.raises(Rejected, match="17 leads"):
+        chunks.decode(payload)
+    with pytest.raises(Rejected, match="1,000,000"):
+        chunks.decode(np.zeros(chunks.MAX_SAMPLES + 1, "<f4").tobytes())
