@@ -1,0 +1,1 @@
+"""The daemon for raw samples: receive chunks, cut beats, publish, acknowledge."""

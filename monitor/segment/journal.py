@@ -1,0 +1,127 @@
+"""The last seconds of every signal, on disk: a program that was killed goes on where it stood.
+
+A beat is cut from some seconds of signal around it, longer than any broker holds messages back. So
+each chunk is written down before it is acknowledged, and marked once the beats that it completed
+are with the broker. After a restart the chunks are cut again, and only the beats of those without
+a mark are published. A process that dies loses nothing that way; a machine that loses its power
+may lose what the operating system had not written.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from monitor.errors import ConfigurationError
+
+KEPT: Final = 20.0
+"""Seconds of each signal: what a beat is cut from (11.5), and a chunk of some more."""
+
+FORGOTTEN: Final = 3600.0
+"""Seconds after which a signal that has ended is not kept any more."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS chunks (
+    number INTEGER PRIMARY KEY,
+    device TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    arrived REAL NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS by_device ON chunks (device, arrived);
+"""
+VERSION: Final = 1
+
+
+class Entry(NamedTuple):
+    """A chunk that was written down.
+
+    Attributes:
+        number: of the entry; they rise in the order in which chunks came.
+        first: the number of its first sample, as it was counted here.
+        arrived: when it came, in seconds since 1970.
+        done: whether the beats that it completed are with the broker.
+    """
+
+    number: int
+    device: str
+    first: int
+    payload: bytes
+    arrived: float
+    done: bool
+
+
+class Journal:
+    """Writes chunks down and reads them back. Used by one process at a time."""
+
+    def __init__(self, file: Path) -> None:
+        """Open the journal, new or old.
+
+        Raises:
+            ConfigurationError: the file cannot be used.
+        """
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(file, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")  # the process may die at any time
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, VERSION):
+                raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
+            self._database.executescript(_SCHEMA)
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
+            (last,) = self._database.execute("SELECT max(number) FROM chunks").fetchone()
+            self._last: int = last or 0
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f"segment.journal = '{file}': {error}") from None
+
+    def read(self) -> list[Entry]:
+        """Return all entries, in the order in which their chunks came."""
+        rows = self._database.execute(
+            "SELECT number, device, first, payload, arrived, done FROM chunks ORDER BY number"
+        )
+        with closing(rows):
+            return [Entry(*row)._replace(done=bool(row[-1])) for row in rows]
+
+    def number(self) -> int:
+        """Return the number of the next entry."""
+        self._last += 1
+        return self._last
+
+    def write(self, entries: Iterable[Entry], done: Iterable[int]) -> None:
+        """Write new entries, and mark those of these numbers as done, all or nothing.
+
+        Raises sqlite3.Error if the disk will not take it.
+        """
+        self._database.execute("BEGIN")
+        try:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?)", entries
+            )
+            self._database.executemany(
+                "UPDATE chunks SET done = 1 WHERE number = ?", ((number,) for number in done)
+            )
+            self._database.execute("COMMIT")
+        except sqlite3.Error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def trim(self, now: float) -> None:
+        """Let go of what no beat will be cut from any more; `now` in seconds since 1970."""
+        self._database.execute(
+            "DELETE FROM chunks WHERE done AND arrived < ("
+            "SELECT max(arrived) FROM chunks AS newer WHERE newer.device = chunks.device) - ?",
+            (KEPT,),
+        )
+        self._database.execute(
+            "DELETE FROM chunks WHERE device IN ("
+            "SELECT device FROM chunks GROUP BY device HAVING max(arrived) < ?)",
+            (now - FORGOTTEN,),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
