@@ -168,15 +168,20 @@ def segment(
         float | None,
         typer.Option(metavar="HZ", help="Sampling rate of chunks that do not carry one."),
     ] = None,
+    lead: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Lead to cut beats from (default: the first)."),
+    ] = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Cut raw samples that arrive on ecg/<device>/samples into beats, and publish them."""
+    """Run the monitor for raw samples: cut beats from ecg/<device>/samples and publish them."""
     from monitor import logs, settings
-    from monitor.commands import segment
+    from monitor.segment import loop
 
     logs.set_up()
-    segment.run(settings.load(config, settings.flags(broker=broker)), rate)
+    flags = settings.flags(broker=broker, rate=rate, lead=lead)
+    loop.run(settings.load(config, flags))
 
 
 @app.command()

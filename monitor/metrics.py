@@ -52,53 +52,93 @@ class BatchHistogram(Collector):
         yield family
 
 
-class Metrics:
-    """All series of the daemon. Every label's values are known here, and stand at zero at first."""
+class ConnectionMetrics:
+    """The series of a program's connections to the broker.
+
+    Every label's values are known here, and stand at zero at first.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         # It would add a third more series, which tell when this process began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.rejected = self._counter(
+            "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
+        )
+        self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
+        self.connects = self._counter("mqtt_connects", "Connections that the broker accepted.")
+        self.redelivered = self._counter(
+            "messages_redelivered", "Messages that the broker marked as delivered before."
+        )
+        self.connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
+        self.unacknowledged = self._gauge(
+            "unacknowledged_messages", "Messages in hand that were not acknowledged yet."
+        )
+        self.oldest = self._gauge(
+            "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
+        )
+        self.build = self._gauge("build_info", "The program that runs.", ("version",))
+        self.beat_to_alert = Histogram(
+            "ecg_monitor_beat_to_alert_duration_seconds",
+            "From reading a beat to the broker's acknowledgement of its alert.",
+            registry=registry,
+            buckets=SECONDS_BUCKETS,
+        )
+        self.build.labels(__version__).set(1)
+        for reason in REASONS:
+            self.rejected.labels(reason)
 
-        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-            return Counter(f"ecg_monitor_{name}", text, labels, registry=registry)
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"ecg_monitor_{name}", text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-            return Gauge(f"ecg_monitor_{name}", text, labels, registry=registry)
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"ecg_monitor_{name}", text, labels, registry=self.registry)
 
+
+class SegmentMetrics(ConnectionMetrics):
+    """The series of the daemon for raw samples."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.chunks = self._counter("chunks_received", "Chunks of samples read from messages.")
+        self.samples = self._counter("samples_received", "Samples of all leads.")
+        self.lost = self._counter("samples_lost", "Samples that were missing or not finite.")
+        self.cut = self._counter("beats_cut", "Beats cut from samples, lead off included.")
+        self.streams_broken = self._counter(
+            "streams_broken", "Streams of a device that ended because another one began."
+        )
+        self.unwritten = self._counter(
+            "journal_failures", "Turns in which the journal could not be written."
+        )
+        self.streams = self._gauge("streams", "Devices whose samples are heard.")
+        self.last_chunk = self._gauge(
+            "last_chunk_timestamp_seconds", "When the last chunk came; 0 before the first."
+        )
+
+
+class Metrics(ConnectionMetrics):
+    """The series of the daemon for beats."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        counter, gauge = self._counter, self._gauge
         self.received = counter("beats_received", "Beats read from messages.")
         self.scored = counter("beats_scored", "Beats scored by the detector.")
         self.anomalous = counter("beats_anomalous", "Beats with a score above the threshold.")
         self.poor = counter("beats_poor", "Beats that cannot be believed, by fault.", ("fault",))
-        self.rejected = counter(
-            "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
-        )
         self.alerts = counter(
             "alerts", "Changes of an alarm, decided.", ("kind", "event", "priority")
         )
         self.recurring = counter(
             "alarms_recurring", "Alarms raised within a minute of their clearing."
         )
-        self.refused = counter("publishes_refused", "Publishes that the broker refused.")
         self.lost = counter("history_lost", "Alerts and actions that the history could not keep.")
-        self.connects = counter("mqtt_connects", "Connections that the broker accepted.")
-        self.redelivered = counter(
-            "messages_redelivered", "Messages that the broker marked as delivered before."
-        )
-        self.connected = gauge("mqtt_connected", "1 while the broker is connected.")
         self.devices = gauge("devices", "Devices that are heard.")
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
-        self.unacknowledged = gauge(
-            "unacknowledged_messages", "Messages in hand that were not acknowledged yet."
-        )
-        self.oldest = gauge(
-            "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
-        )
         self.last_beat = gauge(
             "last_beat_timestamp_seconds", "When the last beat came; 0 before the first."
         )
         self.model = gauge("model_info", "The detector that scores.", ("name", "sha256"))
-        self.build = gauge("build_info", "The program that runs.", ("version",))
         self.ratio = BatchHistogram(
             "ecg_monitor_score_ratio", "Score over threshold.", RATIO_BUCKETS, registry
         )
@@ -114,18 +154,8 @@ class Metrics:
             registry=registry,
             buckets=BATCH_BUCKETS,
         )
-        self.beat_to_alert = Histogram(
-            "ecg_monitor_beat_to_alert_duration_seconds",
-            "From reading a beat to the broker's acknowledgement of its alert.",
-            registry=registry,
-            buckets=SECONDS_BUCKETS,
-        )
-
-        self.build.labels(__version__).set(1)
         for fault in FAULTS:
             self.poor.labels(fault)
-        for reason in REASONS:
-            self.rejected.labels(reason)
         for kind, priorities in PRIORITIES.items():
             for priority in priorities:
                 self.alarms.labels(kind, priority)

@@ -190,6 +190,31 @@ class MqttSettings(Table):
         return secret(self.password, "mqtt.password_file", self.password_file)
 
 
+def number(qos: Any) -> Any:
+    """Return a quality of service from the environment as a number."""
+    return int(qos) if isinstance(qos, str) and qos.isdecimal() else qos
+
+
+def one_is_several(topic: Any) -> Any:
+    """Return a list of topics, of one if only one is given."""
+    if not isinstance(topic, str):
+        return topic
+    return json.loads(topic) if topic.startswith("[") else [topic]
+
+
+def filters_with_device(topics: list[str]) -> list[str]:
+    """Return the same topics. Raises ValueError if one is no filter with a device's level."""
+    for topic in topics:
+        levels = topic.split("/")
+        if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
+            raise ValueError(f"{topic}: one level must be {DEVICE}, as in ecg/{DEVICE}/beats")
+        if levels[0] == "$share" and (len(levels) < 3 or not levels[1]):
+            raise ValueError(f"{topic}: a shared subscription is $share/GROUP/FILTER")
+        if "#" in levels[:-1] or any(len(x) > 1 and set("+#") & set(x) for x in levels):
+            raise ValueError(f"{topic}: + and # stand for whole levels, # for the last ones")
+    return topics
+
+
 class InputSettings(Table):
     """Where beats come from."""
 
@@ -203,30 +228,9 @@ class InputSettings(Table):
     )
     payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
 
-    @field_validator("qos", mode="before")
-    @classmethod
-    def _number(cls, qos: Any) -> Any:
-        return int(qos) if isinstance(qos, str) and qos.isdecimal() else qos
-
-    @field_validator("topic", mode="before")
-    @classmethod
-    def _one_is_several(cls, topic: Any) -> Any:
-        if not isinstance(topic, str):
-            return topic
-        return json.loads(topic) if topic.startswith("[") else [topic]
-
-    @field_validator("topic")
-    @classmethod
-    def _check_topic(cls, topics: list[str]) -> list[str]:
-        for topic in topics:
-            levels = topic.split("/")
-            if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
-                raise ValueError(f"{topic}: one level must be {DEVICE}, as in ecg/{DEVICE}/beats")
-            if levels[0] == "$share" and (len(levels) < 3 or not levels[1]):
-                raise ValueError(f"{topic}: a shared subscription is $share/GROUP/FILTER")
-            if "#" in levels[:-1] or any(len(x) > 1 and set("+#") & set(x) for x in levels):
-                raise ValueError(f"{topic}: + and # stand for whole levels, # for the last ones")
-        return topics
+    _number = field_validator("qos", mode="before")(number)
+    _one_is_several = field_validator("topic", mode="before")(one_is_several)
+    _check_topic = field_validator("topic")(filters_with_device)
 
 
 class ModelSettings(Table):
@@ -304,6 +308,35 @@ class OutputSettings(Table):
         return topic
 
 
+class SegmentSettings(Table):
+    """Raw samples, and how beats are cut from them (`ecg-monitor segment`)."""
+
+    topic: Annotated[list[str], NoDecode] = Field(
+        ["ecg/{device}/samples"],
+        min_length=1,
+        description="filters of the samples, the device's level marked {device}",
+    )
+    qos: Literal[0, 1] = Field(1, description="1: no sample is lost, also while we are away")
+    rate: float | None = Field(
+        None, gt=0, description="sampling rate in Hz of chunks that do not carry one"
+    )
+    lead: str | None = Field(
+        None, description="the lead that beats are cut from; a device's first one if unset"
+    )
+    journal: Path | None = Field(
+        None,
+        description="the last seconds of every signal; "
+        "~/.local/state/ecg-monitor/<client id>-segment.db if unset",
+    )
+    port: int = Field(
+        9465, ge=0, le=65535, description="/metrics and /healthz, at metrics.host; 0: any free port"
+    )
+
+    _number = field_validator("qos", mode="before")(number)
+    _one_is_several = field_validator("topic", mode="before")(one_is_several)
+    _check_topic = field_validator("topic")(filters_with_device)
+
+
 class HistorySettings(Table):
     """What is kept of alarms, and of what people did about them."""
 
@@ -361,14 +394,23 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     alarm: AlarmSettings = AlarmSettings()
     output: OutputSettings = OutputSettings()
+    segment: SegmentSettings = SegmentSettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @property
     def history_file(self) -> Path:
         """Where the history is kept."""
+        return self.history.file or self._state(f"{self.mqtt.client_id}.db")
+
+    @property
+    def segment_journal(self) -> Path:
+        """Where the last seconds of every signal are kept."""
+        return self.segment.journal or self._state(f"{self.mqtt.client_id}-segment.db")
+
+    def _state(self, name: str) -> Path:
         folder = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return self.history.file or Path(folder, "ecg-monitor", f"{self.mqtt.client_id}.db")
+        return Path(folder, "ecg-monitor", name)
 
     @model_validator(mode="after")
     def _check_no_loop(self) -> "Settings":
@@ -395,14 +437,23 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def flags(broker: str | None = None, model: Path | None = None) -> dict[str, Any]:
-    """What was given on the command line, as tables of settings."""
-    given: dict[str, Any] = {}
-    if broker is not None:
-        given["mqtt"] = {"broker": broker}
-    if model is not None:
-        given["model"] = {"path": model}
-    return given
+def flags(
+    broker: str | None = None,
+    model: Path | None = None,
+    rate: float | None = None,
+    lead: str | None = None,
+) -> dict[str, Any]:
+    """Return what was given on the command line, as tables of settings."""
+    given: dict[str, dict[str, Any]] = {
+        "mqtt": {"broker": broker},
+        "model": {"path": model},
+        "segment": {"rate": rate, "lead": lead},
+    }
+    tables = {
+        table: {key: value for key, value in keys.items() if value is not None}
+        for table, keys in given.items()
+    }
+    return {table: keys for table, keys in tables.items() if keys}
 
 
 def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:

@@ -1,6 +1,6 @@
 """Topics and topic filters, and the device that they name."""
 
-from monitor.errors import Rejected
+from monitor.errors import Rejected, UsageError
 
 LONGEST_NAME = 256
 """Bytes of the longest device name that is taken."""
@@ -64,6 +64,20 @@ def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
     """
     topic = topic.replace(DEVICE, device)
     return topic.split("/", 2)[2] if bare and topic.startswith("$share/") else topic
+
+
+def topic_to_publish(topic: str, device: str) -> str:
+    """Return the topic on which a device publishes what a filter of ours takes in.
+
+    Raises:
+        UsageError: no device can have that name, or the filter has wildcards.
+    """
+    if not device.isprintable() or not device or set("/+#") & set(device):
+        raise UsageError(f"device {device!r}: a name has no /, + or # and is not empty")
+    published = subscription(topic, bare=True, device=device)
+    if set("+#") & set(published):
+        raise UsageError(f"topic {topic}: to publish there, its only open level must be {DEVICE}")
+    return published
 
 
 def topic_of(output: str, device: str, end: str) -> str:

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from paho.mqtt.client import Client
 from rich.console import Console
 
-from monitor.commands import replay
 from monitor.commands.watch import show
+from monitor.ecg import codec
 from monitor.ecg.simulator import Simulator
 from monitor.errors import Failure
 from monitor.mqtt import client
 from monitor.settings import Settings, load
-from monitor.topics import topic_of
+from monitor.topics import topic_of, topic_to_publish
 
 BEAT_EVERY = 0.8
 """Seconds between two beats of a patient: 75 a minute."""
@@ -179,9 +179,9 @@ def _play(wards: Client, settings: Settings, over: threading.Event) -> None:
         for patient in PATIENTS:
             samples = _beat(simulator, patient, (moment - begun) % ROUND)
             if samples is not None:
-                beat = replay.Beat(samples, number, moment - begun, 1000 * BEAT_EVERY)
-                topic = replay.topic_for(settings, patient.device)
-                wards.publish(topic, replay.encode([beat], "json"), qos=1)
+                topic = topic_to_publish(settings.input.topic[0], patient.device)
+                payload = codec.encode_json(samples[None], [number], [1000 * BEAT_EVERY])
+                wards.publish(topic, payload, qos=1)
 
 
 def _moments(begun: float, over: threading.Event) -> Iterator[float]:

@@ -8,17 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from monitor.ecg import beat_files
+from monitor.ecg import beat_files, codec
 from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
 from monitor.settings import Settings
-from monitor.topics import DEVICE, subscription
+from monitor.topics import topic_to_publish
 
 INTERVAL = 1.0
 """Seconds between the beats of a file that does not tell when they were."""
@@ -27,7 +26,7 @@ UNDER_WAY = 20
 """Messages at QoS 1 that the broker has not acknowledged, at most: what mosquitto allows."""
 
 
-class Beat(NamedTuple):
+class RecordedBeat(NamedTuple):
     """A beat of a recording.
 
     Attributes:
@@ -43,7 +42,7 @@ class Beat(NamedTuple):
     rr_ms: float | None
 
 
-def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterator[Beat]:
+def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterator[RecordedBeat]:
     """The beats of a `.csv` or `.parquet` file from second `start` to `stop`, one a second.
 
     Raises:
@@ -52,7 +51,7 @@ def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterat
     first = int(np.ceil(start / INTERVAL))
     last = None if stop is None else int(np.ceil(stop / INTERVAL))
     rows = (
-        Beat(samples, int(seq), number * INTERVAL, None)
+        RecordedBeat(samples, int(seq), number * INTERVAL, None)
         for number, (samples, seq) in enumerate(
             pair
             for block in beat_files.read(path)
@@ -62,7 +61,7 @@ def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterat
     return islice(rows, first, last)
 
 
-def from_record(path: Path, start: float = 0, stop: float | None = None) -> Iterator[Beat]:
+def from_record(path: Path, start: float = 0, stop: float | None = None) -> Iterator[RecordedBeat]:
     """The beats of a WFDB record from second `start` to `stop`, each when its R peak was.
 
     Raises:
@@ -72,12 +71,12 @@ def from_record(path: Path, start: float = 0, stop: float | None = None) -> Iter
 
     ecg = records.read(path)
     for beat in records.beats(ecg, start, stop):
-        yield Beat(beat.samples, beat.seq, beat.seq / ecg.rate, beat.rr_ms)
+        yield RecordedBeat(beat.samples, beat.seq, beat.seq / ecg.rate, beat.rr_ms)
 
 
 def publish(
     settings: Settings,
-    source: Iterable[Beat],
+    source: Iterable[RecordedBeat],
     device: str,
     pace: float | None,
     beats_per_message: int = 1,
@@ -90,7 +89,7 @@ def publish(
         UsageError: the device cannot have that name.
         Failure: the broker cannot be reached, or refuses or loses us.
     """
-    topic = topic_for(settings, device)
+    topic = topic_to_publish(settings.input.topic[0], device)
     recording = iter(source)
     try:
         ahead = next(recording)  # a file that cannot be read says so before anything is published
@@ -107,7 +106,7 @@ def publish(
                 if pace:  # a message goes out when its last beat is over
                     due = begun + (chunk[-1].time - first) / pace
                     time.sleep(max(0.0, due - time.monotonic()))
-                publisher.publish(encode(chunk, payload))
+                publisher.publish(_message(chunk, payload))
                 number += len(chunk)
                 messages += 1
                 progress.update(task, beats=number)
@@ -122,35 +121,13 @@ def publish(
     )
 
 
-def topic_for(settings: Settings, device: str) -> str:
-    """The topic on which a device of that name publishes its beats.
-
-    Raises:
-        UsageError: it cannot have that name, or the settings' topic has wildcards.
-    """
-    if not device.isprintable() or not device or set("/+#") & set(device):
-        raise UsageError(f"--device {device!r}: a name has no /, + or # and is not empty")
-    topic = subscription(settings.input.topic[0], bare=True, device=device)
-    if set("+#") & set(topic):
-        raise UsageError(
-            f"input.topic = {settings.input.topic[0]}: to publish, its only open level is {DEVICE}"
-        )
-    return topic
-
-
-def encode(chunk: list[Beat], payload: Literal["json", "float32"]) -> bytes:
-    """One message of beats, in either wire format."""
-    samples = np.stack([beat.samples for beat in chunk]).astype("<f4")
+def _message(chunk: list[RecordedBeat], payload: Literal["json", "float32"]) -> bytes:
+    samples = np.stack([beat.samples for beat in chunk])
     if payload == "float32":
-        return samples.tobytes()
-    message: dict[str, object] = {"beats": samples.tolist(), "seq": chunk[0].seq}
-    numbers = [beat.seq for beat in chunk]
-    if numbers != list(range(numbers[0], numbers[0] + len(chunk))):
-        message["seqs"] = numbers
+        return codec.encode_float32(samples)
     intervals = [beat.rr_ms for beat in chunk if beat.rr_ms is not None]
-    if len(intervals) == len(chunk):
-        message["rr_ms"] = intervals
-    return msgspec.json.encode(message)
+    numbers = [beat.seq for beat in chunk]
+    return codec.encode_json(samples, numbers, intervals if len(intervals) == len(chunk) else None)
 
 
 class _Publisher:

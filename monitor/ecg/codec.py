@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from monitor.ecg.beat import BYTES, SAMPLES, Beats
+from monitor.ecg.beat import BYTES, SAMPLES, Beats, Floats
 from monitor.errors import Rejected
 from monitor.times import seconds
 
@@ -72,6 +72,35 @@ def decode(payload: bytes, content_type: str | None = None, expected: Payload = 
     if not whole:
         raise Rejected("length", f"{len(payload)} bytes are no multiple of {BYTES}")
     return Beats(payload)
+
+
+def encode_float32(samples: Floats) -> bytes:
+    """Return a message of beats, float32 [n, 140], as little-endian float32."""
+    return samples.astype("<f4").tobytes()
+
+
+def encode_json(
+    samples: Floats,
+    numbers: list[int],
+    rr_ms: list[float] | None = None,
+    time: str | None = None,
+) -> bytes:
+    """Return a message of beats as JSON.
+
+    Args:
+        samples: float32 [n, 140].
+        numbers: of each beat, [n].
+        rr_ms: for each beat the RR interval before it, in milliseconds, [n].
+        time: when the first beat was, RFC 3339.
+    """
+    message: dict[str, object] = {"beats": samples.tolist(), "seq": numbers[0]}
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        message["seqs"] = numbers
+    if rr_ms is not None:
+        message["rr_ms"] = rr_ms
+    if time is not None:
+        message["time"] = time
+    return msgspec.json.encode(message)
 
 
 def _opens_like_json(payload: bytes) -> bool:

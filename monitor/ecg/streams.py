@@ -38,10 +38,14 @@ class Taken(NamedTuple):
     Attributes:
         beats: those that it completed.
         notice: why a new stream of a known device begins; None where it does not.
+        first: the number of the first sample that was new; None where all came before.
+        lost: how many samples were missing before it, or are not finite in it.
     """
 
     beats: list[CutBeat]
     notice: str | None = None
+    first: int | None = None
+    lost: int = 0
 
 
 class Stream:
@@ -171,9 +175,13 @@ class Streams:
             chunk = _rest(chunk, stream.expected, stream.rate)
         elif chunk.seq is None and redelivered and stream.repeats(chunk):
             return Taken(beats, notice)
-        if len(chunk):
-            beats += stream.feed(chunk)
-        return Taken(beats, notice)
+        if not len(chunk):
+            return Taken(beats, notice)
+        due = stream.expected
+        beats += stream.feed(chunk)
+        first = stream.expected - len(chunk)
+        lost = sum(int(np.isnan(samples).sum()) for samples in chunk.leads.values())
+        return Taken(beats, notice, first, lost + first - due)
 
     def end_silent(self, now: float) -> list[tuple[str, Stream, list[CutBeat]]]:
         """End the streams that were not heard for `SILENT_AFTER`, and return their last beats."""

@@ -12,7 +12,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from monitor.metrics import Metrics
+from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
 from monitor.mqtt.packets import Client, Publish, parse_publish
@@ -34,13 +34,24 @@ UNSEEN = 1000
 class AlertSender(Connection):
     """What the daemon says, and that it is there: its status, with a last will."""
 
-    def __init__(self, mqtt: MqttSettings, requests: list[str], metrics: Metrics) -> None:
-        """Publish over this broker; `requests` are the filters of what people ask."""
-        super().__init__(mqtt, f"{mqtt.client_id}-alerts", keep_session=False)
+    def __init__(
+        self,
+        mqtt: MqttSettings,
+        requests: list[str],
+        metrics: ConnectionMetrics,
+        *,
+        client_id: str | None = None,
+    ) -> None:
+        """Publish over this broker; `requests` are the filters of what people ask.
+
+        `client_id` is the program's own, `mqtt.client_id` unless another is given.
+        """
+        program = client_id or mqtt.client_id
+        super().__init__(mqtt, f"{program}-alerts", keep_session=False)
         self._metrics = metrics
         self._filters = requests
         self._requests: list[Publish] = []
-        self._topic = f"ecg-monitor/{mqtt.client_id}/status"
+        self._topic = f"ecg-monitor/{program}/status"
         self._status = ""  # what was last said on this connection
         self._outbox = Outbox()
         self._window = IN_FLIGHT

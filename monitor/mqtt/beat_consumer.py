@@ -14,7 +14,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from monitor.errors import ConfigurationError
-from monitor.metrics import Metrics
+from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, parse_publish
 from monitor.settings import MqttSettings
@@ -69,8 +69,19 @@ class BeatConsumer(Connection):
         new_session: set when the broker knew nothing of us any more.
     """
 
-    def __init__(self, mqtt: MqttSettings, filters: list[str], qos: int, metrics: Metrics) -> None:
-        super().__init__(mqtt, mqtt.client_id, keep_session=True)
+    def __init__(
+        self,
+        mqtt: MqttSettings,
+        filters: list[str],
+        qos: int,
+        metrics: ConnectionMetrics,
+        *,
+        client_id: str | None = None,
+        setting: str = "input.topic",
+    ) -> None:
+        """Subscribe to filters, which `setting` names; `mqtt.client_id` unless another is given."""
+        super().__init__(mqtt, client_id or mqtt.client_id, keep_session=True)
+        self._setting = setting
         self.new_session = False
         self._filters, self._qos, self._metrics = filters, qos, metrics
         self._listened = False  # the broker granted our subscriptions, on any connection
@@ -148,7 +159,9 @@ class BeatConsumer(Connection):
                 problem = f"the broker refused the subscription ({str(reason).lower()})"
                 if not self._listened:
                     where = self._mqtt.where
-                    self._fatal = ConfigurationError(f"input.topic = {topic!r}: {where}: {problem}")
+                    self._fatal = ConfigurationError(
+                        f"{self._setting} = {topic!r}: {where}: {problem}"
+                    )
                 self._lost(problem)
                 return
         self._listened = True

@@ -16,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from monitor.alarms import messages
-from monitor.commands import segment
 from monitor.detector.model_file import LARGEST, Detector, ModelError, shipped
+from monitor.ecg import chunks
 from monitor.ecg.simulator import Simulator
+from monitor.errors import Rejected
 from monitor.mqtt import client
 from monitor.settings import MqttSettings
 from monitor.text import printable
@@ -128,8 +129,8 @@ def test_a_card_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_chunk_of_samples_that_nobody_can_read_is_rejected() -> None:
     for payload in [*UNREADABLE, b""]:
-        with pytest.raises(segment.Rejected):
-            segment.decode(payload, None)
+        with pytest.raises(Rejected):
+            chunks.decode(payload)
 
 
 def test_the_sha256_of_what_runs_is_in_the_metrics_and_on_the_card(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from paho.mqtt.client import topic_matches_sub as fits
 
 from monitor import errors
 from monitor.alarms import messages, operator_requests
-from monitor.commands import segment
-from monitor.ecg import codec
+from monitor.ecg import chunks, codec
 from monitor.ecg.beat import BYTES, SAMPLES
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
@@ -186,6 +185,10 @@ def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) 
         {"samples": []},
         {"samples": ["0.5"]},
         {"samples": [None]},
+        {"leads": {"II": [0.5, None], "V1": [1, 2]}, "time": "2026-11-21T12:00:00Z"},
+        {"leads": {}},
+        {"leads": {"II": []}},
+        {"leads": {"II": [0.5]}, "samples": [0.5]},
         {"samples": [0.5], "rate": "fast"},
         {"samples": [0.5], "seq": -1},
         {"samples": [0.5], "seq": 1.5},
@@ -195,9 +198,9 @@ def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) 
 )
 def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
     try:
-        segment.decode(msgspec.json.encode(chunk), 250.0)
+        chunks.decode(msgspec.json.encode(chunk))
         taken = True
-    except segment.Rejected:
+    except errors.Rejected:
         taken = False
     assert validator("Samples").is_valid(chunk) == taken
 
@@ -233,7 +236,7 @@ def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: objec
 def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
-    assert {*settings.input.topic, segment.TOPIC} <= described
+    assert {*settings.input.topic, *settings.segment.topic} <= described
     for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in operator_requests.ENDS)):
         assert topic_of(settings.output.topic, "{device}", end) in described
 
@@ -326,5 +329,5 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     assert {topic.rpartition("/")[2] for topic, *_ in seen} == {
         address.rpartition("/")[2]
         for channel in DOCUMENT["channels"].values()
-        if (address := channel["address"]) != segment.TOPIC
+        if (address := channel["address"]) not in load().segment.topic
     }

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.commands import segment
-from monitor.ecg import codec
+from monitor.ecg import chunks, codec
 from monitor.mqtt import client
 from monitor.settings import MqttSettings, load
 from tests.harness.brokers import Mosquitto, program
@@ -33,8 +32,8 @@ def test_a_payload_is_taken(block: Block) -> None:
     full, replaced = re.subn(r'"… [^"]+"', ", ".join(["0.5"] * 138), block.text)
     assert replaced == 1
     if "samples" in full:
-        samples, rate, seq = segment.decode(full.encode(), None)
-        assert (len(samples), rate, seq) == (140, 360, 72000)
+        chunk = chunks.decode(full.encode())
+        assert (len(chunk), chunk.rate, chunk.seq) == (140, 360, 72000)
     else:
         beats = codec.decode(full.encode())
         assert (len(beats), beats.seq, beats.rr_ms) == (1, 12, [812])

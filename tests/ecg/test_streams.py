@@ -60,7 +60,7 @@ def test_a_chunk_that_comes_twice_counts_once() -> None:
     expected = send(once, 0, 40 * RATE)
     beats = send(twice, 0, 20 * RATE)
     for start, stop in ((19, 20), (18, 20), (3, 4)):  # the last one, two as one, an early one
-        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == ([], None)
+        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == ([], None, None, 0)
     late = twice.take("a", chunk(19 * RATE, 21 * RATE), 0)  # half of it is new
     assert late.notice is None
     beats += late.beats + send_on(twice, 21 * RATE, 40 * RATE)

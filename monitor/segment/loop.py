@@ -1,0 +1,284 @@
+"""The daemon for raw samples: receive, cut, publish, acknowledge, housekeeping.
+
+It is built as the daemon for beats is, on the same connections: one thread, one session of its own,
+and a chunk is acknowledged when the beats that it completed are. What beats are still to be cut
+from stands in the journal, so a process that is killed goes on where it stood.
+"""
+
+import sqlite3
+import time
+from collections import deque
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from monitor.daemon.lifecycle import Lifecycle, serve_site
+from monitor.ecg import chunks, codec
+from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
+from monitor.ecg.streams import Stream, Streams
+from monitor.errors import ConfigurationError, Reason, Rejected
+from monitor.logs import LINES, Throttle
+from monitor.metrics import SegmentMetrics
+from monitor.mqtt.alert_sender import AlertSender
+from monitor.mqtt.beat_consumer import BeatConsumer, Message
+from monitor.mqtt.connection import wait
+from monitor.mqtt.packets import READ_SIZE
+from monitor.segment.journal import Entry, Journal
+from monitor.settings import Settings
+from monitor.times import rfc3339
+from monitor.topics import Topics, subscription, topic_to_publish
+from monitor.web.routes import health_and_metrics
+
+log = structlog.get_logger()
+
+POLL_TIMEOUT = 0.25
+"""Seconds to wait for chunks before the stop flag and the clock are looked at again."""
+
+DRAIN_TIMEOUT = 3.0
+"""Seconds that the last publishes may take when the daemon is asked to stop."""
+
+CLOCK_INTERVAL = 0.5
+"""Seconds between two looks for streams that have ended."""
+
+TRIM_INTERVAL = 5.0
+"""Seconds between two trims of the journal: a quarter of what it keeps."""
+
+
+class InHand:
+    """A chunk whose beats are not all with the broker; `waiting` counts those that are not."""
+
+    __slots__ = ("arrived", "number", "waiting")
+
+    def __init__(self, number: int, arrived: float) -> None:
+        self.number = number
+        self.arrived = arrived
+        self.waiting = 0
+
+
+class Received(NamedTuple):
+    """A chunk that is to be written down, and the message it came in."""
+
+    entry: Entry
+    message: Message
+
+
+class SegmentDaemon:
+    """Cuts the samples that arrive into beats until it is told to stop."""
+
+    def __init__(self, settings: Settings, metrics: SegmentMetrics) -> None:
+        own = settings.segment
+        Segmenter(own.rate or LOWEST_RATE)  # says what is missing before the broker is asked
+        self._settings, self._metrics = settings, metrics
+        self._topics = Topics(own.topic)
+        name = f"{settings.mqtt.client_id}-segment"
+        filters = [subscription(topic) for topic in own.topic]
+        self._consumer = BeatConsumer(
+            settings.mqtt, filters, own.qos, metrics, client_id=name, setting="segment.topic"
+        )
+        self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
+        self._journal = Journal(settings.segment_journal)
+        self._streams = Streams(own.rate, own.lead)
+        self._lifecycle = Lifecycle((self._consumer, self._sender))
+        self._in_hand: deque[InHand | Message] = deque()
+        self._numbers: dict[int, int] = {}  # of the journal's entries, by id of what is in hand
+        self._unwritten: list[Entry] = []
+        self._rejections = Throttle(LINES)
+        self._notices = Throttle(LINES)
+        self._next_clock = self._next_trim = 0.0
+
+    def run(self) -> None:
+        """Cut and publish until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigurationError: the broker refuses the program.
+        """
+        self._lifecycle.run(self)
+
+    def health(self) -> str | None:
+        """Return what is wrong, None while all is well. For any thread."""
+        return self._lifecycle.health()
+
+    # -- its life
+
+    def startup(self) -> None:
+        """Cut once more what the journal has, and publish what was not published."""
+        entries = self._journal.read()
+        for entry in entries:
+            try:
+                chunk = chunks.decode(entry.payload)
+                taken = self._streams.take(
+                    entry.device, chunk._replace(seq=entry.first), time.monotonic()
+                )
+            except Rejected:  # its settings may have changed since
+                continue
+            if not entry.done:
+                in_hand = InHand(entry.number, time.monotonic())
+                self._publish_beats(entry.device, taken.beats, in_hand)
+                self._keep(in_hand, entry.number)
+        log.info("started", topics=self._settings.segment.topic, streams=len(self._streams))
+
+    def turn(self) -> None:
+        """Do all there is to do, once.
+
+        Raises:
+            ConfigurationError: the broker refuses the daemon.
+        """
+        messages = self._receive()
+        now, monotonic = time.time(), time.monotonic()
+        self._lifecycle.tick(monotonic)
+        for message in messages:
+            self._cut(message, now)
+        self._sender.send()
+        self._sender.write()
+        self._acknowledge()
+        if monotonic >= self._next_clock:
+            self._next_clock = monotonic + CLOCK_INTERVAL
+            self._keep_house(now, monotonic)
+
+    def shutdown(self) -> None:
+        """Publish and acknowledge what is in hand, publish the status "stopped", disconnect."""
+        self._sender.say("stopped")
+        self._sender.finish(DRAIN_TIMEOUT)
+        self._acknowledge()
+        self._consumer.hang_up()
+        self._sender.hang_up()
+        self._journal.close()
+        log.info("stopped")
+
+    # -- the stations of a turn
+
+    def _receive(self) -> list[Message]:
+        ready = wait((self._consumer, self._sender), POLL_TIMEOUT)
+        self._consumer.keep_up()
+        self._sender.keep_up()
+        if self._sender in ready:
+            self._sender.read()
+        return self._consumer.collect(READ_SIZE)
+
+    def _cut(self, message: Message, now: float) -> None:
+        """Take in a chunk, and publish the beats that it completes."""
+        try:
+            device = self._topics.device(message.topic)
+            chunk = chunks.decode(message.payload)
+            taken = self._streams.take(device, chunk, message.arrived, message.redelivered)
+        except Rejected as rejected:
+            self._reject(message.topic, rejected.reason, str(rejected))
+            return
+        if taken.notice is not None:
+            self._metrics.streams_broken.inc()
+            if self._notices.admits(device, message.arrived):
+                log.warning("a new stream begins", device=device, reason=taken.notice)
+        self._metrics.chunks.inc()
+        self._metrics.last_chunk.set(now)
+        if taken.first is None:
+            return  # it came before
+        self._metrics.samples.inc(len(chunk) * len(chunk.leads))
+        self._metrics.lost.inc(taken.lost)
+        entry = Entry(self._journal.number(), device, taken.first, message.payload, now, False)
+        self._unwritten.append(entry)
+        self._publish_beats(device, taken.beats, message)
+        self._keep(message, entry.number)
+
+    def _keep(self, in_hand: InHand | Message, number: int) -> None:
+        self._in_hand.append(in_hand)
+        self._numbers[id(in_hand)] = number
+
+    def _publish_beats(
+        self, device: str, beats: list[CutBeat], cause: InHand | Message | None
+    ) -> None:
+        """Publish beats of a device in order; those without an RR interval in a message apart."""
+        stream = self._streams.find(device)
+        self._metrics.cut.inc(len(beats))
+        for group in _alike(beats):
+            payload = _message(group, stream)
+            self._sender.publish(self._topic(device), payload, cause=cause)
+
+    def _topic(self, device: str) -> str:
+        return topic_to_publish(self._settings.input.topic[0], device)
+
+    def _acknowledge(self) -> None:
+        """Write down what came, mark what is done, and only then acknowledge it."""
+        done: list[int] = []
+        while self._in_hand and not self._in_hand[0].waiting:
+            done.append(self._numbers.pop(id(self._in_hand.popleft())))
+        if self._unwritten or done:
+            try:
+                self._journal.write(self._unwritten, done)
+            except sqlite3.Error as error:
+                # A full disk is no reason to let patients unheard: only a crash would lose beats.
+                self._metrics.unwritten.inc()
+                if self._rejections.admits("journal", time.monotonic()):
+                    log.error("the journal cannot be written", reason=str(error))
+            self._unwritten.clear()
+        self._consumer.acknowledge()
+        self._consumer.write()
+
+    def _keep_house(self, now: float, monotonic: float) -> None:
+        for device, stream, beats in self._streams.end_silent(monotonic):
+            for group in _alike(beats):
+                self._sender.publish(self._topic(device), _message(group, stream))
+            self._metrics.cut.inc(len(beats))
+        self._lifecycle.publish_status(self._sender, self._consumer.trouble)
+        self._consumer.measure()
+        self._metrics.connected.set(self._consumer.connected and self._sender.connected)
+        self._metrics.streams.set(len(self._streams))
+        if monotonic >= self._next_trim:
+            self._next_trim = monotonic + TRIM_INTERVAL
+            self._journal.trim(now)
+
+    def _reject(self, topic: bytes, reason: Reason, detail: str) -> None:
+        self._metrics.rejected.labels(reason).inc()
+        if self._rejections.admits((reason, topic), time.monotonic()):
+            log.warning(
+                "rejected",
+                topic=topic.decode(errors="backslashreplace")[:100],
+                reason=reason,
+                detail=detail[:200],
+                withheld=self._rejections.take_withheld(),
+            )
+
+
+def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
+    """Return beats in groups of which all, or one alone and without, have an RR interval."""
+    groups: list[list[CutBeat]] = []
+    for beat in beats:
+        if groups and beat.rr_ms is not None and groups[-1][0].rr_ms is not None:
+            groups[-1].append(beat)
+        else:
+            groups.append([beat])
+    return groups
+
+
+def _message(beats: list[CutBeat], stream: Stream | None) -> bytes:
+    import numpy as np
+
+    intervals = [beat.rr_ms for beat in beats if beat.rr_ms is not None]
+    time_of_first = stream.time_of(beats[0].seq) if stream is not None else None
+    return codec.encode_json(
+        np.stack([beat.samples for beat in beats]),
+        [beat.seq for beat in beats],
+        intervals if len(intervals) == len(beats) else None,
+        None if time_of_first is None else rfc3339(time_of_first),
+    )
+
+
+def run(settings: Settings) -> None:
+    """Run the daemon with its metrics until it is told to stop.
+
+    Raises:
+        ConfigurationError: a setting, the journal or the address of the metrics cannot be used.
+        Failure: SciPy or sleepecg is not installed.
+    """
+    try:
+        topic_to_publish(settings.input.topic[0], "device")
+    except Rejected as error:
+        raise ConfigurationError(f"input.topic: {error}") from None
+    metrics = SegmentMetrics(CollectorRegistry())
+    daemon = SegmentDaemon(settings, metrics)
+    serve_site(
+        settings.metrics.model_copy(update={"port": settings.segment.port}),
+        lambda _: health_and_metrics(metrics.registry, daemon.health),
+        {},
+    )
+    daemon.run()
