@@ -352,10 +352,30 @@ class MetricsSettings(Table):
 
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 to be seen from outside")
     port: int = Field(9464, ge=0, le=65535, description="/metrics and /healthz; 0: any free port")
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="further names that the live page may be asked for by; IP addresses, localhost "
+        "and this machine's name always may",
+    )
     token: SecretStr | None = Field(
         None, description="who has it may acknowledge and shelve over HTTP; nobody may if unset"
     )
     token_file: Path | None = Field(None, description="file that holds the token")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _one_is_several(cls, hosts: Any) -> Any:
+        if not isinstance(hosts, str):
+            return hosts
+        return json.loads(hosts) if hosts.startswith("[") else [hosts]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+                raise ValueError(f"{host}: must be a host name, without scheme and port")
+        return hosts
 
     @field_validator("token_file")
     @classmethod

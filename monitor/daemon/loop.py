@@ -37,7 +37,7 @@ from monitor.settings import Settings
 from monitor.times import rfc3339
 from monitor.topics import Topics, subscription, topic_of
 from monitor.web.live_feed import EVERY, LiveFeed
-from monitor.web.routes import actions, pages
+from monitor.web.routes import actions, routes
 from monitor.web.server import Site, serve
 
 log = structlog.get_logger()
@@ -205,9 +205,11 @@ class Daemon:
 
     def health(self) -> str | None:
         """What is wrong; None while all is well. Called from other threads."""
-        if time.monotonic() - self._turned > STALLED:
-            return "the loop does not turn"
-        return self.inbound.trouble or self.outbound.trouble
+        return self.alive() or self.inbound.trouble or self.outbound.trouble
+
+    def alive(self) -> str | None:
+        """None while the loop turns, whatever the broker does. Called from other threads."""
+        return "the loop does not turn" if time.monotonic() - self._turned > STALLED else None
 
     # -- its work
 
@@ -436,10 +438,19 @@ def run(settings: Settings) -> None:
     daemon = Daemon(settings, Detectors(settings.model), metrics)
     token = settings.metrics.secret
     site = Site(
-        pages(metrics.registry, daemon.health, daemon.live, daemon.history.file, token is not None),
+        routes(
+            metrics.registry,
+            daemon.health,
+            daemon.live,
+            daemon.history.file,
+            token is not None,
+            daemon.alive,
+        ),
         actions(daemon.desk.ask),
         token,
+        settings.metrics.allowed_hosts,
     )
     host, port = serve(settings.metrics.host, settings.metrics.port, site)
+    host = f"[{host}]" if ":" in host else host
     log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
     daemon.run()

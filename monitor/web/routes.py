@@ -15,7 +15,7 @@ from monitor.errors import Failure, Rejected
 from monitor.history import store
 from monitor.times import from_rfc3339
 from monitor.web.live_feed import LiveFeed
-from monitor.web.server import TEXT, Answer, Page, Request
+from monitor.web.server import TEXT, Answer, Request, Route
 from monitor.web.snapshot import Snapshot
 
 Health = Callable[[], str | None]
@@ -49,10 +49,18 @@ class Seen(msgspec.Struct, frozen=True):
     view: Snapshot | None
 
 
-def pages(
-    registry: CollectorRegistry, health: Health, live: LiveFeed, kept: Path | None, attending: bool
-) -> dict[str, Page]:
-    """All that can be read, by its path; `kept` is the file of the history, where there is one."""
+def routes(
+    registry: CollectorRegistry,
+    health: Health,
+    live: LiveFeed,
+    kept: Path | None,
+    attending: bool,
+    alive: Health = lambda: None,
+) -> dict[str, Route]:
+    """All that can be read, by its path; `kept` is the file of the history, where there is one.
+
+    `health` is about all that the monitor needs, `alive` about its loop alone.
+    """
     return {
         **_files(),
         "/api/live": _live(health, live, attending),
@@ -60,37 +68,38 @@ def pages(
         "/api/alarm": _alarm(kept),
         "/metrics": _metrics(registry),
         "/healthz": _healthz(health),
+        "/livez": _healthz(alive),
     }
 
 
-def actions(ask: Ask) -> dict[str, Page]:
+def actions(ask: Ask) -> dict[str, Route]:
     """All that can be asked for, by its path."""
     return {"/api/acknowledge": _action("acknowledge", ask), "/api/shelve": _action("shelve", ask)}
 
 
-def _files() -> dict[str, Page]:
+def _files() -> dict[str, Route]:
     """The files of the page, the page itself as `/`; they are read once."""
 
-    def page(file: Path) -> Page:
+    def route(file: Path) -> Route:
         answer = Answer(HTTPStatus.OK, f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
         return lambda _request: answer
 
-    files = {file.name: page(file) for file in FILES.iterdir() if file.suffix in TYPES}
+    files = {file.name: route(file) for file in FILES.iterdir() if file.suffix in TYPES}
     return {"/": files.pop("index.html")} | {f"/{name}": file for name, file in files.items()}
 
 
-def _live(health: Health, live: LiveFeed, attending: bool) -> Page:
-    def page(request: Request) -> Answer:
+def _live(health: Health, live: LiveFeed, attending: bool) -> Route:
+    def answer(request: Request) -> Answer:
         view = live.look(request.query.get("device", ""))
         return _json(Seen(health(), attending, view))
 
-    return page
+    return answer
 
 
-def _alarms(kept: Path | None) -> Page:
+def _alarms(kept: Path | None) -> Route:
     """The alarms since a time, of all devices or of one, without their beats."""
 
-    def page(request: Request) -> Answer:
+    def answer(request: Request) -> Answer:
         asked = request.query
         try:
             since = from_rfc3339(asked["since"]) if "since" in asked else None
@@ -106,13 +115,13 @@ def _alarms(kept: Path | None) -> Page:
         except Failure as failure:
             return _said(HTTPStatus.NOT_FOUND, str(failure))
 
-    return page
+    return answer
 
 
-def _alarm(kept: Path | None) -> Page:
+def _alarm(kept: Path | None) -> Route:
     """One alarm, with its beat."""
 
-    def page(request: Request) -> Answer:
+    def answer(request: Request) -> Answer:
         if kept is None:
             return _said(HTTPStatus.NOT_FOUND, "no history is kept")
         try:
@@ -121,7 +130,7 @@ def _alarm(kept: Path | None) -> Page:
             return _said(HTTPStatus.NOT_FOUND, str(failure))
         return _json(found) if found else _said(HTTPStatus.NOT_FOUND, "no alarm has this id")
 
-    return page
+    return answer
 
 
 class _Whose(msgspec.Struct):
@@ -130,8 +139,8 @@ class _Whose(msgspec.Struct):
     device: str | None = None
 
 
-def _action(end: str, ask: Ask) -> Page:
-    def page(request: Request) -> Answer:
+def _action(end: str, ask: Ask) -> Route:
+    def answer(request: Request) -> Answer:
         try:
             asked = operator_requests.decode(end, request.body)
             device = msgspec.json.decode(request.body, type=_Whose).device
@@ -147,24 +156,24 @@ def _action(end: str, ask: Ask) -> Page:
             problem = answer.result()  # it is just being done
         return _said(HTTPStatus.CONFLICT, problem) if problem else _said(HTTPStatus.OK, "done")
 
-    return page
+    return answer
 
 
-def _metrics(registry: CollectorRegistry) -> Page:
-    def page(request: Request) -> Answer:
+def _metrics(registry: CollectorRegistry) -> Route:
+    def answer(request: Request) -> Answer:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return Answer(HTTPStatus.OK, content_type, encode(registry))
 
-    return page
+    return answer
 
 
-def _healthz(health: Health) -> Page:
-    def page(_request: Request) -> Answer:
+def _healthz(health: Health) -> Route:
+    def answer(_request: Request) -> Answer:
         trouble = health()
         well = trouble is None
         return _said(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
 
-    return page
+    return answer
 
 
 def _json(value: object) -> Answer:

@@ -1,28 +1,43 @@
-"""An HTTP server for a few pages, and the rules by which it answers browsers."""
+"""The HTTP server, and the rules by which it answers browsers.
+
+waitress reads requests in one thread, over all connections at once, and hands a request to one of
+its workers only when it is complete: a client that sends slowly keeps nobody from being answered.
+"""
 
 import hmac
 import ipaddress
-import sys
+import logging
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from monitor.errors import ConfigurationError
 
 TEXT = "text/plain; charset=utf-8"
 
-LONGEST = 10_000
-"""Bytes of the largest request that is taken."""
+MAX_BODY = 10_000
+"""Bytes of the largest body that is read: an operator's request is a few hundred."""
 
-CONNECTIONS = 40
-"""Connections that are answered at once, a thread for each; on others we hang up."""
+MAX_HEADER = 65_536
+"""Bytes of request line and headers, which is what `http.client` and most browsers send at most."""
 
-OPEN = ("/metrics", "/healthz")
-"""For programs, which may call this machine what they like."""
+THREADS = 8
+"""Requests answered at once: browsers, Prometheus and a health check, with room to spare while an
+operator's request waits for the loop."""
+
+CONNECTIONS = 500
+"""Connections held at once; further ones wait to be accepted. Below the usual limit of 1,024 open
+files, of which the broker and the history need a few."""
+
+IDLE_TIMEOUT = 30
+"""Seconds after which a silent connection is closed; a scrape comes every 15 s by default."""
+
+OPEN = ("/metrics", "/healthz", "/livez")
+"""Answered whatever the Host: programs reach them by service names, and no beat is in them."""
 
 POLICY = "; ".join(
     (
@@ -51,7 +66,7 @@ HEADERS = {
 
 
 class Request(NamedTuple):
-    """What is asked for."""
+    """A request."""
 
     query: dict[str, str]
     headers: Message
@@ -59,200 +74,180 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered."""
+    """An answer."""
 
     status: HTTPStatus
     content_type: str
     body: bytes
 
 
-Page = Callable[[Request], Answer]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, address: tuple[str, int], handler: type["_Handler"]) -> None:
-        self._room = threading.Semaphore(CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, if there is room for one more."""
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Make room again once it is answered."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of who hangs up; all else is a mistake of ours."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
+Route = Callable[[Request], Answer]
 
 
 class Site(NamedTuple):
     """What is served.
 
     Attributes:
-        pages: by their paths, for everybody.
-        actions: by their paths, what changes something, for those who have the token.
+        routes: what can be read, by path.
+        actions: what changes something, by path; only for those who have the token.
         token: None where nothing may be changed.
+        hosts: further names that the site may be asked for by (`metrics.allowed_hosts`).
     """
 
-    pages: dict[str, Page]
-    actions: dict[str, Page]
+    routes: dict[str, Route]
+    actions: dict[str, Route]
     token: str | None
+    hosts: Collection[str] = ()
 
 
 def serve(host: str, port: int, site: Site) -> tuple[str, int]:
-    """Serve a site from threads of its own; gives the address.
+    """Serve a site from daemon threads. Return the address bound.
 
     Raises:
         ConfigurationError: the address cannot be bound.
     """
-
-    class Handler(_Handler):
-        served = site
+    from waitress import create_server
 
     try:
-        server = _Server((host, port), Handler)
-    except (OSError, OverflowError, TypeError) as error:  # TypeError: a name that is none
+        listener = _listen(host, port)
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last: a strange name
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"metrics.host = {host!r}, metrics.port = {port}: cannot be bound ({reason}); "
             "allowed is an address of this machine with a port that is free"
         ) from None
-    bound = server.server_address
-    Handler.private = _is_loopback(str(bound[0]))
-    threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # a client that hangs up is no news
+    names = {"localhost", socket.gethostname().lower(), host.lower()}
+    names.update(name.lower() for name in site.hosts)
+    server = create_server(
+        _application(site, names),
+        sockets=[listener],
+        threads=THREADS,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_TIMEOUT,
+        cleanup_interval=IDLE_TIMEOUT // 3,
+        max_request_header_size=MAX_HEADER,
+        max_request_body_size=MAX_BODY + 1,  # waitress refuses from this size on
+        asyncore_use_poll=True,  # select() knows no file descriptor above 1,023
+        log_socket_errors=False,
+        ident="ecg-monitor",
+    )
+    threading.Thread(target=server.run, name="web", daemon=True).start()
+    bound = listener.getsockname()
     return str(bound[0]), int(bound[1])
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers one connection.
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a bound socket; `::` takes IPv4 as well."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, address = found[0][0], found[0][4]
+    both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(
+        (str(address[0]), int(address[1])), family=family, dualstack_ipv6=both
+    )
 
-    Attributes:
-        served: what is served.
-        private: whether the address is one that only this machine reaches.
-    """
 
-    served: ClassVar = Site({}, {}, None)
-    private: ClassVar = True
-    protocol_version = "HTTP/1.1"
-    server_version = "ecg-monitor"
-    sys_version = ""
-    timeout = 10
+def _application(site: Site, names: Collection[str]) -> Callable[..., Iterable[bytes]]:
+    """Return the WSGI application (PEP 3333) of a site that is known by these names."""
 
-    def do_GET(self) -> None:
-        """Answer with a page."""
-        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body that is not read must not be a request of its own
-        path, _, query = self.path.partition("?")
-        page = self.served.pages.get(path)
-        if page is None:
-            said = b"there are /, /metrics and /healthz\n"
-            self._send(Answer(HTTPStatus.NOT_FOUND, TEXT, said))
-        else:
-            self._send(self._refusal(path) or page(Request(_parse(query), self.headers)))
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def do_POST(self) -> None:
-        """Do what is asked, by somebody who may ask for it."""
-        path = self.path.partition("?")[0]
-        action = self.served.actions.get(path)
-        if action is None:
-            self.close_connection = True
-            self._send(Answer(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"nothing is changed here\n"))
-            return
-        refusal = self._refusal(path) or self._distrust() or self._misfit()
-        if refusal is not None:
-            self.close_connection = True  # its body was not read
-            self._send(refusal)
-            return
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._send(action(Request({}, self.headers, body)))
-
-    def _distrust(self) -> Answer | None:
-        """Why whoever asks may not change anything."""
-        token = self.served.token
-        if token is None:
-            said = b"nothing can be changed here: metrics.token_file is not set\n"
-            return Answer(HTTPStatus.FORBIDDEN, TEXT, said)
-        given = self.headers.get("Authorization", "").encode(errors="replace")
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            said = b"only with the header Authorization: Bearer TOKEN\n"
-            return Answer(HTTPStatus.UNAUTHORIZED, TEXT, said)
-        return None
-
-    def _misfit(self) -> Answer | None:
-        """Why a request is not read. Only our own page can send JSON to us from a browser."""
-        if self.headers.get_content_type() != "application/json":
-            return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"only application/json\n")
-        length = self.headers.get("Content-Length", "")
-        in_chunks = "Transfer-Encoding" in self.headers  # which would tell another length
-        if in_chunks or not length.isdecimal() or len(length) > 9 or int(length) > LONGEST:
-            said = f"with a Content-Length of at most {LONGEST}\n".encode()
-            return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TEXT, said)
-        return None
-
-    def _refusal(self, path: str) -> Answer | None:
-        """Why a page is not shown: another site's page may be behind the question."""
-        if path in OPEN:
-            return None
-        if self.private and not _is_here(self.headers.get("Host", "")):
-            # A site may give its own name the address of this machine, and then read what we say.
-            said = b"this address is to be asked for as localhost or 127.0.0.1\n"
-            return Answer(HTTPStatus.MISDIRECTED_REQUEST, TEXT, said)
-        site = self.headers.get("Sec-Fetch-Site", "none")
-        if path.startswith("/api/") and site not in ("same-origin", "none"):
-            return Answer(HTTPStatus.FORBIDDEN, TEXT, b"for the page of this address alone\n")
-        return None
-
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        for name, value in HEADERS.items():
-            self.send_header(name, value)
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        answer = _answer(site, names, environ)
+        headers = [
+            *HEADERS.items(),
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+        ]
         if answer.status == HTTPStatus.UNAUTHORIZED:
-            self.send_header("WWW-Authenticate", "Bearer")
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            headers.append(("WWW-Authenticate", "Bearer"))
+        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: a scrape every few seconds is no news."""
+    return application
+
+
+def _answer(site: Site, names: Collection[str], environ: dict[str, Any]) -> Answer:
+    path, headers = environ["PATH_INFO"], _headers(environ)
+    match environ["REQUEST_METHOD"]:
+        case "GET" | "HEAD":
+            route = site.routes.get(path)
+            if route is None:
+                return Answer(HTTPStatus.NOT_FOUND, TEXT, b"there are /, /metrics and /healthz\n")
+            request = Request(_parse(environ["QUERY_STRING"]), headers)
+            return _refuse(path, headers, names) or route(request)
+        case "POST":
+            action = site.actions.get(path)
+            if action is None:
+                return Answer(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"nothing is changed here\n")
+            refusal = (
+                _refuse(path, headers, names)
+                or _refuse_stranger(site.token, headers)
+                or _refuse_form(headers)
+            )
+            return refusal or action(Request({}, headers, environ["wsgi.input"].read()))
+        case _:
+            return Answer(HTTPStatus.NOT_IMPLEMENTED, TEXT, b"only GET, HEAD and POST\n")
+
+
+def _headers(environ: dict[str, Any]) -> Message:
+    """Return the headers of a request."""
+    headers = Message()
+    for name, value in environ.items():
+        if name.startswith("HTTP_") or name == "CONTENT_TYPE":
+            headers[name.removeprefix("HTTP_").replace("_", "-")] = value
+    return headers
+
+
+def _refuse(path: str, headers: Message, names: Collection[str]) -> Answer | None:
+    """Return why a path is not answered: another site's page may be asking."""
+    if path in OPEN:
+        return None
+    if not _is_known(headers.get("Host", ""), names):
+        # A site may point its own name at this machine, and then read what is answered.
+        text = b"this name is not in metrics.allowed_hosts; use localhost or an IP address\n"
+        return Answer(HTTPStatus.MISDIRECTED_REQUEST, TEXT, text)
+    site = headers.get("Sec-Fetch-Site", "none")
+    if path.startswith("/api/") and site not in ("same-origin", "none"):
+        return Answer(HTTPStatus.FORBIDDEN, TEXT, b"only for the page of this address\n")
+    return None
+
+
+def _refuse_stranger(token: str | None, headers: Message) -> Answer | None:
+    """Return why a client may not change anything."""
+    if token is None:
+        text = b"nothing can be changed here: metrics.token_file is not set\n"
+        return Answer(HTTPStatus.FORBIDDEN, TEXT, text)
+    given = headers.get("Authorization", "").encode(errors="replace")
+    if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        text = b"only with the header Authorization: Bearer TOKEN\n"
+        return Answer(HTTPStatus.UNAUTHORIZED, TEXT, text)
+    return None
+
+
+def _refuse_form(headers: Message) -> Answer | None:
+    """Return why a body is not taken. From a browser, only our own page can send JSON here."""
+    if headers.get_content_type() != "application/json":
+        return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"only application/json\n")
+    return None
 
 
 def _parse(query: str) -> dict[str, str]:
-    """The first value of each field of a query."""
+    """Return the first value of each field of a query."""
     try:
         return {name: values[0] for name, values in parse_qs(query, max_num_fields=20).items()}
     except ValueError:
         return {}
 
 
-def _is_here(host: str) -> bool:
-    """Whether a Host header names this machine from within."""
+def _is_known(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header is one of the names, or an IP address, which cannot be rebound."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    return name == "localhost" or _is_loopback(name)
-
-
-def _is_loopback(address: str) -> bool:
+    if name in names:
+        return True
     try:
-        return ipaddress.ip_address(address).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
