@@ -21,6 +21,7 @@ STOREYS = {
         "mqtt web",
         "batch",
         "daemon",
+        "segment",
         "commands",
         "cli",
         "__main__",
