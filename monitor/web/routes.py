@@ -81,7 +81,7 @@ def _files() -> dict[str, Page]:
 
 def _live(health: Health, live: LiveFeed, attending: bool) -> Page:
     def page(request: Request) -> Answer:
-        view = live.look(request.query.get("device", ""))
+        view = live.snapshot(request.query.get("device", ""))
         return _json(Seen(health(), attending, view))
 
     return page
