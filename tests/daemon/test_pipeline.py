@@ -181,7 +181,7 @@ def one_at_a_time(detectors: Detectors, received: list[Message]) -> list[tuple[o
     decided: list[tuple[object, ...]] = []
     for each in received:
         name = each.topic.decode().split("/")[1]
-        if each.payload.startswith(b"{"):
+        if each.payload.startswith(b'{"'):
             content = msgspec.json.decode(each.payload)
             beats, seq = np.array(content["beats"], np.float32), content["seq"]
         else:
