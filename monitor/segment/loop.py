@@ -79,25 +79,13 @@ class SegmentDaemon:
         self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
         self._journal = Journal(settings.segment_journal)
         self._streams = Streams(own.rate, own.lead)
-        self._lifecycle = Lifecycle((self._consumer, self._sender))
+        self.lifecycle = Lifecycle((self._consumer, self._sender))
         self._in_hand: deque[InHand | Message] = deque()
         self._numbers: dict[int, int] = {}  # of the journal's entries, by id of what is in hand
         self._unwritten: list[Entry] = []
         self._rejections = Throttle(LINES)
         self._notices = Throttle(LINES)
         self._next_clock = self._next_trim = 0.0
-
-    def run(self) -> None:
-        """Cut and publish until SIGTERM or SIGINT.
-
-        Raises:
-            ConfigurationError: the broker refuses the program.
-        """
-        self._lifecycle.run(self)
-
-    def health(self) -> str | None:
-        """Return what is wrong, None while all is well. For any thread."""
-        return self._lifecycle.health()
 
     # -- its life
 
@@ -126,7 +114,7 @@ class SegmentDaemon:
         """
         messages = self._receive()
         now, monotonic = time.time(), time.monotonic()
-        self._lifecycle.tick(monotonic)
+        self.lifecycle.tick(monotonic)
         for message in messages:
             self._cut(message, now)
         self._sender.send()
@@ -219,7 +207,7 @@ class SegmentDaemon:
             for group in _alike(beats):
                 self._sender.publish(self._topic(device), _message(group, stream))
             self._metrics.cut.inc(len(beats))
-        self._lifecycle.publish_status(self._sender, self._consumer.trouble)
+        self.lifecycle.publish_status(self._sender, self._consumer.trouble)
         self._consumer.measure()
         self._metrics.connected.set(self._consumer.connected and self._sender.connected)
         self._metrics.streams.set(len(self._streams))
@@ -276,9 +264,6 @@ def run(settings: Settings) -> None:
         raise ConfigurationError(f"input.topic: {error}") from None
     metrics = SegmentMetrics(CollectorRegistry())
     daemon = SegmentDaemon(settings, metrics)
-    serve_site(
-        settings.metrics.model_copy(update={"port": settings.segment.port}),
-        lambda _: health_and_metrics(metrics.registry, daemon.health),
-        {},
-    )
-    daemon.run()
+    address = settings.metrics.model_copy(update={"port": settings.segment.port})
+    serve_site(address, health_and_metrics(metrics.registry, daemon.lifecycle))
+    daemon.lifecycle.run(daemon)

@@ -1,8 +1,8 @@
-"""What a page may look at: the open alarms, the devices, and the last beats of a few of them.
+"""The live page's source: open alarms, devices, and the last beats of a few watched devices.
 
-The loop owns all state. Now and then it shows some of it, as a view that is never changed again;
-the threads that serve pages take the view that was shown last. Neither waits for the other's lock.
-While nobody looks, nothing is shown, and the loop pays for one truth test a turn.
+The loop owns all state. Every `REFRESH_INTERVAL` it makes an immutable snapshot of some of it; the
+threads that serve pages take the latest. Neither waits for the other's lock. While nobody watches,
+no snapshot is made, and the loop pays for one truth test a turn.
 """
 
 import math
@@ -26,63 +26,63 @@ from monitor.topics import LONGEST_NAME
 from monitor.web.snapshot import (
     VERDICTS,
     DetectorInUse,
-    Row,
+    DeviceRow,
     ShownBeat,
     Snapshot,
     open_alarms,
     shorten,
 )
 
-EVERY = 0.2
-"""Seconds from one view to the next."""
+REFRESH_INTERVAL = 0.2
+"""Seconds between two snapshots: a page that is five times a second newer looks live."""
 
-ATTENTION = 10.0
-"""Seconds for which whoever has looked is taken to look on."""
+WATCH_TIMEOUT = 10.0
+"""Seconds after its last request for which a page counts as open."""
 
-PATIENCE = 1.0
-"""Seconds that a first look waits for the loop."""
+FIRST_SNAPSHOT_TIMEOUT = 1.0
+"""Seconds that a first request waits for a snapshot; the loop takes a quarter at most."""
 
-EYES = 8
-"""Devices whose beats can be looked at at once."""
+MAX_WATCHED = 8
+"""Devices whose beats can be watched at once, which bounds what the loop does for pages."""
 
-KEPT = 16
-"""Beats that are kept of each of them."""
+BEATS_KEPT = 16
+"""Beats kept of each watched device: more than arrive between two requests of a page."""
 
-RATE = 10.0
-"""Beats a second of each of them that are kept, in the long run."""
+BEATS_PER_SECOND = 10.0
+"""Beats a second kept of each watched device in the long run; no heart beats faster."""
 
-IN_ALARM, HEARD = 200, 100
-"""Devices in alarm, and devices that are heard, of which a view tells at most."""
+MAX_IN_ALARM, MAX_HEARD = 200, 100
+"""Devices in alarm, and devices heard, that a snapshot lists at most."""
 
 
 class LiveFeed:
-    """What is shown, and to whom.
+    """Snapshots for the pages that are open.
 
     Attributes:
-        watched: whether anybody looks.
+        watched: whether any page is open.
     """
 
     def __init__(self, topics: list[str]) -> None:
         self.watched = False
         self._topics = topics
-        self._asked: deque[tuple[str, float]] = deque(maxlen=1000)
+        self._requests: deque[tuple[str, float]] = deque(maxlen=1000)
         self._until = self._next = -math.inf
-        self._view: Snapshot | None = None
-        self._shown = threading.Event()
-        self._eyes: dict[str, _WatchedDevice] = {}
+        self._snapshot: Snapshot | None = None
+        self._available = threading.Event()
+        self._watched_devices: dict[str, _WatchedDevice] = {}
         self._open: dict[Priority, dict[str, Device]] = {priority: {} for priority in HIGHEST_FIRST}
         self._listed: dict[str, None] = {}
 
-    def look(self, device: str) -> Snapshot | None:
-        """See what was shown last, of all beats a device's alone, which are kept from now on.
+    def snapshot(self, device: str) -> Snapshot | None:
+        """Return the latest snapshot, with the beats of one device, which is watched from now on.
 
-        For any thread. Gives None where the loop has shown nothing for a while. No device has the
-        name "".
+        For any thread. Return None where there has been no snapshot for a while. The name "", which
+        no device has, watches none.
         """
-        self._asked.append((device[:LONGEST_NAME], time.monotonic()))
+        self._requests.append((device[:LONGEST_NAME], time.monotonic()))
         self.watched = True
-        self._shown.wait(PATIENCE)
-        view = self._view
+        self._available.wait(FIRST_SNAPSHOT_TIMEOUT)
+        view = self._snapshot
         if view is None:
             return None
         theirs = {name: beats for name, beats in view.beats.items() if name == device}
@@ -90,15 +90,15 @@ class LiveFeed:
 
     # -- what the loop does
 
-    def note(self, name: str, device: Device | None) -> None:
-        """Take notice that an alarm of a device has changed; None: it was forgotten."""
+    def update_device(self, name: str, device: Device | None) -> None:
+        """Note that an alarm of a device has changed; `device` is None if it was forgotten."""
         for devices in self._open.values():
             devices.pop(name, None)
         priority = priority_of(device) if device else None
         if device and priority:
             self._open[priority][name] = device
 
-    def see(
+    def take_beats(
         self,
         heard: Iterable[tuple[str, Beats, int]],
         batch: NDArray[np.float32],
@@ -106,7 +106,7 @@ class LiveFeed:
         verdicts: bytes,
         wall: float,
     ) -> None:
-        """Keep the last beats of the devices that are looked at, as far as there is room for them.
+        """Keep the last beats of the watched devices, as far as there is room for them.
 
         Args:
             heard: for each message its device, its beats, and where in the batch they begin.
@@ -117,14 +117,14 @@ class LiveFeed:
         """
         theirs: dict[str, list[tuple[Beats, int]]] = {}
         for name, beats, start in heard:
-            if name in self._eyes:
+            if name in self._watched_devices:
                 theirs.setdefault(name, []).append((beats, start))
         for name, messages in theirs.items():
-            eye = self._eyes[name]
-            for number, beats, i, at in eye.choose(messages, time.monotonic()):
+            watched = self._watched_devices[name]
+            for number, beats, i, at in watched.choose(messages, time.monotonic()):
                 verdict = VERDICTS[verdicts[at]]
                 believed = verdict != "poor"
-                eye.beats.append(
+                watched.beats.append(
                     ShownBeat(
                         number=number,
                         time=beats.times(wall)[i],
@@ -138,8 +138,8 @@ class LiveFeed:
                     )
                 )
 
-    def show(self, alarms: Alarms, detectors: Detectors, now: float) -> None:
-        """Show a new view, if it is time for one.
+    def refresh(self, alarms: Alarms, detectors: Detectors, now: float) -> None:
+        """Make a new snapshot, if it is time for one.
 
         Args:
             alarms: of all devices.
@@ -148,13 +148,13 @@ class LiveFeed:
         """
         if now < self._next:
             return
-        self._next = now + EVERY
-        self._attend(now)
+        self._next = now + REFRESH_INTERVAL
+        self._update_watched(now)
         if not self.watched:
             return
         wall = time.time()
-        in_alarm = list(islice(self._in_alarm(), IN_ALARM))
-        self._view = Snapshot(
+        in_alarm = list(islice(self._in_alarm(), MAX_IN_ALARM))
+        self._snapshot = Snapshot(
             time=wall,
             version=__version__,
             models=[
@@ -164,7 +164,7 @@ class LiveFeed:
             alarms=open_alarms(in_alarm),
             in_alarm=sum(map(len, self._open.values())),
             devices=[
-                Row(
+                DeviceRow(
                     device=name,
                     priority=priority_of(device),
                     heard=wall - (now - device.heard) if name in alarms.devices else None,
@@ -174,24 +174,26 @@ class LiveFeed:
                 for name, device in self._to_list(in_alarm, alarms)
             ],
             known=len(alarms.devices) + len(alarms.silent),
-            beats={name: list(eye.beats) for name, eye in self._eyes.items()},
-            full=len(self._eyes) == EYES,
+            beats={name: list(watched.beats) for name, watched in self._watched_devices.items()},
+            full=len(self._watched_devices) == MAX_WATCHED,
             topics=self._topics,
         )
-        self._shown.set()
+        self._available.set()
 
-    def _attend(self, now: float) -> None:
-        """Find out who looks at what, and stop showing where nobody does."""
-        while self._asked:
-            name, when = self._asked.popleft()
-            self._until = when + ATTENTION
-            if name and (name in self._eyes or len(self._eyes) < EYES):
-                self._eyes.setdefault(name, _WatchedDevice(when)).until = self._until
-        self._eyes = {name: eye for name, eye in self._eyes.items() if eye.until > now}
+    def _update_watched(self, now: float) -> None:
+        """Learn which devices are watched, and drop the snapshot where no page is open."""
+        while self._requests:
+            name, when = self._requests.popleft()
+            self._until = when + WATCH_TIMEOUT
+            if name and (name in self._watched_devices or len(self._watched_devices) < MAX_WATCHED):
+                self._watched_devices.setdefault(name, _WatchedDevice(when)).until = self._until
+        self._watched_devices = {
+            name: watched for name, watched in self._watched_devices.items() if watched.until > now
+        }
         if self._until <= now:
-            self.watched, self._view = False, None
-            self._shown.clear()
-            self.watched = bool(self._asked)  # somebody may have come in this moment
+            self.watched, self._snapshot = False, None
+            self._available.clear()
+            self.watched = bool(self._requests)  # a request may have come just now
 
     def _in_alarm(self) -> Iterator[tuple[str, Device]]:
         """The devices with an open alarm, by priority, and the one that changed last first."""
@@ -200,13 +202,15 @@ class LiveFeed:
     def _to_list(
         self, in_alarm: list[tuple[str, Device]], alarms: Alarms
     ) -> Iterator[tuple[str, Device]]:
-        """The devices of a view. Who was on the list stays on it, that it may be read."""
+        """Yield the devices of a snapshot. A listed device stays listed, to be read."""
         self._listed = {name: None for name in self._listed if alarms.find(name)}
         for name in reversed(alarms.devices):
-            if len(self._listed) >= HEARD:
+            if len(self._listed) >= MAX_HEARD:
                 break
             self._listed[name] = None
-        names = dict.fromkeys(chain((name for name, _ in in_alarm), self._eyes, self._listed))
+        names = dict.fromkeys(
+            chain((name for name, _ in in_alarm), self._watched_devices, self._listed)
+        )
         for name in names:
             device = alarms.find(name)
             if device is not None:
@@ -214,19 +218,19 @@ class LiveFeed:
 
 
 class _WatchedDevice:
-    """On one device: its last beats. Of one that sends thousands a second it takes a few."""
+    """The last beats of a device; of one that sends thousands a second, only a few."""
 
     def __init__(self, now: float) -> None:
         self.until = now
-        self.beats: deque[ShownBeat] = deque(maxlen=KEPT)
+        self.beats: deque[ShownBeat] = deque(maxlen=BEATS_KEPT)
         self._number = 0
-        self._room, self._since = float(KEPT), now
+        self._room, self._since = float(BEATS_KEPT), now
 
     def choose(
         self, messages: list[tuple[Beats, int]], now: float
     ) -> list[tuple[int, Beats, int, int]]:
-        """The last of some beats: number, message, and the places in message and batch of each."""
-        room = min(KEPT, self._room + RATE * (now - self._since))
+        """Return the last beats: number, message, and place in message and batch of each."""
+        room = min(BEATS_KEPT, self._room + BEATS_PER_SECOND * (now - self._since))
         self._number += sum(len(beats) for beats, _ in messages)
         chosen: list[tuple[int, Beats, int, int]] = []
         newest_first = (

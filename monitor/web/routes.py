@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -49,26 +50,39 @@ class Seen(msgspec.Struct, frozen=True):
     view: Snapshot | None
 
 
-def routes(
-    registry: CollectorRegistry,
-    health: Health,
-    live: LiveFeed,
-    kept: Path | None,
-    attending: bool,
-    alive: Health = lambda: None,
-) -> dict[str, Route]:
-    """All that can be read, by its path; `kept` is the file of the history, where there is one.
+class Vitals(Protocol):
+    """What knows whether a program is well; called from other threads."""
 
-    `health` is about all that the monitor needs, `alive` about its loop alone.
+    def health(self) -> str | None:
+        """Return what is wrong with anything that the program needs; None while all is well."""
+
+    def stalled(self) -> str | None:
+        """Return that its loop does not turn; None while it does, whatever the broker does."""
+
+
+def health_and_metrics(registry: CollectorRegistry, vitals: Vitals) -> dict[str, Route]:
+    """Return what every daemon serves, by its path."""
+    return {
+        "/metrics": _metrics(registry),
+        "/healthz": _healthz(vitals.health),
+        "/livez": _healthz(vitals.stalled),
+    }
+
+
+def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -> dict[str, Route]:
+    """Return the live page and what it reads, by its path.
+
+    Args:
+        health: of the monitor, which the page shows.
+        live: what the page moves by.
+        kept: the file of the history, where there is one.
+        attending: whether alarms can be acknowledged and devices shelved here.
     """
     return {
         **_files(),
         "/api/live": _live(health, live, attending),
         "/api/alarms": _alarms(kept),
         "/api/alarm": _alarm(kept),
-        "/metrics": _metrics(registry),
-        "/healthz": _healthz(health),
-        "/livez": _healthz(alive),
     }
 
 
@@ -90,7 +104,7 @@ def _files() -> dict[str, Route]:
 
 def _live(health: Health, live: LiveFeed, attending: bool) -> Route:
     def answer(request: Request) -> Answer:
-        view = live.look(request.query.get("device", ""))
+        view = live.snapshot(request.query.get("device", ""))
         return _json(Seen(health(), attending, view))
 
     return answer

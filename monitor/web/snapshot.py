@@ -60,7 +60,7 @@ class ShownAlarm(msgspec.Struct, frozen=True):
     shelved: Shelved | None
 
 
-class Row(msgspec.Struct, frozen=True):
+class DeviceRow(msgspec.Struct, frozen=True):
     """A device.
 
     Attributes:
@@ -89,7 +89,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     Attributes:
         time: the moment, in seconds since 1970 UTC.
-        alarms: the open ones in the order of `open_alarms`, of at most `live.IN_ALARM` devices.
+        alarms: the open ones in the order of `open_alarms`, of at most `live.MAX_IN_ALARM` devices.
         in_alarm: how many devices have an open alarm.
         devices: those in alarm, those that are looked at, and some of those that are heard.
         known: how many devices there are.
@@ -104,7 +104,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     policy: Policy
     alarms: list[ShownAlarm]
     in_alarm: int
-    devices: list[Row]
+    devices: list[DeviceRow]
     known: int
     beats: dict[str, list[ShownBeat]]
     full: bool

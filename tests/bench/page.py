@@ -24,14 +24,14 @@ from monitor.detector.per_device import Detectors
 from monitor.ecg.beat import Beats
 from monitor.errors import Failure
 from monitor.settings import ModelSettings
-from monitor.web.live_feed import ATTENTION, EVERY, EYES, LiveFeed
+from monitor.web.live_feed import MAX_WATCHED, REFRESH_INTERVAL, WATCH_TIMEOUT, LiveFeed
 from tests.bench.streaming import BeatPublisher, daemon_rate, running, stream
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.faults import OPEN
 from tests.harness.wards import Hearts
 
-PAGES = (0, 1, EYES)
+PAGES = (0, 1, MAX_WATCHED)
 TURNS = 4
 MESSAGES = 60_000
 DEVICES = 100
@@ -65,7 +65,7 @@ def looked_at(daemon: RunningDaemon, pages: int) -> Iterator[None]:
     over.set()
     for thread in threads:
         thread.join()
-    time.sleep(ATTENTION if pages else 0.0)  # until the loop knows that nobody looks any more
+    time.sleep(WATCH_TIMEOUT if pages else 0.0)  # until the loop knows that nobody looks any more
 
 
 def busy(daemon: RunningDaemon) -> NDArray[np.float64]:
@@ -128,13 +128,13 @@ def alone(hearts: Hearts) -> float:
         second = 0.0
         begun = time.monotonic()
         while time.monotonic() < begun + 1:  # in real time, as room for beats comes with it
-            threading.Thread(target=live.look, args=("bed-0",)).start()
+            threading.Thread(target=live.snapshot, args=("bed-0",)).start()
             for turn in range(RATE // BATCH // 5):
                 if turn == 0:
-                    time.sleep(EVERY)
+                    time.sleep(REFRESH_INTERVAL)
                 before = time.perf_counter()
-                live.see(heard, batch, outcome, bytes(BATCH), time.time())
-                live.show(alarms, detectors, time.monotonic())
+                live.take_beats(heard, batch, outcome, bytes(BATCH), time.time())
+                live.refresh(alarms, detectors, time.monotonic())
                 second += time.perf_counter() - before
         spent.append(100 * second / (time.monotonic() - begun))
     return min(spent)

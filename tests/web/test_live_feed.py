@@ -11,7 +11,16 @@ from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.settings import ModelSettings
-from monitor.web.live_feed import ATTENTION, EVERY, EYES, HEARD, IN_ALARM, KEPT, RATE, LiveFeed
+from monitor.web.live_feed import (
+    BEATS_KEPT,
+    BEATS_PER_SECOND,
+    MAX_HEARD,
+    MAX_IN_ALARM,
+    MAX_WATCHED,
+    REFRESH_INTERVAL,
+    WATCH_TIMEOUT,
+    LiveFeed,
+)
 from monitor.web.snapshot import ShownBeat, Snapshot, shorten
 
 NOW = 1000.0
@@ -44,25 +53,25 @@ class Scene:
         n = len(verdicts)
         decided = self.alarms.observe(name, device, verdicts, range(n), [self.now[0]] * n)
         for decision in decided:
-            self.live.note(decision.device, self.alarms.find(decision.device))
+            self.live.update_device(decision.device, self.alarms.find(decision.device))
         if self.live.watched:
             batch = np.arange(140 * n, dtype=np.float32).reshape(n, 140)
             scores = np.arange(n, dtype=np.float32)
             beats = Beats(batch.tobytes(), 0, None, [800.0] * n)
             outcome = Scored(scores, batch + 1, np.float32(0.5))
-            self.live.see([(name, beats, 0)], batch, outcome, verdicts, time.time())
+            self.live.take_beats([(name, beats, 0)], batch, outcome, verdicts, time.time())
 
-    def show(self, after: float = EVERY) -> None:
+    def show(self, after: float = REFRESH_INTERVAL) -> None:
         self.now[0] += after
         if self.live.watched:
-            self.live.show(self.alarms, self._detectors, self.now[0])
+            self.live.refresh(self.alarms, self._detectors, self.now[0])
 
     def look(self, device: str = "") -> Snapshot:
         """Look, as a page does, and see what is shown next."""
-        self.live._shown.set()  # so that a look does not wait for a loop that is us
-        self.live.look(device)
+        self.live._available.set()  # so that a look does not wait for a loop that is us
+        self.live.snapshot(device)
         self.show()
-        view = self.live.look(device)
+        view = self.live.snapshot(device)
         assert view is not None
         return view
 
@@ -77,10 +86,10 @@ def test_nothing_is_shown_while_nobody_looks(scene: Scene) -> None:
     assert not scene.live.watched
     scene.look("bed-1")
     assert scene.live.watched
-    scene.show(ATTENTION + 1)
+    scene.show(WATCH_TIMEOUT + 1)
     assert not scene.live.watched
-    assert scene.live._view is None
-    assert not scene.live._eyes
+    assert scene.live._snapshot is None
+    assert not scene.live._watched_devices
     scene.look("bed-1")
     assert scene.live.watched
 
@@ -115,19 +124,19 @@ def test_of_thousands_of_beats_a_second_a_few_are_kept(scene: Scene) -> None:
         scene.hear("bed-1", bytes([NORMAL]) * 250)
         scene.show(0.05)
         taken |= {beat.number: beat for beat in scene.look("bed-1").beats["bed-1"]}
-        assert len(scene.live._eyes["bed-1"].beats) <= KEPT
+        assert len(scene.live._watched_devices["bed-1"].beats) <= BEATS_KEPT
     seconds = scene.now[0] - NOW
-    assert RATE * seconds * 0.5 < len(taken) <= KEPT + RATE * seconds
+    assert BEATS_PER_SECOND * seconds * 0.5 < len(taken) <= BEATS_KEPT + BEATS_PER_SECOND * seconds
     assert max(taken) == 50_000  # the newest is among them, and the number tells what was passed
 
 
 def test_so_many_devices_can_be_looked_at_and_no_more(scene: Scene) -> None:
-    for bed in range(EYES + 3):
+    for bed in range(MAX_WATCHED + 3):
         view = scene.look(f"bed-{bed}")
     assert (list(view.beats), view.full) == ([], True)
     assert list(scene.look("bed-0").beats) == ["bed-0"]
-    assert list(scene.live._eyes) == [f"bed-{bed}" for bed in range(EYES)]
-    scene.show(ATTENTION + 1)
+    assert list(scene.live._watched_devices) == [f"bed-{bed}" for bed in range(MAX_WATCHED)]
+    scene.show(WATCH_TIMEOUT + 1)
     assert list(scene.look("another").beats) == ["another"]
 
 
@@ -142,12 +151,12 @@ def test_a_view_of_very_many_devices_is_small_and_soon_made(scene: Scene) -> Non
     view = scene.look("bed-30000")
     assert time.perf_counter() - begun < 0.05  # a walk through all of them takes longer
     assert (view.known, view.in_alarm) == (many, 1000)
-    assert len(view.alarms) == IN_ALARM
+    assert len(view.alarms) == MAX_IN_ALARM
     assert [(a.device, a.priority) for a in view.alarms[:2]] == [
         ("bed-7", "high"),
         ("bed-999", "medium"),
     ]
-    assert len(view.devices) <= IN_ALARM + HEARD + 1
+    assert len(view.devices) <= MAX_IN_ALARM + MAX_HEARD + 1
     assert "bed-30000" in {row.device for row in view.devices}
     for bed in range(20_000, 21_000):
         scene.hear(f"bed-{bed}", bytes([NORMAL]))
@@ -161,13 +170,13 @@ def test_an_alarm_that_is_cleared_or_forgotten_is_open_no_more(scene: Scene) -> 
     assert scene.look().in_alarm == 2
     scene.hear("bed-1", bytes([NORMAL]) * 10)
     assert [alarm.device for alarm in scene.look().alarms] == ["bed-2"]
-    scene.live.note("bed-2", None)
+    scene.live.update_device("bed-2", None)
     assert scene.look().in_alarm == 0
 
 
 def test_a_name_that_is_too_long_is_not_kept(scene: Scene) -> None:
     scene.look("x" * 60_000)
-    assert max(map(len, scene.live._eyes)) == 256
+    assert max(map(len, scene.live._watched_devices)) == 256
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 3e38])

@@ -25,7 +25,7 @@ from monitor.metrics import Metrics
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from monitor.web.live_feed import LiveFeed
-from monitor.web.routes import FILES, actions, routes
+from monitor.web.routes import FILES, actions, health_and_metrics, routes
 from monitor.web.server import MAX_BODY, TEXT, THREADS, Answer, Request, Route, Site, serve
 
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
@@ -43,13 +43,18 @@ class Server:
         self.metrics = Metrics(CollectorRegistry())
         self.live = LiveFeed(["ecg/{device}/beats"])
         self.done: list[bytes] = []
+        self.health = health
         site = Site(
-            routes(self.metrics.registry, health, self.live, None, token is not None),
+            health_and_metrics(self.metrics.registry, self)
+            | routes(health, self.live, None, token is not None),
             {"/api/act": self._act},
             token,
             ["monitor.ward.example"],
         )
         self.host, self.port = serve(host, 0, site)
+
+    def stalled(self) -> str | None:
+        return None
 
     def _act(self, request: Request) -> Answer:
         self.done.append(request.body)
@@ -413,7 +418,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_the_past_is_told_the_newest_first_and_each_with_its_beat(kept: Path) -> None:
-    served = routes(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
+    served = routes(lambda: None, LiveFeed([]), kept, False)
 
     def told(**query: str) -> list[str]:
         status, body = asked(served["/api/alarms"], **query)
@@ -438,13 +443,13 @@ def test_the_past_is_told_the_newest_first_and_each_with_its_beat(kept: Path) ->
 def test_a_question_about_the_past_that_is_none_is_refused(
     kept: Path, query: dict[str, str]
 ) -> None:
-    served = routes(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
+    served = routes(lambda: None, LiveFeed([]), kept, False)
     assert asked(served["/api/alarms"], **query)[0] == 400
 
 
 def test_without_a_history_it_says_so(tmp_path: Path) -> None:
     for kept, reason in ((None, "no history is kept"), (tmp_path / "gone.db", "no monitor has")):
-        served = routes(CollectorRegistry(), lambda: None, LiveFeed([]), kept, False)
+        served = routes(lambda: None, LiveFeed([]), kept, False)
         for path in ("/api/alarms", "/api/alarm"):
             status, said = asked(served[path], id="x")
             assert (status, reason in said) == (404, True)

@@ -1,0 +1,290 @@
+"""One batch of messages in, decisions out: decode, score, decide. No socket, no broker, no clock.
+
+The decisions of beats, of people and of the clock have one form, `Changes`, which goes to all
+sinks.
+"""
+
+import time
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.alarms import messages
+from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms, Decision
+from monitor.detector.model_file import Detector
+from monitor.detector.per_device import Detectors, Scored
+from monitor.ecg import codec, quality
+from monitor.ecg.beat import SAMPLES, Beats, Floats, fingerprints, samples
+from monitor.errors import Reason, Rejected
+from monitor.mqtt.beat_consumer import Message
+from monitor.times import rfc3339
+from monitor.topics import Topics
+
+SMALL_BATCH = 16
+"""Messages in a batch up to which each beat is saved of a device with anomalous beats in sight.
+
+In a larger batch the window is saved with each anomalous beat only: a save costs a publish.
+"""
+
+
+class Rejection(NamedTuple):
+    """A message that cannot be understood, and why."""
+
+    topic: bytes
+    reason: Reason
+    detail: str
+
+
+class DecodedMessage(NamedTuple):
+    """The beats of one message, their device, and their place `start:stop` in the batch."""
+
+    message: Message
+    device: str
+    beats: Beats
+    start: int
+    stop: int
+
+
+class ScoredBatch(NamedTuple):
+    """The beats of the messages that could be decoded.
+
+    Attributes:
+        messages: in the order of their arrival.
+        samples: float32 [N, 140].
+        scored: what the detectors said of each beat.
+        faults: uint8 [N], the fault of each beat as `quality.assess` gives it.
+        verdicts: a byte for each beat: NORMAL, ANOMALOUS or POOR.
+        rejected: what could not be decoded or, without a finite sample, scored.
+        seconds: that the detectors took.
+    """
+
+    messages: list[DecodedMessage]
+    samples: Floats
+    scored: Scored
+    faults: NDArray[np.uint8]
+    verdicts: bytes
+    rejected: list[Rejection]
+    seconds: float
+
+
+class Evidence(NamedTuple):
+    """The beat that caused an alert, as far as it is known: its score and its reconstruction."""
+
+    score: float | None = None
+    beat: list[float] | None = None
+    reconstruction: list[float] | None = None
+
+
+NO_EVIDENCE = Evidence()
+"""Of an alert that no beat caused."""
+
+
+class AlarmEvent(NamedTuple):
+    """A decision, and the alert that is published and kept of it.
+
+    Attributes:
+        alert: encoded in `payload`.
+        cause: the message that caused it, to be acknowledged after it; None where none did.
+        deferred: whether it was decided, and counted, while its device was shelved.
+    """
+
+    decision: Decision
+    alert: messages.Alert
+    payload: bytes
+    cause: Message | None
+    deferred: bool
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was decided in a turn.
+
+    Attributes:
+        events: in the order in which they were decided.
+        unsaved: devices whose retained alarm is to be saved, or removed if the device is
+            forgotten, each with the first message that changed it. That message waits to be
+            acknowledged, and so do all behind it.
+        unannounced: devices that Home Assistant has not been told of.
+    """
+
+    events: list[AlarmEvent] = field(default_factory=list)
+    unsaved: dict[str, Message | None] = field(default_factory=dict)
+    unannounced: dict[str, None] = field(default_factory=dict)
+
+    def add(
+        self,
+        decision: Decision,
+        moment: float,
+        detector: Detector,
+        evidence: Evidence = NO_EVIDENCE,
+        cause: Message | None = None,
+        deferred: bool = False,
+    ) -> None:
+        """Add a decision made at `moment`, in seconds since 1970 UTC."""
+        alert = messages.Alert(
+            id=decision.id,
+            alarm=decision.alarm,
+            device=decision.device,
+            event=decision.event,
+            kind=decision.kind,
+            priority=decision.priority,
+            time=rfc3339(moment),
+            since=rfc3339(decision.since),
+            score=evidence.score,
+            threshold=detector.threshold,
+            beats_anomalous=decision.anomalous,
+            beats_seen=decision.seen,
+            model=detector.name,
+            beat=evidence.beat,
+            reconstruction=evidence.reconstruction,
+        )
+        self.events.append(AlarmEvent(decision, alert, messages.encode(alert), cause, deferred))
+
+    def save(self, device: str, cause: Message | None = None) -> None:
+        """Have a device's retained alarm saved; `cause` is acknowledged after that."""
+        self.unsaved.setdefault(device, cause)
+
+
+class Pipeline:
+    """Turns batches of messages into decisions, with the alarms as its only memory."""
+
+    def __init__(
+        self, topics: Topics, payload: codec.Payload, detectors: Detectors, alarms: Alarms
+    ) -> None:
+        self._topics, self._payload = topics, payload
+        self._detectors, self._alarms = detectors, alarms
+
+    def score(self, received: Sequence[Message]) -> ScoredBatch:
+        """Decode messages and score their beats together; what cannot be decoded is left out."""
+        decoded, rejected = self._decode(received)
+        if not decoded:
+            return ScoredBatch([], _NO_BEATS, _NO_SCORES, _NO_FAULTS, b"", rejected, 0.0)
+        batch = samples(b"".join([each.beats.data for each in decoded]))
+        begun = time.perf_counter()
+        scored = self._detectors.score(
+            batch, ((each.device, each.start, each.stop) for each in decoded)
+        )
+        seconds = time.perf_counter() - begun
+        faults, verdicts = _verdicts(batch, scored)
+        rejected += _not_finite(decoded, faults)
+        return ScoredBatch(decoded, batch, scored, faults, verdicts, rejected, seconds)
+
+    def decide(
+        self,
+        batch: ScoredBatch,
+        now: float,
+        skip_saves: bool = False,
+        announced: Container[str] | None = None,
+    ) -> Changes:
+        """Decide on the alarms of every device in a batch.
+
+        Args:
+            batch: as `score` returned it.
+            now: in seconds since 1970 UTC, the time of beats that carry none.
+            skip_saves: save a window only when its alarm changes.
+            announced: the devices that Home Assistant has been told of; None where it is not told
+                of any.
+        """
+        changes = Changes()
+        if not batch.messages:
+            return changes
+        verdicts, small = batch.verdicts, len(batch.messages) <= SMALL_BATCH
+        prints = fingerprints(batch.samples).tolist()
+        for message, name, beats, start, stop in batch.messages:
+            device = self._alarms.hear(name, message.arrived)
+            if announced is not None and name not in announced:
+                changes.unannounced[name] = None
+                device.unsaved = True  # it is shown with its alarm, even if none is open
+            times = beats.times(now)
+            decisions = self._alarms.observe(
+                name,
+                device,
+                verdicts[start:stop],
+                beats.keys(prints[start:stop], times),
+                times,
+                beats.seq,
+                message.redelivered,
+            )
+            for decision in decisions:
+                at = decision.beat or 0
+                evidence = _evidence(batch, start + at)
+                detector = self._detectors.for_device(name)
+                changes.add(decision, times[at], detector, evidence, message)
+            if decisions or (device.unsaved and not skip_saves) or (small and not device.clean):
+                changes.save(name, message)
+        return changes
+
+    def _decode(self, received: Sequence[Message]) -> tuple[list[DecodedMessage], list[Rejection]]:
+        decoded: list[DecodedMessage] = []
+        rejected: list[Rejection] = []
+        at = 0
+        for message in received:
+            try:
+                device = self._topics.device(message.topic)
+                beats = codec.decode(message.payload, message.content_type, self._payload)
+            except Rejected as error:
+                rejected.append(Rejection(message.topic, error.reason, str(error)))
+                continue
+            decoded.append(DecodedMessage(message, device, beats, at, at + len(beats)))
+            at += len(beats)
+        return decoded, rejected
+
+
+_NO_BEATS = np.empty((0, SAMPLES), np.float32)
+_NO_SCORES = Scored(np.empty(0, np.float32), _NO_BEATS, np.float32(1))
+_NO_FAULTS = np.empty(0, np.uint8)
+
+
+def _verdicts(batch: Floats, scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
+    """Return the fault of each beat, uint8 [N], and its verdict, a byte each."""
+    faults = quality.assess(batch)
+    finite = np.isfinite(scored.scores)
+    if not finite.all():
+        faults[~finite] = quality.NOT_FINITE
+    anomalous = scored.scores > scored.thresholds
+    if not faults.any():
+        return faults, anomalous.tobytes()
+    return faults, np.where(faults == quality.GOOD, anomalous, POOR).astype(np.uint8).tobytes()
+
+
+def _not_finite(decoded: list[DecodedMessage], faults: NDArray[np.uint8]) -> list[Rejection]:
+    bad = faults == quality.NOT_FINITE
+    if not bad.any():
+        return []
+    detail = "a sample is NaN, infinite, or beyond what can be scored"
+    return [
+        Rejection(each.message.topic, "not_finite", detail)
+        for each in decoded
+        if bad[each.start : each.stop].any()
+    ]
+
+
+def _evidence(batch: ScoredBatch, at: int) -> Evidence:
+    beat = batch.samples[at]
+    if batch.verdicts[at] == POOR:  # JSON has no word for NaN, nor for what is infinite
+        return Evidence(beat=beat.tolist() if np.isfinite(beat).all() else None)
+    scored = batch.scored
+    return Evidence(float(scored.scores[at]), beat.tolist(), scored.reconstructions[at].tolist())
+
+
+def scores(batch: ScoredBatch, now: float) -> list[messages.Scores]:
+    """Return the scores of each message's beats that can be believed, as they are published."""
+    published: list[messages.Scores] = []
+    for _, device, beats, start, stop in batch.messages:
+        times = beats.times(now)
+        believed = [
+            messages.Score(
+                beats.number(i),
+                rfc3339(times[i]),
+                float(batch.scored.scores[start + i]),
+                batch.verdicts[start + i] == ANOMALOUS,
+            )
+            for i in range(stop - start)
+            if batch.verdicts[start + i] != POOR
+        ]
+        if believed:
+            published.append(messages.Scores(device, believed))
+    return published

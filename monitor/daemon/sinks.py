@@ -1,0 +1,201 @@
+"""Where decisions go: over MQTT, into history and log, into the metrics, and to the live page.
+
+Every sink takes the same `Changes`. MQTT comes first: an alert waits for nothing that can be done
+once it is under way.
+"""
+
+import time
+
+import structlog
+
+from monitor.alarms import messages
+from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms
+from monitor.alarms.device import as_it_stands
+from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
+from monitor.ecg import quality
+from monitor.history.store import History
+from monitor.logs import LINES, Throttle
+from monitor.metrics import Metrics
+from monitor.mqtt import home_assistant
+from monitor.mqtt.alert_sender import AlertSender
+from monitor.settings import Settings
+from monitor.topics import topic_of
+from monitor.web.live_feed import LiveFeed
+
+log = structlog.get_logger()
+
+CHATTERING = 60.0
+"""Seconds after an alarm has cleared within which the next one counts as the same come again.
+
+The metric's help says "within a minute".
+"""
+
+
+class MqttSink:
+    """Publishes alerts, retained alarms, and devices to Home Assistant.
+
+    Attributes:
+        announced: the devices that Home Assistant has been told of; None where it is not told.
+    """
+
+    def __init__(self, settings: Settings, alarms: Alarms, sender: AlertSender) -> None:
+        self.announced: set[str] | None = set() if settings.output.home_assistant else None
+        self._topic, self._client_id = settings.output.topic, settings.mqtt.client_id
+        self._alarms, self._sender = alarms, sender
+
+    def publish(self, changes: Changes, now: float) -> None:
+        """Hand the alerts to the network, and queue the retained alarms behind them.
+
+        Whoever finds an alarm retained can so rely on its alert. Nobody is alerted of a device
+        that is shelved.
+
+        Args:
+            changes: what was decided.
+            now: in seconds since 1970 UTC.
+        """
+        for name in changes.unannounced:
+            self._announce(name)
+        for event in changes.events:
+            if event.decision.withheld_by is None:
+                topic = topic_of(self._topic, event.decision.device, "alerts")
+                self._sender.publish(topic, event.payload, cause=event.cause, timed=True)
+        self.flush()
+        for name, cause in changes.unsaved.items():
+            device = self._alarms.find(name)
+            payload = b""
+            if device is not None:
+                device.unsaved = False
+                payload = messages.encode(as_it_stands(name, device, now))
+            elif self.announced is not None and name in self.announced:
+                self.announced.remove(name)
+                self._sender.publish(home_assistant.topic(name), b"", retain=True)
+            topic = topic_of(self._topic, name, "alarm")
+            self._sender.publish(topic, payload, retain=True, cause=cause)
+
+    def flush(self) -> None:
+        """Write as many publishes as the broker takes at once."""
+        self._sender.send()
+        self._sender.write()
+
+    def _announce(self, name: str) -> None:
+        if self.announced is None or name in self.announced:
+            return
+        self.announced.add(name)
+        alarm = topic_of(self._topic, name, "alarm")
+        status = f"ecg-monitor/{self._client_id}/status"
+        payload = home_assistant.announcement(name, alarm, status)
+        self._sender.publish(home_assistant.topic(name), payload, retain=True)
+
+
+class HistorySink:
+    """Keeps the alerts in the history, and a line of each in the log."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._lines = Throttle(LINES)
+
+    def keep(self, changes: Changes) -> None:
+        """Keep every alert, those withheld from people as well."""
+        for decision, alert, payload, _, _ in changes.events:
+            self._history.keep(alert, payload, decision.withheld_by)
+            if self._lines.admits(decision.id, time.monotonic()):
+                log.info(
+                    decision.event,
+                    device=decision.device,
+                    kind=decision.kind,
+                    priority=decision.priority,
+                    beats=f"{decision.anomalous}/{decision.seen}",
+                    shelved_by=decision.withheld_by,
+                    withheld=self._lines.take_withheld(),
+                )
+
+
+class MetricsSink:
+    """Counts beats, rejected messages and alarms."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._lines = Throttle(LINES)
+        self._cleared: dict[tuple[str, messages.Kind], float] = {}  # the longest ago first
+
+    def count(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
+        """Count a batch received `now`, in seconds since 1970 UTC, and every change of an alarm.
+
+        One that was deferred has been counted before.
+        """
+        self._count_batch(batch, now)
+        for event in changes.events:
+            if event.deferred:
+                continue
+            decision, gauge = event.decision, self._metrics.alarms
+            kind, priority = decision.kind, decision.priority
+            self._metrics.alerts.labels(kind, decision.event, priority).inc()
+            if decision.before is not None:
+                gauge.labels(kind, decision.before).dec()
+            cleared = decision.event == "cleared"
+            if not cleared:
+                gauge.labels(kind, priority).inc()
+            self._count_chattering((decision.device, kind), cleared, time.monotonic())
+
+    def _count_chattering(
+        self, alarm: tuple[str, messages.Kind], cleared: bool, now: float
+    ) -> None:
+        """Count an alarm that is raised again soon after it has cleared."""
+        while self._cleared and next(iter(self._cleared.values())) + CHATTERING <= now:
+            del self._cleared[next(iter(self._cleared))]
+        before = self._cleared.pop(alarm, None)
+        if cleared:
+            self._cleared[alarm] = now
+        elif before is not None:
+            self._metrics.recurring.inc()
+
+    def _count_batch(self, batch: ScoredBatch, now: float) -> None:
+        for rejection in batch.rejected:
+            self.count_rejection(rejection)
+        if not batch.messages:
+            return
+        metrics, verdicts = self._metrics, batch.verdicts
+        metrics.last_beat.set(now)
+        metrics.received.inc(len(verdicts))
+        metrics.inference.observe(batch.seconds)
+        metrics.batch.observe(len(verdicts))
+        poor = verdicts.count(POOR)
+        metrics.scored.inc(len(verdicts) - poor)
+        metrics.anomalous.inc(verdicts.count(ANOMALOUS))
+        ratios = batch.scored.scores / batch.scored.thresholds
+        if poor:
+            ratios = ratios[batch.faults == quality.GOOD]
+            for fault, name in enumerate(quality.FAULTS, start=1):
+                metrics.poor.labels(name).inc(int((batch.faults == fault).sum()))
+        metrics.ratio.observe(ratios)
+
+    def count_rejection(self, rejection: Rejection) -> None:
+        """Count a message that cannot be understood, and log it.
+
+        The log has at most one line a second for each reason and topic.
+        """
+        topic, reason, detail = rejection
+        self._metrics.rejected.labels(reason).inc()
+        if self._lines.admits((reason, topic), time.monotonic()):
+            log.warning(
+                "rejected",
+                topic=topic.decode(errors="backslashreplace")[:100],
+                reason=reason,
+                detail=detail[:200],
+                withheld=self._lines.take_withheld(),
+            )
+
+
+class LiveSink:
+    """Keeps the live page's open alarms, and the beats of the devices that somebody watches."""
+
+    def __init__(self, live: LiveFeed, alarms: Alarms) -> None:
+        self._live, self._alarms = live, alarms
+
+    def update(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
+        """Take over what changed, `now` in seconds since 1970 UTC."""
+        for name in changes.unsaved:
+            self._live.update_device(name, self._alarms.find(name))
+        if self._live.watched and batch.messages:
+            heard = ((each.device, each.beats, each.start) for each in batch.messages)
+            self._live.take_beats(heard, batch.samples, batch.scored, batch.verdicts, now)

@@ -1,0 +1,236 @@
+"""One batch in, decisions out: the same as one beat at a time, and nothing lost of the others."""
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
+from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
+from monitor.detector.per_device import Detectors
+from monitor.ecg import quality
+from monitor.ecg.beat import Beats, fingerprints
+from monitor.mqtt.beat_consumer import Message
+from monitor.settings import ModelSettings
+from monitor.times import from_rfc3339
+from monitor.topics import Topics
+
+NOW = 1_750_000_000.0
+POLICY = Policy(window=8, raise_at=3, clear_at=0)
+WAVE = np.sin(np.linspace(0, 6, 140)).astype(np.float32)
+ODD = np.where(np.arange(140) % 20 < 10, 8.0, -8.0).astype(np.float32) + 0.01 * WAVE
+FLAT = np.zeros(140, np.float32)
+
+
+@pytest.fixture(scope="module")
+def detectors() -> Detectors:
+    """The shipped detector, with the threshold between the two shapes."""
+    detectors = Detectors(ModelSettings())
+    low, high = detectors.default.score(np.stack([WAVE, ODD]))[0]
+    assert low < high
+    detectors.default.threshold = float(low + high) / 2
+    return detectors
+
+
+def pipeline(detectors: Detectors, alarms: Alarms | None = None) -> Pipeline:
+    return Pipeline(Topics(["ecg/{device}/beats"]), "auto", detectors, alarms or Alarms(POLICY))
+
+
+def message(
+    beats: list[NDArray[np.float32]],
+    device: str = "bed-1",
+    seq: int | None = None,
+    redelivered: bool = False,
+    arrived: float = 0.0,
+) -> Message:
+    if seq is None:
+        payload = np.stack(beats).astype("<f4").tobytes()
+    else:
+        payload = msgspec.json.encode({"seq": seq, "beats": [beat.tolist() for beat in beats]})
+    return raw(payload, f"ecg/{device}/beats".encode(), redelivered, arrived)
+
+
+def raw(
+    payload: bytes,
+    topic: bytes = b"ecg/bed-1/beats",
+    redelivered: bool = False,
+    arrived: float = 0.0,
+) -> Message:
+    return Message(topic, payload, None, 1, 0, arrived, redelivered)
+
+
+def process(pipe: Pipeline, received: list[Message]) -> tuple[ScoredBatch, Changes]:
+    batch = pipe.score(received)
+    return batch, pipe.decide(batch, NOW)
+
+
+def events(changes: Changes) -> list[tuple[str, str, str]]:
+    return [(e.decision.device, e.decision.kind, e.decision.event) for e in changes.events]
+
+
+def test_good_beats_change_nothing(detectors: Detectors) -> None:
+    batch, changes = process(pipeline(detectors), [message([WAVE] * 3), message([WAVE], "bed-2")])
+    assert batch.verdicts == bytes([NORMAL] * 4)
+    assert [(each.device, each.start, each.stop) for each in batch.messages] == [
+        ("bed-1", 0, 3),
+        ("bed-2", 3, 4),
+    ]
+    assert (changes.events, changes.unsaved, batch.rejected) == ([], {}, [])
+
+
+def test_an_alarm_carries_its_evidence_its_cause_and_its_moment(detectors: Detectors) -> None:
+    cause = message([WAVE, ODD, ODD, ODD])
+    batch, changes = process(pipeline(detectors), [message([WAVE], "bed-2"), cause])
+    assert events(changes) == [("bed-1", "anomaly", "raised")]
+    (event,) = changes.events
+    assert event.cause is cause
+    assert event.alert.score == pytest.approx(float(batch.scored.scores[4]))
+    assert event.alert.beat == ODD.tolist()
+    assert event.alert.reconstruction == batch.scored.reconstructions[4].tolist()
+    assert from_rfc3339(event.alert.time) == NOW
+    assert msgspec.json.decode(event.payload)["id"] == event.decision.id
+    assert changes.unsaved == {"bed-1": cause}
+    assert not event.deferred
+
+
+def test_the_first_message_that_changed_an_alarm_waits_for_its_save(detectors: Detectors) -> None:
+    first, second = message([ODD] * 3), message([ODD] * 5)
+    _, changes = process(pipeline(detectors), [first, second])
+    assert [event.cause for event in changes.events] == [first, second]
+    assert changes.unsaved["bed-1"] is first
+
+
+def test_what_cannot_be_understood_costs_nobody_else_a_beat(detectors: Detectors) -> None:
+    infinite = WAVE.copy()
+    infinite[7] = np.inf
+    received = [
+        raw(b"{"),
+        message([ODD] * 3),
+        raw(b"123"),
+        raw(b""),
+        raw(WAVE.tobytes(), b"ecg/\xff/beats"),
+        message([infinite, WAVE], "bed-2"),
+    ]
+    batch, changes = process(pipeline(detectors), received)
+    assert [each.reason for each in batch.rejected] == [
+        "json",
+        "length",
+        "empty",
+        "topic",
+        "not_finite",
+    ]
+    assert events(changes) == [("bed-1", "anomaly", "raised")]
+    assert batch.verdicts == bytes([ANOMALOUS] * 3 + [POOR, NORMAL])
+    published = {each.device: len(each.scores) for each in scores(batch, NOW)}
+    assert published == {"bed-1": 3, "bed-2": 1}
+
+
+def test_a_batch_of_nothing_but_rubbish_decides_nothing(detectors: Detectors) -> None:
+    batch, changes = process(pipeline(detectors), [raw(b"{"), raw(b"")])
+    assert (len(batch.rejected), len(batch.samples), batch.verdicts) == (2, 0, b"")
+    assert changes == Changes()
+    assert scores(batch, NOW) == []
+
+
+def test_poor_beats_raise_an_alarm_of_their_own_without_a_score(detectors: Detectors) -> None:
+    _, changes = process(pipeline(detectors), [message([FLAT] * 3)])
+    assert events(changes) == [("bed-1", "signal-quality", "raised")]
+    alert = changes.events[0].alert
+    assert (alert.score, alert.reconstruction, alert.beat) == (None, None, FLAT.tolist())
+
+
+def test_a_redelivered_message_counts_once(detectors: Detectors) -> None:
+    pipe = pipeline(detectors)
+    process(pipe, [message([WAVE, ODD])])
+    _, changes = process(pipe, [message([WAVE, ODD], redelivered=True)] * 5)
+    assert changes.events == []
+    _, changes = process(pipe, [message([ODD, ODD])])
+    assert [(e.decision.event, e.decision.anomalous) for e in changes.events] == [("raised", 3)]
+
+
+def test_each_beat_is_saved_only_in_a_small_batch(detectors: Detectors) -> None:
+    for others, expected in ((SMALL_BATCH - 1, {"bed-1"}), (SMALL_BATCH, set())):
+        pipe = pipeline(detectors)
+        process(pipe, [message([ODD])])
+        pipe._alarms.devices["bed-1"].unsaved = False
+        received = [message([WAVE], f"other-{i}") for i in range(others)]
+        _, changes = process(pipe, [message([WAVE]), *received])
+        assert set(changes.unsaved) == expected
+
+
+def test_under_a_backlog_only_changes_of_an_alarm_are_saved(detectors: Detectors) -> None:
+    pipe = pipeline(detectors)
+    others = [message([WAVE], f"other-{i}") for i in range(SMALL_BATCH)]
+    batch = pipe.score([message([ODD]), *others])
+    assert pipe.decide(batch, NOW, skip_saves=True).unsaved == {}
+    batch = pipe.score([message([ODD, ODD]), *others])
+    assert set(pipe.decide(batch, NOW, skip_saves=True).unsaved) == {"bed-1"}
+
+
+def test_devices_are_announced_with_their_alarm(detectors: Detectors) -> None:
+    pipe = pipeline(detectors)
+    batch = pipe.score([message([WAVE], "bed-1"), message([WAVE], "bed-2")] * 2)
+    changes = pipe.decide(batch, NOW, announced={"bed-2"})
+    assert list(changes.unannounced) == ["bed-1"]
+    assert list(changes.unsaved) == ["bed-1"]
+
+
+def one_at_a_time(detectors: Detectors, received: list[Message]) -> list[tuple[object, ...]]:
+    """Return what is decided where each beat is scored and taken in on its own."""
+    alarms = Alarms(POLICY)
+    decided: list[tuple[object, ...]] = []
+    for each in received:
+        name = each.topic.decode().split("/")[1]
+        if each.payload.startswith(b'{"'):
+            content = msgspec.json.decode(each.payload)
+            beats, seq = np.array(content["beats"], np.float32), content["seq"]
+        else:
+            beats, seq = np.frombuffer(each.payload, np.float32).reshape(-1, 140), None
+        for i, beat in enumerate(beats):
+            score = detectors.default.score(beat[None])[0][0]
+            poor = quality.assess(beat[None])[0] != quality.GOOD or not np.isfinite(score)
+            verdict = POOR if poor else int(score > detectors.default.threshold)
+            number = None if seq is None else seq + i
+            key = Beats(beat.tobytes(), number).keys(fingerprints(beat[None]).tolist(), [NOW])
+            device = alarms.hear(name, each.arrived)
+            decided += [
+                (*decision._replace(beat=None), each)
+                for decision in alarms.observe(
+                    name, device, bytes([verdict]), key, [NOW], number, each.redelivered
+                )
+            ]
+    return decided
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_decide_as_a_plain_loop_over_the_beats_does(
+    detectors: Detectors, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    numbers = {"bed-2": 0, "bed-4": 0}
+    received: list[Message] = []
+    for moment in range(150):
+        name = f"bed-{draw.integers(1, 5)}"
+        shapes = [WAVE, ODD, FLAT] if (moment // 25) % 2 else [WAVE, WAVE]
+        beats = [
+            (shapes[draw.integers(len(shapes))] * draw.uniform(0.95, 1.05)).astype(np.float32)
+            for _ in range(draw.integers(1, 6))
+        ]
+        seq = numbers.get(name)
+        if seq is not None:
+            numbers[name] += len(beats)
+        sent = message(beats, name, seq, arrived=float(moment))
+        received.append(sent)
+        if draw.random() < 0.2:
+            again = Message(sent.topic, sent.payload, None, 2, 0, float(moment), True)
+            received.append(again)
+    pipe, decided = pipeline(detectors), []
+    at = 0
+    while at < len(received):
+        size = int(draw.integers(1, 40))
+        _, changes = process(pipe, received[at : at + size])
+        decided += [(*e.decision._replace(beat=None), e.cause) for e in changes.events]
+        at += size
+    assert decided == one_at_a_time(detectors, received)
+    assert {"anomaly", "signal-quality"} <= {each[4] for each in decided}
+    assert {"raised", "cleared"} <= {each[3] for each in decided}
