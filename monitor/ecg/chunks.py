@@ -6,7 +6,8 @@ float32, one lead of unknown rate. `null`, NaN and infinity are samples that wer
 """
 
 import json
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -22,7 +23,8 @@ MAX_LEADS: Final = 16
 """Leads of a chunk: the twelve of a standard ECG, and some that people add."""
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Chunk:
     """Consecutive samples of one device.
 
     Attributes:

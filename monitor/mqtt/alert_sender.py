@@ -129,7 +129,8 @@ class AlertSender(Connection):
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
         # A broker that does not let us hear requests is no trouble: alerts matter more.
-        client.subscribe([(topic, 1) for topic in self._filters])
+        if self._filters:
+            client.subscribe([(topic, 1) for topic in self._filters])
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._status = ""  # the last will has spoken since
         self.trouble = None

@@ -8,7 +8,7 @@ from stands in the journal, so a process that is killed goes on where it stood.
 import sqlite3
 import time
 from collections import deque
-from typing import NamedTuple
+from dataclasses import replace
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -56,13 +56,6 @@ class InHand:
         self.waiting = 0
 
 
-class Received(NamedTuple):
-    """A chunk that is to be written down, and the message it came in."""
-
-    entry: Entry
-    message: Message
-
-
 class SegmentDaemon:
     """Cuts the samples that arrive into beats until it is told to stop."""
 
@@ -95,9 +88,8 @@ class SegmentDaemon:
         for entry in entries:
             try:
                 chunk = chunks.decode(entry.payload)
-                taken = self._streams.take(
-                    entry.device, chunk._replace(seq=entry.first), time.monotonic()
-                )
+                chunk = replace(chunk, seq=entry.first)
+                taken = self._streams.take(entry.device, chunk, time.monotonic())
             except Rejected:  # its settings may have changed since
                 continue
             if not entry.done:
@@ -163,7 +155,8 @@ class SegmentDaemon:
             return  # it came before
         self._metrics.samples.inc(len(chunk) * len(chunk.leads))
         self._metrics.lost.inc(taken.lost)
-        entry = Entry(self._journal.number(), device, taken.first, message.payload, now, False)
+        first = taken.first if chunk.seq is None else chunk.seq
+        entry = Entry(self._journal.number(), device, first, message.payload, now, False)
         self._unwritten.append(entry)
         self._publish_beats(device, taken.beats, message)
         self._keep(message, entry.number)

@@ -14,7 +14,7 @@ from monitor.errors import Rejected
 def test_a_chunk_is_read() -> None:
     chunk = chunks.decode(b'{"samples": [1, 2.5], "rate": 250, "seq": 7, "time": 1000}')
     assert chunk.leads[""].tolist() == [1, 2.5]
-    assert chunk[1:] == (250, 7, 1.0)
+    assert (chunk.rate, chunk.seq, chunk.time) == (250, 7, 1.0)
     assert len(chunk) == 2
 
 

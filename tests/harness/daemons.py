@@ -18,7 +18,7 @@ WITHIN = 20.0
 
 
 class RunningDaemon:
-    """`ecg-monitor run`, started with `with`.
+    """`ecg-monitor run`, or another daemon of ours, started with `with`.
 
     Settings are given as in the environment, without ECG_MONITOR_; other variables by themselves.
 
@@ -36,13 +36,16 @@ class RunningDaemon:
         broker: str,
         variables: dict[str, str] | None = None,
         /,
+        command: str = "run",
         **settings: str,
     ) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self.log = folder / "daemon.log"
+        self.log = folder / ("daemon.log" if command == "run" else f"{command}.log")
+        self._command = command
         own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
+        given |= {"SEGMENT__PORT": str(port), "SEGMENT__JOURNAL": str(folder / "journal.db")}
         given["HISTORY__FILE"] = str(folder / "history.db")
         given |= {"ALARM__WINDOW": "10", "ALARM__RAISE_AT": "3", "ALARM__CLEAR_AT": "0"}
         self._environment = own | (variables or {})
@@ -53,7 +56,7 @@ class RunningDaemon:
         """Start it; whether it is well is another question."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "monitor", "run"], env=self._environment, stderr=log
+                [sys.executable, "-m", "monitor", self._command], env=self._environment, stderr=log
             )
         return self
 

@@ -1,0 +1,219 @@
+"""The daemon for raw samples, a process of its own beside a real broker."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+from monitor.ecg.segmenter import Segmenter
+from tests.harness.brokers import ANYBODY, Mosquitto
+from tests.harness.daemons import RunningDaemon
+from tests.harness.signals import heart
+
+RATE = 250
+SIGNAL, PEAKS = heart(60, RATE)
+WITHIN = 20.0
+STORED = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
+
+
+class Bed:
+    """Sends samples, and hears the beats that come back."""
+
+    def __init__(self, broker: Mosquitto) -> None:
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self.statuses: list[str] = []
+        self._acknowledged = threading.Semaphore(0)
+        self._client = Client(CallbackAPIVersion.VERSION2, "bed", clean_session=False)
+        self._client.on_message = self._on_message
+        self._client.on_publish = lambda *_: self._acknowledged.release()
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [("ecg/+/beats", 1), ("ecg-monitor/+/status", 1)]
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        level = message.topic.split("/")
+        if level[-1] == "status":
+            self.statuses.append(f"{level[1]} {message.payload.decode()}")
+        else:
+            self.messages.append((level[1], json.loads(message.payload)))
+
+    def send(self, device: str, samples: NDArray[np.float64], seq: int, **more: object) -> None:
+        """Publish a chunk, and wait until the broker has it."""
+        content = {"samples": samples.tolist(), "rate": RATE, "seq": seq} | more
+        text = json.dumps(content)
+        self.raw(f"ecg/{device}/samples", text.encode())
+
+    def raw(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos=1, retain=retain)
+        assert self._acknowledged.acquire(timeout=WITHIN)
+
+    def beats(self, device: str) -> list[int]:
+        """The numbers of a device's beats, as they came."""
+        numbers: list[int] = []
+        for name, message in list(self.messages):
+            if name == device:
+                first = message["seq"]
+                numbers += message.get("seqs", range(first, first + len(message["beats"])))
+        return numbers
+
+    def wait(self, ready: Any) -> None:
+        deadline = time.monotonic() + WITHIN
+        while not ready():
+            assert time.monotonic() < deadline, self.messages[-1:]
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._client.loop_stop()
+        self._client.disconnect()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path, ANYBODY + STORED) as running:
+        yield running
+
+
+@pytest.fixture
+def bed(broker: Mosquitto) -> Iterator[Bed]:
+    bed = Bed(broker)
+    yield bed
+    bed.close()
+
+
+def segment(folder: Path, broker: Mosquitto, **settings: str) -> RunningDaemon:
+    return RunningDaemon(folder, broker.url, command="segment", **settings)
+
+
+def expected(signal_: NDArray[np.float64] = SIGNAL) -> list[int]:
+    """The numbers of the beats that an uninterrupted run has cut by the signal's end."""
+    return [beat.seq for beat in Segmenter(RATE).feed(signal_)]
+
+
+def play(bed: Bed, device: str, start: int = 0, stop: int = 60) -> None:
+    """Send the seconds from `start` to `stop`, a chunk a second."""
+    for second in range(start, stop):
+        bed.send(device, SIGNAL[second * RATE : (second + 1) * RATE], second * RATE)
+
+
+def test_samples_become_beats(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
+    with segment(tmp_path, broker) as running:
+        bed.wait(lambda: "test-segment online" in bed.statuses)
+        play(bed, "a")
+        bed.wait(lambda: bed.beats("a") == expected())
+        assert running.value("ecg_monitor_chunks_received_total") == 60
+        assert running.value("ecg_monitor_beats_cut_total") == len(expected())
+        assert running.value("ecg_monitor_streams") == 1
+        assert running.stop() == 0
+    bed.wait(lambda: bed.statuses[-1:] == ["test-segment stopped"])
+
+
+def test_nothing_is_lost_to_three_kills(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
+    running = segment(tmp_path, broker)
+    with running:
+        for third in range(3):
+            play(bed, "a", 15 * third, 15 * third + 12)
+            running.process.send_signal(signal.SIGKILL)
+            running.process.wait(WITHIN)
+            bed.wait(lambda: bed.statuses[-1:] == ["test-segment offline"])
+            play(bed, "a", 15 * third + 12, 15 * third + 15)  # kept by the broker
+            running.start()
+        play(bed, "a", 45, 60)
+        bed.wait(lambda: set(bed.beats("a")) >= set(expected()))
+    found = bed.beats("a")
+    assert sorted(set(found)) == expected()
+    repeated = {number for number in found if found.count(number) > 1}
+    payloads: dict[int, set[str]] = {}
+    for _, message in bed.messages:
+        for number, beat in zip(
+            message.get("seqs", [message["seq"]]), message["beats"], strict=True
+        ):
+            payloads.setdefault(number, set()).add(json.dumps(beat))
+    # A beat that was published but not acknowledged when the process died comes again; it is the
+    # same to the last bit, by which the monitor knows it.
+    assert len(repeated) <= 3
+    assert all(len(payloads[number]) == 1 for number in repeated)
+
+
+def test_a_clean_stop_repeats_nothing(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
+    with segment(tmp_path, broker) as running:
+        play(bed, "a", 0, 30)
+        assert running.stop() == 0
+    with segment(tmp_path, broker):
+        play(bed, "a", 30, 60)
+        bed.wait(lambda: bed.beats("a") == expected())
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_it_hears_again_after_a_restart_of_the_broker(
+    tmp_path: Path, broker: Mosquitto, bed: Bed, protocol: str
+) -> None:
+    with segment(tmp_path, broker, MQTT__PROTOCOL=protocol) as running:
+        play(bed, "a", 0, 20)
+        bed.wait(lambda: running.value("ecg_monitor_chunks_received_total") == 20)
+        broker.stop()
+        broker.start()
+        bed.wait(running.healthy)
+        play(bed, "a", 20, 60)
+        bed.wait(lambda: set(bed.beats("a")) >= set(expected()))
+
+
+def test_a_device_that_reboots_is_heard_at_once(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    with segment(tmp_path, broker) as running:
+        play(bed, "a", 0, 30)
+        before = len(bed.messages)
+        play(bed, "a", 0, 20)  # the same samples again, but nobody could tell: 30 s are past
+        bed.wait(lambda: len(bed.messages) >= before)
+        other, _ = heart(30, RATE, seed=7)
+        for second in range(20):
+            bed.send("a", other[second * RATE : (second + 1) * RATE], second * RATE)
+        bed.wait(lambda: running.value("ecg_monitor_streams_broken_total") >= 1)
+        bed.wait(lambda: set(expected(other[: 20 * RATE])) <= set(bed.beats("a")))
+        assert running.log.read_text().count("a new stream begins") == 1
+
+
+def test_one_device_harms_no_other(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
+    with segment(tmp_path, broker) as running:
+        for second in range(60):
+            bed.send("a", SIGNAL[second * RATE : (second + 1) * RATE], second * RATE)
+            bed.raw("ecg/b\u3000c/samples", b'{"samples": [1], "rate": 250}')
+            bed.raw("ecg/d/samples", b'{"samples": "no"}')
+            bed.raw("ecg/e/samples", np.ones(100, "<f4").tobytes())  # of unknown rate
+            bed.send("f", SIGNAL[:RATE], second, rate=1)
+        bed.wait(lambda: bed.beats("a") == expected())
+        rejected = 'ecg_monitor_messages_rejected_total{reason="%s"}'
+        assert running.value(rejected % "topic") == 60
+        assert running.value(rejected % "shape") == 180
+        assert running.process.poll() is None
+
+
+def test_a_retained_chunk_is_not_taken(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
+    bed.raw("ecg/a/samples", json.dumps({"samples": [1] * 9000, "rate": RATE}).encode(), True)
+    with segment(tmp_path, broker) as running:
+        play(bed, "a", 0, 20)
+        bed.wait(lambda: bed.beats("a") == expected(SIGNAL[: 20 * RATE]))
+        assert running.value('ecg_monitor_messages_rejected_total{reason="retained"}') >= 0
+
+
+def test_the_end_of_a_signal_gives_its_last_beats(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    with segment(tmp_path, broker) as running:
+        play(bed, "a", 0, 20)
+        whole = Segmenter(RATE)
+        beats = whole.feed(SIGNAL[: 20 * RATE]) + whole.finish()
+        bed.wait(lambda: bed.beats("a") == [beat.seq for beat in beats])
+        assert running.value("ecg_monitor_streams") == 0
