@@ -1,18 +1,20 @@
-"""Reads WFDB records: the raw ECG, and the beats that cardiologists annotated.
+"""Reads recordings: WFDB records and EDF files, their ECG leads, and the annotated beats.
 
-Source: the WFDB file formats (https://physionet.org/physiotools/wag/), read by the `wfdb` library.
+Sources: the WFDB file formats (https://physionet.org/physiotools/wag/), read by the `wfdb` library;
+EDF and EDF+ (https://www.edfplus.info/specs/), read by `edfio`.
 """
 
+import re
 import warnings
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.ecg.rpeaks import Signal
 from monitor.ecg.segmenter import CutBeat, Segmenter
-from monitor.errors import Failure
+from monitor.errors import Failure, UsageError
 
 AAMI: Final = (
     dict.fromkeys("NLReBj", "N")
@@ -23,65 +25,91 @@ AAMI: Final = (
 )
 """The classes of ANSI/AAMI EC57: normal, supraventricular, ventricular, fusion, and unknown."""
 
-MILLIVOLTS: Final = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "nv": 1e-6}
-"""What a unit of a header is in millivolts; other units stay as they are."""
+VOLTS: Final = re.compile(r"(m|u|µ|μ|n|milli|micro|nano)?v(olts?)?$", re.IGNORECASE)
+"""A unit of volts in any of its spellings: the micro sign and the Greek letter look alike."""
+
+MILLIVOLTS: Final = {
+    "": 1e3,
+    "m": 1.0,
+    "milli": 1.0,
+    **dict.fromkeys(("u", "µ", "μ", "micro"), 1e-3),
+    "n": 1e-6,
+    "nano": 1e-6,
+}
+"""What a prefix of volts is in millivolts."""
+
+ECG_LEAD: Final = re.compile(
+    r"(ecg|ekg|lead|mod(ified)?|m|d|c[mcs])?[\s._-]*(i{1,3}|av[rlf]|v\d{0,2}r?|ecg\d*|ekg\d*|\d{1,2}|[a-e])?"
+    r"([\s._/+-]*(ref|ecg|ekg|lead|i{1,3}|v\d|\d))*$",
+    re.IGNORECASE,
+)
+"""A name of an ECG lead: I, aVF, V1, MLII, D3, CM5, ECG, ECG 2, EKG1-ref …"""
 
 
 class Record(NamedTuple):
-    """The first lead of a record.
+    """A recording.
 
     Attributes:
-        signal: float64 [n], in millivolts, or in the record's units where those are no volts; a
-            lost sample has its neighbour's value.
+        signal: the lead that beats are cut from, float64 [n], in millivolts, or in the record's
+            units where those are not volts; a lost sample has the value of the one before it.
         rate: samples a second.
         positions: int64 [m], the sample numbers of the annotated beats; empty without annotations.
         classes: [m], the class of each, one letter of `AAMI`.
+        lead: the name of that lead; empty where the record has none for it.
+        leads: all ECG leads of the same rate by their names, that one among them.
     """
 
     signal: Signal
     rate: float
     positions: NDArray[np.int64]
     classes: NDArray[np.str_]
+    lead: str = ""
+    leads: dict[str, Signal] = {}  # noqa: RUF012 - never changed
+
+
+class _Channel(NamedTuple):
+    name: str
+    unit: str
+    rate: float
+    samples: Signal
 
 
 def is_record(path: Path) -> bool:
-    """Whether `path` names a WFDB record, with or without the ending of its header."""
+    """Whether `path` names a recording: an EDF file, or a WFDB record with or without `.hea`."""
+    if path.suffix.lower() == ".edf":
+        return True
     return path.suffix == ".hea" or path.with_name(path.name + ".hea").is_file()
 
 
-def read(path: Path) -> Record:
-    """Read the record at `path`, which may end in `.hea`. Raises Failure if it cannot be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # wfdb is behind on what pandas deprecates
-            import wfdb
-    except ModuleNotFoundError:
-        raise Failure(f"{path}: a record needs wfdb: pip install 'ecg-monitor[batch]'") from None
+def read(path: Path, lead: str | None = None, annotated: bool = True) -> Record:
+    """Read a recording.
+
+    Args:
+        path: of an EDF file, or of a WFDB record, which may end in `.hea`.
+        lead: the name of the channel to cut beats from; the first one that is an ECG if None.
+        annotated: whether the annotations of a WFDB record, in `.atr`, are read, too.
+
+    Raises:
+        Failure: the recording or its annotations cannot be read.
+        UsageError: it has no such lead.
+    """
+    edf = path.suffix.lower() == ".edf"
     name = str(path.with_suffix("") if path.suffix == ".hea" else path)
-    try:
-        record = wfdb.rdrecord(name, channels=[0])
-        signal = np.asarray(record.p_signal[:, 0], np.float64)
-        signal *= MILLIVOLTS.get(str(record.units[0]).lower(), 1.0)
-    except FileNotFoundError as error:
-        raise Failure(f"{path}: no WFDB record there: {error.filename} is missing") from None
-    except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
-        raise Failure(f"{path}: not a WFDB record that can be read: {error}") from None
-    known = np.isfinite(signal)
-    if not known.any():
-        raise Failure(f"{path}: its first lead holds no samples")
-    # A sample that was lost stands as the one before it: a hole is a flat lead.
-    signal = signal[np.maximum.accumulate(np.where(known, np.arange(len(signal)), known.argmax()))]
+    channels = _edf(path) if edf else _wfdb(path, name)
+    chosen = _chosen(path, channels, lead)
+    leads = {
+        each.name: _without_holes(each.samples)
+        for each in channels
+        if each is chosen or (_is_ecg(each) and each.rate == chosen.rate)
+    }
     positions, classes = np.empty(0, np.int64), np.empty(0, "<U1")
-    if Path(f"{name}.atr").is_file():
-        with warnings.catch_warnings(action="ignore"):
-            marks = wfdb.rdann(name, "atr")
-        is_beat = np.array([symbol in AAMI for symbol in marks.symbol], bool)
-        positions = np.asarray(marks.sample, np.int64)[is_beat]
-        classes = np.array([AAMI[symbol] for symbol in marks.symbol if symbol in AAMI], "<U1")
-    return Record(signal, float(record.fs), positions, classes)
+    if annotated and not edf and Path(f"{name}.atr").is_file():
+        positions, classes = _annotations(path, name, chosen.rate)
+    return Record(leads[chosen.name], chosen.rate, positions, classes, chosen.name, leads)
 
 
 def beats(record: Record, start: float = 0, stop: float | None = None) -> list[CutBeat]:
-    """Cut the beats of a record from second `start` to `stop`; `seq` counts from its begin."""
+    """Cut the beats of a record from second `start` to `stop`; `seq` counts from its start."""
     first = round(start * record.rate)
     last = len(record.signal) if stop is None else round(stop * record.rate)
     segmenter = Segmenter(record.rate, first)
@@ -89,7 +117,7 @@ def beats(record: Record, start: float = 0, stop: float | None = None) -> list[C
 
 
 def classes(record: Record, cut: list[CutBeat], within: float = 0.15) -> NDArray[np.str_]:
-    """Give each beat the class of the annotation nearest to it, "-" where none is near: [n]."""
+    """Return for each beat the class of the nearest annotation, "-" where none is near: [n]."""
     found = np.full(len(cut), "-")
     if not len(record.positions):
         return found
@@ -101,3 +129,116 @@ def classes(record: Record, cut: list[CutBeat], within: float = 0.15) -> NDArray
     near = np.abs(record.positions[nearest] - at) <= within * record.rate
     found[near] = record.classes[nearest[near]]
     return found
+
+
+def _chosen(path: Path, channels: list[_Channel], lead: str | None) -> _Channel:
+    names = ", ".join(repr(each.name) for each in channels)
+    if lead is not None:
+        named = [each for each in channels if each.name.casefold() == lead.casefold()]
+        if not named:
+            raise UsageError(f"--lead {lead!r}: {path} has {names}")
+        candidates = named
+    else:
+        candidates = [each for each in channels if _is_ecg(each)] or channels[:1]
+    for each in candidates:
+        if np.isfinite(each.samples).any():
+            return each
+    raise Failure(f"{path}: no lead holds a sample (it has {names})")
+
+
+def _is_ecg(channel: _Channel) -> bool:
+    """Whether a channel is an ECG by its name, or by its unit where it has no name."""
+    volts = not channel.unit or VOLTS.match(channel.unit) is not None
+    return volts and ECG_LEAD.match(channel.name.strip()) is not None
+
+
+def _without_holes(samples: Signal) -> Signal:
+    """Return a signal in which a lost sample stands as the one before it: a hole is a flat lead."""
+    known = np.isfinite(samples)
+    if not known.any():
+        return np.zeros_like(samples)
+    return samples[np.maximum.accumulate(np.where(known, np.arange(len(samples)), known.argmax()))]
+
+
+def _in_millivolts(samples: Any, unit: str) -> Signal:
+    found = VOLTS.match(unit.strip())
+    factor = MILLIVOLTS[(found[1] or "").lower()] if found else 1.0
+    return np.asarray(samples, np.float64) * factor
+
+
+def _wfdb(path: Path, name: str) -> list[_Channel]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # wfdb is behind on what pandas deprecates
+            import wfdb
+    except ModuleNotFoundError:
+        raise Failure(f"{path}: a record needs wfdb: pip install 'ecg-monitor[batch]'") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            record = wfdb.rdrecord(name, smooth_frames=False)
+        signals = record.e_p_signal
+        units = _units(name, list(record.units))
+        frames = record.samps_per_frame
+        return [
+            _Channel(str(title or ""), unit, float(record.fs) * each, _in_millivolts(signal, unit))
+            for title, unit, each, signal in zip(
+                record.sig_name, units, frames, signals, strict=True
+            )
+        ]
+    except FileNotFoundError as error:
+        raise Failure(f"{path}: no WFDB record there: {error.filename} is missing") from None
+    except Exception as error:  # wfdb fails on broken files in more ways than it documents
+        raise Failure(f"{path}: not a WFDB record that can be read: {error}") from None
+
+
+def _units(name: str, read: list[str]) -> list[str]:
+    """Return the units of a header as they stand in it: wfdb drops every letter beyond ASCII."""
+    content = Path(f"{name}.hea").read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    own = []
+    for line in lines[1:]:
+        fields = line.split()
+        own.append(fields[2].partition("/")[2] if len(fields) > 2 else "")
+    return [unit or "mV" for unit in own] if len(own) == len(read) else read
+
+
+def _annotations(path: Path, name: str, rate: float) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Return the annotated beats at the signal's rate: positions [m] and classes [m]."""
+    import wfdb
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            marks = wfdb.rdann(name, "atr")
+            frequency = marks.fs or wfdb.rdheader(name).fs
+        symbols = [str(symbol) for symbol in marks.symbol]
+        at = np.asarray(marks.sample, np.float64) * (rate / float(frequency))
+    except Exception as error:  # wfdb fails on broken files in more ways than it documents
+        raise Failure(f"{path}: its annotations ({name}.atr) cannot be read: {error}") from None
+    is_beat = np.array([symbol in AAMI for symbol in symbols], bool)
+    found = np.array([AAMI[symbol] for symbol in symbols if symbol in AAMI], "<U1")
+    return np.rint(at[is_beat]).astype(np.int64), found
+
+
+def _edf(path: Path) -> list[_Channel]:
+    try:
+        import edfio
+    except ModuleNotFoundError:
+        raise Failure(f"{path}: EDF needs edfio: pip install 'ecg-monitor[batch]'") from None
+    if not path.is_file():
+        raise Failure(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return [
+                _Channel(
+                    signal.label,
+                    signal.physical_dimension,
+                    float(signal.sampling_frequency),
+                    _in_millivolts(signal.data, signal.physical_dimension),
+                )
+                for signal in edfio.read_edf(path).signals
+            ]
+    except Exception as error:  # a broken file fails in the library's own ways
+        raise Failure(f"{path}: not an EDF file that can be read: {error}") from None

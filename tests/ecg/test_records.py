@@ -1,0 +1,153 @@
+"""Recordings from other people's software: their leads, units, rates and annotations."""
+
+import warnings
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pytest
+
+from monitor.ecg import records
+from monitor.ecg.records import ECG_LEAD
+from monitor.errors import Failure, UsageError
+from tests.harness.signals import heart
+
+with warnings.catch_warnings(action="ignore"):  # it is behind on what pandas deprecates
+    import wfdb
+
+RATE = 250
+SIGNAL, PEAKS = heart(20, RATE)
+
+
+def write(folder: Path, names: list[str], units: list[str], name: str = "r") -> Path:
+    """Write a WFDB record whose every channel is the ECG, times its number from 1."""
+    signals = np.stack([SIGNAL * (i + 1) for i in range(len(names))], axis=1)
+    wfdb.wrsamp(name, RATE, units, names, signals, fmt=["16"] * len(names), write_dir=str(folder))
+    return folder / name
+
+
+def test_the_first_ecg_is_taken_and_all_of_them_are_leads(tmp_path: Path) -> None:
+    path = write(tmp_path, ["ABP", "RESP", "II", "V1"], ["mmHg", "mV", "mV", "mV"])
+    record = records.read(path)
+    assert record.lead == "II"
+    assert list(record.leads) == ["II", "V1"]
+    assert np.allclose(record.signal, 3 * SIGNAL, atol=1e-3)
+    assert np.allclose(records.read(path, "v1").signal, 4 * SIGNAL, atol=1e-3)
+    with pytest.raises(UsageError, match=r"--lead 'V6': .*r has 'ABP', 'RESP', 'II', 'V1'"):
+        records.read(path, "V6")
+
+
+@pytest.mark.parametrize(
+    "name", ["I", "II", "aVR", "V", "V1", "MLII", "MV2", "D3", "CM5", "ECG", "ECG1", "ECG 2", "EKG"]
+)
+def test_names_of_leads(name: str) -> None:
+    assert ECG_LEAD.match(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["ABP", "ART", "PLETH", "RESP", "CVP", "PAP", "EEG", "EMG", "EOG", "SpO2", "BP", "CO2"]
+)
+def test_names_of_other_signals(name: str) -> None:
+    assert not ECG_LEAD.match(name)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("mV", 1),
+        ("MV", 1),
+        ("millivolts", 1),
+        ("uV", 1e-3),
+        ("µV", 1e-3),
+        ("μV", 1e-3),
+        ("microvolt", 1e-3),
+        ("V", 1e3),
+        ("nV", 1e-6),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_units_in_any_spelling(tmp_path: Path, unit: str, factor: float, encoding: str) -> None:
+    path = write(tmp_path, ["ECG"], ["mV"])
+    header = path.with_suffix(".hea")
+    try:
+        header.write_bytes(header.read_text().replace("/mV", f"/{unit}").encode(encoding))
+    except UnicodeEncodeError:
+        pytest.skip("the Greek letter is not in Latin-1")
+    assert np.allclose(records.read(path).signal, factor * SIGNAL, atol=1e-3 * factor)
+
+
+def test_several_samples_a_frame(tmp_path: Path) -> None:
+    n = len(SIGNAL)
+    record = wfdb.Record(
+        record_name="r",
+        n_sig=2,
+        fs=125,
+        sig_len=n // 2,
+        file_name=["r.dat", "r.dat"],
+        fmt=["16", "16"],
+        samps_per_frame=[1, 2],
+        adc_gain=[1000.0, 1000.0],
+        baseline=[0, 0],
+        units=["mmHg", "mV"],
+        adc_res=[16, 16],
+        adc_zero=[0, 0],
+        init_value=[0, 0],
+        checksum=[0, 0],
+        block_size=[0, 0],
+        sig_name=["ABP", "II"],
+        e_d_signal=[np.zeros(n // 2, np.int64), np.round(1000 * SIGNAL).astype(np.int64)],
+    )
+    record.wrsamp(expanded=True, write_dir=str(tmp_path))
+    read = records.read(tmp_path / "r")
+    assert (read.lead, read.rate) == ("II", 250)
+    assert np.allclose(read.signal, SIGNAL, atol=1e-3)
+
+
+def test_annotations_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, ["II"], ["mV"])
+    symbols = ["N"] * len(PEAKS)
+    wfdb.wrann("r", "atr", PEAKS, symbols, write_dir=str(tmp_path))
+    assert np.array_equal(records.read(path).positions, PEAKS)
+    wfdb.wrann("r", "atr", PEAKS * 4, symbols, fs=1000, write_dir=str(tmp_path))
+    assert np.abs(records.read(path).positions - PEAKS).max() <= 1
+    assert set(records.read(path).classes) == {"N"}
+
+
+def test_broken_annotations_are_named_where_they_are_needed(tmp_path: Path) -> None:
+    path = write(tmp_path, ["II"], ["mV"])
+    (tmp_path / "r.atr").write_bytes(b"\x00\xff\xfc" * 7)
+    assert len(records.read(path, annotated=False).positions) == 0
+    try:
+        records.read(path)
+    except Failure as failure:
+        assert "r.atr" in str(failure)
+
+
+def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="no WFDB record there"):
+        records.read(tmp_path / "none.hea")
+    for content in (b"", b"r two", b"r 1 250 100\nr.dat 16 200/mV"):
+        (tmp_path / "r.hea").write_bytes(content)
+        with pytest.raises(Failure, match="r"):
+            records.read(tmp_path / "r")
+    (tmp_path / "r.edf").write_bytes(b"0       not EDF")
+    with pytest.raises(Failure, match=r"r\.edf: not an EDF file"):
+        records.read(tmp_path / "r.edf")
+    with pytest.raises(Failure, match="no such file"):
+        records.read(tmp_path / "none.edf")
+
+
+def test_edf_is_read(tmp_path: Path) -> None:
+    edf = edfio.Edf(
+        [
+            edfio.EdfSignal(np.zeros(2000), 100, label="Resp", physical_range=(-1, 1)),
+            edfio.EdfSignal(1000 * SIGNAL, RATE, label="ECG II", physical_dimension="uV"),
+        ]
+    )
+    edf.write(tmp_path / "r.edf")
+    assert records.is_record(tmp_path / "r.edf")
+    record = records.read(tmp_path / "r.edf")
+    assert (record.lead, record.rate) == ("ECG II", RATE)
+    assert np.allclose(record.signal, SIGNAL, atol=1e-3)
+    at = np.array([beat.seq for beat in records.beats(record)])
+    assert len(at) == len(PEAKS)
