@@ -56,9 +56,9 @@ def test_the_file_gives_the_figures_of_its_card(trained: Path, data: Path) -> No
     assert detector.card.dataset.sha256 == beats.sha256
 
 
-def test_the_shipped_file_gives_the_figures_of_its_card(data: Path) -> None:
+def test_the_shipped_file_gives_the_figures_of_its_card(real_data: Path) -> None:
     detector = Detector(shipped("ecg"))
-    beats = datasets.ecg(data)
+    beats = datasets.ecg(real_data)
     _, test, _, normal = ecg5000.split(beats)
     figures = metrics.figures(detector.score(test).scores, normal, detector.threshold)
     assert figures == pytest.approx(detector.card.figures, abs=1e-9)
