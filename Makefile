@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 # Every install, and every build for one, takes its versions from here; `make LOCK=/dev/null test`
 # takes the newest. By variables, for pip 25.3 and later asks for the second by a name of its own.
-LOCK := requirements.lock
+LOCK ?= requirements.lock
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
