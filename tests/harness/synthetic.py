@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from monitor.batch import datasets
 from monitor.ecg.simulator import Simulator
 
-NORMAL, ECTOPIC = 2919, 2079
-"""Beats of each class in ECG5000, as the tutorial has them, but for the last two."""
+NORMAL, ECTOPIC = 2919, 2081
+"""Beats of each class in ECG5000."""
 
 RATE, SECONDS = 360, 650_000 / 360
 """Hz and length of a record of the MIT-BIH Arrhythmia Database."""
