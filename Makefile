@@ -2,7 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint train faults bench bench-train clean
+# Every install, and every build for one, takes its versions from here; `make LOCK=/dev/null test`
+# takes the newest. By variables, for pip 25.3 and later asks for the second by a name of its own.
+LOCK ?= requirements.lock
+export PIP_CONSTRAINT := $(LOCK)
+export PIP_BUILD_CONSTRAINT := $(LOCK)
+
+.PHONY: help install demo test lint lock train faults bench bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -11,11 +17,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The demo needs no TensorFlow; everything else brings all there is.
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+$(VENV)/.demo: pyproject.toml $(LOCK) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-$(VENV)/.all: pyproject.toml | $(BIN)/python
+$(VENV)/.all: pyproject.toml $(LOCK) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.demo
 
@@ -31,6 +37,13 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# One file for every supported Python: a line that is for some of them alone says so.
+lock: | $(BIN)/python ## Renew the lock: the newest versions that fit pyproject.toml
+	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --upgrade uv
+	echo 'hatchling>=1.27' | $(BIN)/uv pip compile --quiet --upgrade --universal \
+	  --python-version 3.11 --all-extras --no-annotate --custom-compile-command 'make lock' \
+	  --output-file requirements.lock pyproject.toml -
 
 train: install ## Train everything and make a page of it: out/report.html
 	$(BIN)/ecg-train all

@@ -33,14 +33,14 @@ def small(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def test_the_data_sets_of_the_sources(data: Path) -> None:
-    ecg = datasets.ecg(data)
+def test_the_data_sets_of_the_sources(real_data: Path) -> None:
+    ecg = datasets.ecg(real_data)
     assert ecg.beats.dtype == np.float32
     assert ecg.beats.shape == (len(ecg.labels), 140)
-    assert ecg.sha256 == hashlib.sha256((data / "ecg.csv").read_bytes()).hexdigest()
+    assert ecg.sha256 == hashlib.sha256((real_data / "ecg.csv").read_bytes()).hexdigest()
     assert 0.5 < ecg.labels.mean() < 0.6
     for name in ("mnist", "fashion-mnist"):
-        images = datasets.images(name, data)
+        images = datasets.images(name, real_data)
         assert images.train.shape == (60_000, 28, 28, 1)
         assert images.test.shape == (10_000, 28, 28, 1)
         assert images.train.dtype == images.test.dtype == np.float32

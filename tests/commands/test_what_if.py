@@ -1,6 +1,5 @@
 """The grid of alarm settings, on ECG5000 with its labels and on an annotated record."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,9 @@ from monitor.ecg import records
 
 
 def test_stricter_settings_raise_fewer_alarms_and_every_choice_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = os.environ.get("ECG_DATA")
-    if not folder:
-        if os.environ.get("CI"):
-            pytest.fail("ECG_DATA is not set")
-        pytest.skip("ECG_DATA is not set")
-    source = Path(folder, "ecg.csv")
+    source = data / "ecg.csv"
     recording = what_if.read(source, 4000)
     assert len(recording.beats) == len(recording.annotated) == 1000
     outcomes = list(what_if.outcomes(recording, Detector(shipped("ecg"))))

@@ -25,9 +25,9 @@ def test_the_same_seed_gives_the_same_beats() -> None:
     assert one.normal(0).shape == (0, 140)
 
 
-def test_simulated_beats_are_scored_as_real_ones_are(data: Path) -> None:
+def test_simulated_beats_are_scored_as_real_ones_are(real_data: Path) -> None:
     detector, drawn = Detector(shipped("ecg")), Simulator(0)
-    _, test, _, normal = ecg5000.split(datasets.ecg(data))
+    _, test, _, normal = ecg5000.split(datasets.ecg(real_data))
 
     def rate(beats: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
         return float(np.mean(detector.score(beats).scores > detector.threshold))
@@ -37,8 +37,8 @@ def test_simulated_beats_are_scored_as_real_ones_are(data: Path) -> None:
     assert rate(drawn.ectopic(10_000)) == pytest.approx(rate(test[~normal]), abs=0.03)
 
 
-def test_no_simulated_beat_is_a_real_one(data: Path) -> None:
-    real, drawn = datasets.ecg(data).beats, Simulator(0)
+def test_no_simulated_beat_is_a_real_one(real_data: Path) -> None:
+    real, drawn = datasets.ecg(real_data).beats, Simulator(0)
     for beat in (*drawn.normal(20), *drawn.ectopic(20)):
         assert np.abs(real - beat).mean(axis=1).min() > 0.01
 

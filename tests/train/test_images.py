@@ -98,17 +98,19 @@ def test_batch_finds_what_the_trainer_reported(
 
 
 @pytest.mark.parametrize("name", ["basic", "denoise", "undercomplete", "vae"])
-def test_batch_finds_what_is_on_the_shipped_card(data: Path, tmp_path: Path, name: str) -> None:
-    found = batch(name, "--data", data, "--out", tmp_path)
+def test_batch_finds_what_is_on_the_shipped_card(
+    real_data: Path, tmp_path: Path, name: str
+) -> None:
+    found = batch(name, "--real_data", real_data, "--out", tmp_path)
     for figure, value in found["figures"].items():
         assert value == pytest.approx(found["reported"][figure], abs=1e-4), figure
 
 
-def test_the_tuned_models_that_ship_reach_the_goals(data: Path) -> None:
+def test_the_tuned_models_that_ship_reach_the_goals(real_data: Path) -> None:
     from monitor.detector.model_file import shipped
 
     cards = {name: Model(shipped(name)).card for name in ("basic", "denoise", "undercomplete")}
-    images = datasets.images("fashion-mnist", data)
+    images = datasets.images("fashion-mnist", real_data)
     assert {card.training["recipe"] for card in cards.values()} == {"tuned"}
     assert cards["basic"].dataset.sha256 == images.sha256
     assert cards["basic"].figures["val_loss"] <= 0.0086

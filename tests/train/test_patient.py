@@ -1,6 +1,5 @@
 """A patient's model: fitted without labels, upside down or not, and honest about its threshold."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,8 @@ from train.detectors import metrics, patient
 
 
 @pytest.fixture(scope="module")
-def source() -> Path:
-    folder = os.environ.get("ECG_DATA")
-    if not folder:
-        if os.environ.get("CI"):
-            pytest.fail("ECG_DATA is not set")
-        pytest.skip("ECG_DATA is not set")
-    return Path(folder, "mitdb", "119")
+def source(data: Path) -> Path:
+    return data / "mitdb" / "119"
 
 
 @pytest.fixture(scope="module")

@@ -82,12 +82,12 @@ def test_a_heart_that_can_be_seen_is_believed(calm: records.Record, rate: float,
     assert (gap.min(axis=0) < 0.1).all()
 
 
-def test_ventricular_flutter_is_no_noise(data: Path) -> None:
-    ecg = records.read(data / "mitdb" / "207")
+def test_ventricular_flutter_is_no_noise(real_data: Path) -> None:
+    ecg = records.read(real_data / "mitdb" / "207")
     with warnings.catch_warnings(action="ignore"):  # wfdb is behind on what pandas deprecates
         import wfdb
 
-        marks = wfdb.rdann(str(data / "mitdb" / "207"), "atr")
+        marks = wfdb.rdann(str(real_data / "mitdb" / "207"), "atr")
     waves = marks.sample[np.array(marks.symbol) == "!"] / ecg.rate
     first, last = waves.min() - 10, waves.max() + 10
     beats = records.beats(ecg, max(0, first), last)

@@ -22,7 +22,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_figures_are_the_published_ones(trained: Path) -> None:
+def test_the_figures_are_the_published_ones(real_data: Path, trained: Path) -> None:  # noqa: ARG001
     report = json.loads((trained / "report.json").read_text())
     (run,) = report["runs"]
     # One step of the test part's 560 normal beats is 0.0018 of recall; seeds differ by a few.
@@ -33,7 +33,7 @@ def test_the_figures_are_the_published_ones(trained: Path) -> None:
     assert set(report["published"]) == {"threshold", "accuracy", "precision", "recall"}
 
 
-def test_the_split_is_the_tutorials(trained: Path) -> None:
+def test_the_split_is_the_tutorials(real_data: Path, trained: Path) -> None:  # noqa: ARG001
     rows = Detector(trained / "anomaly.onnx").card.dataset.rows
     # The published recall of 0.907 and 0.909 is 508 and 509 of 560 beats.
     assert rows == {"train": 3998, "train_normal": 2358, "test": 1000, "test_normal": 560}
@@ -56,9 +56,9 @@ def test_the_file_gives_the_figures_of_its_card(trained: Path, data: Path) -> No
     assert detector.card.dataset.sha256 == beats.sha256
 
 
-def test_the_shipped_file_gives_the_figures_of_its_card(data: Path) -> None:
+def test_the_shipped_file_gives_the_figures_of_its_card(real_data: Path) -> None:
     detector = Detector(shipped("ecg"))
-    beats = datasets.ecg(data)
+    beats = datasets.ecg(real_data)
     _, test, _, normal = ecg5000.split(beats)
     figures = metrics.figures(detector.score(test).scores, normal, detector.threshold)
     assert figures == pytest.approx(detector.card.figures, abs=1e-9)
