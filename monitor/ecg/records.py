@@ -39,8 +39,9 @@ MILLIVOLTS: Final = {
 """What a prefix of volts is in millivolts."""
 
 ECG_LEAD: Final = re.compile(
-    r"(ecg|ekg|lead|mod(ified)?|m|d|c[mcs])?[\s._-]*(i{1,3}|av[rlf]|v\d{0,2}r?|ecg\d*|ekg\d*|\d{1,2}|[a-e])?"
-    r"([\s._/+-]*(ref|ecg|ekg|lead|i{1,3}|v\d|\d))*$",
+    r"(ecg|ekg)[\s._:-]*\w{0,8}([\s._/-]+\w{1,8})*$"  # ECG, ECG1, EKG II-ref
+    r"|(lead[\s._:-]*)?(m|ml|mc|mcl|mod[\s._]*)?(i{1,3}|av[rlf]|v\d{0,2}r?)([\s._/-]+v\d)?$"
+    r"|(cm|cc|cs|d|mv|lead[\s._:-]*)\d{1,2}$",  # CM5, D3, lead 2
     re.IGNORECASE,
 )
 """A name of an ECG lead: I, aVF, V1, MLII, D3, CM5, ECG, ECG 2, EKG1-ref …"""

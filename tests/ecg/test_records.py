@@ -15,6 +15,8 @@ from tests.harness.signals import heart
 with warnings.catch_warnings(action="ignore"):  # it is behind on what pandas deprecates
     import wfdb
 
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # of wfdb, as it writes
+
 RATE = 250
 SIGNAL, PEAKS = heart(20, RATE)
 
