@@ -14,8 +14,9 @@ from rich.table import Table
 
 from monitor.alarms.messages import encode
 from monitor.errors import UsageError
-from monitor.history import store
-from monitor.history.store import PastAlarm
+from monitor.history import query
+from monitor.history.query import PastAlarm
+from monitor.history.store import Action
 from monitor.times import from_rfc3339, rfc3339
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -31,13 +32,13 @@ def show(file: Path, since: str | None, device: str | None, as_json: bool, as_cs
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
     begin = None if since is None else moment(since, time.time())
-    found = store.alarms(file, begin, device)
+    found = query.alarms(file, begin, device)
     if as_json:
         _print_json(found)
     elif as_csv:
         _print_csv(found)
     else:
-        _print_table(list(found), store.shelvings(file, begin, device))
+        _print_table(list(found), query.shelvings(file, begin, device))
 
 
 def moment(text: str, now: float) -> float:
@@ -92,7 +93,7 @@ def _no_formula(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _print_table(found: list[PastAlarm], shelvings: list[store.Action]) -> None:
+def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     table = Table(box=None)

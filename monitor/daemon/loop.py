@@ -17,7 +17,7 @@ from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, s
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink
 from monitor.detector.per_device import Detectors
 from monitor.errors import ConfigurationError, Failure, Rejected
-from monitor.history.store import History
+from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
@@ -71,7 +71,7 @@ class Daemon:
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests]
         self.sender = AlertSender(settings.mqtt, filters, metrics)
-        self.history = History(settings.history, settings.history_file, metrics.lost)
+        self.history = HistoryWriter(settings.history, settings.history_file, metrics.lost)
         self.live = LiveFeed(settings.input.topic)
         self.operator = RequestHandler(self.alarms, self.history, detectors)
         self.lifecycle = Lifecycle((self.consumer, self.sender))

@@ -12,7 +12,8 @@ from monitor.alarms.messages import Acknowledged
 from monitor.alarms.operator_requests import Request, Shelve
 from monitor.daemon.pipeline import Changes
 from monitor.detector.per_device import Detectors
-from monitor.history.store import Action, History
+from monitor.history.store import Action
+from monitor.history.writer import HistoryWriter
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
 
@@ -22,7 +23,7 @@ log = structlog.get_logger()
 class RequestHandler:
     """Does operator requests, in the loop's thread."""
 
-    def __init__(self, alarms: Alarms, history: History, detectors: Detectors) -> None:
+    def __init__(self, alarms: Alarms, history: HistoryWriter, detectors: Detectors) -> None:
         self._alarms, self._history, self._detectors = alarms, history, detectors
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._lines = Throttle(LINES)

@@ -13,7 +13,7 @@ from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms
 from monitor.alarms.device import as_it_stands
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.ecg import quality
-from monitor.history.store import History
+from monitor.history.writer import HistoryWriter
 from monitor.logs import LINES, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
@@ -90,7 +90,7 @@ class MqttSink:
 class HistorySink:
     """Keeps the alerts in the history, and a line of each in the log."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: HistoryWriter) -> None:
         self._history = history
         self._lines = Throttle(LINES)
 

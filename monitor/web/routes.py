@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from monitor.alarms import operator_requests
 from monitor.errors import Failure, Rejected
-from monitor.history import store
+from monitor.history import query
 from monitor.times import from_rfc3339
 from monitor.web.live_feed import LiveFeed
 from monitor.web.server import TEXT, Answer, Request, Route
@@ -123,7 +123,7 @@ def _alarms(kept: Path | None) -> Route:
             return _said(HTTPStatus.BAD_REQUEST, said)
         if kept is None:
             return _said(HTTPStatus.NOT_FOUND, "no history is kept")
-        found = store.alarms(kept, since, asked.get("device"), max(1, min(most, MOST)))
+        found = query.alarms(kept, since, asked.get("device"), max(1, min(most, MOST)))
         try:
             return _json([replace(each, beat=None, reconstruction=None) for each in found])
         except Failure as failure:
@@ -139,7 +139,7 @@ def _alarm(kept: Path | None) -> Route:
         if kept is None:
             return _said(HTTPStatus.NOT_FOUND, "no history is kept")
         try:
-            found = next(store.alarms(kept, alarm=request.query.get("id", "")), None)
+            found = next(query.alarms(kept, alarm=request.query.get("id", "")), None)
         except Failure as failure:
             return _said(HTTPStatus.NOT_FOUND, str(failure))
         return _json(found) if found else _said(HTTPStatus.NOT_FOUND, "no alarm has this id")

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from monitor.alarms.messages import Alert, encode
 from monitor.alarms.operator_requests import Shelve
 from monitor.errors import ConfigurationError
-from monitor.history.store import History
+from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
@@ -389,7 +389,7 @@ def asked(page: Route, body: bytes = b"", /, **query: str) -> tuple[int, str]:
 def kept(tmp_path: Path) -> Path:
     """A history of three alarms, the first of which is over."""
     file = tmp_path / "history.db"
-    past = History(HistorySettings(), file, Metrics(CollectorRegistry()).lost)
+    past = HistoryWriter(HistorySettings(), file, Metrics(CollectorRegistry()).lost)
     for number, device in enumerate(("bed-1", "bed-2", "<b>")):
         raised = Alert(
             id=f"{number:032x}",

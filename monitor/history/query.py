@@ -1,0 +1,155 @@
+"""Reads the history: the alarms that were raised, and who shelved which device."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import msgspec
+
+from monitor.alarms.messages import Acknowledged, Kind, Priority, decode_alert
+from monitor.errors import Failure
+from monitor.history.store import Action, open_to_read
+from monitor.times import rfc3339
+
+
+class PastAlarm(msgspec.Struct, kw_only=True):
+    """An alarm from its raising to its clearing; times are RFC 3339.
+
+    Attributes:
+        id: of the alert that raised it.
+        priority: the highest that it had.
+        cleared: None while it stands.
+        lost: whether it has only ended as the monitor started and the broker had forgotten it.
+        acknowledged: who has seen it last.
+        shelved_by: who had the device shelved, so that nobody was alerted.
+        score, threshold, model, beats_anomalous, beats_seen: as it was raised.
+        beat, reconstruction: of the beat that raised it, [140]; None where none did.
+    """
+
+    id: str
+    device: str
+    kind: Kind
+    priority: Priority
+    raised: str
+    escalated: str | None = None
+    cleared: str | None = None
+    lost: bool = False
+    acknowledged: Acknowledged | None = None
+    shelved_by: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+    model: str | None = None
+    beats_anomalous: int | None = None
+    beats_seen: int | None = None
+    beat: list[float] | None = None
+    reconstruction: list[float] | None = None
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    if not file.is_file():
+        raise Failure(f"history.file = '{file}': no monitor has kept a history there")
+    try:
+        with closing(open_to_read(file)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise Failure(f"history.file = '{file}': cannot be read ({error})") from None
+
+
+def alarms(
+    file: Path,
+    since: float | None = None,
+    device: str | None = None,
+    most: int | None = None,
+    alarm: str | None = None,
+) -> Iterator[PastAlarm]:
+    """Give the alarms that stood at or after `since`, the last ones first.
+
+    Args:
+        file: the history's.
+        since: seconds since 1970; None for all that is kept.
+        device: only this one's.
+        most: how many.
+        alarm: only the one with this id.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    chosen = (
+        "SELECT alarm, min(since) AS begin, max(CASE event WHEN 'cleared' THEN time END) AS end "
+        "FROM alerts WHERE (:device IS NULL OR device = :device) "
+        "AND (:alarm IS NULL OR alarm = :alarm) GROUP BY alarm "
+        "HAVING :since IS NULL OR end IS NULL OR end >= :since "
+        "ORDER BY begin DESC, alarm LIMIT :most"
+    )
+    with _reading(file) as database:
+        rows = database.execute(
+            f"SELECT alerts.* FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "  # noqa: S608
+            "ORDER BY chosen.begin DESC, alarm, alerts.rowid",
+            {
+                "device": device,
+                "alarm": alarm,
+                "since": since,
+                "most": -1 if most is None else most,
+            },
+        )
+        for identity, alerts in groupby(rows, key=itemgetter("alarm")):
+            seen, lost = (
+                database.execute(
+                    "SELECT * FROM actions WHERE alarm = ? AND action = ? "
+                    "ORDER BY rowid DESC LIMIT 1",
+                    (identity, action),
+                ).fetchone()
+                for action in ("acknowledged", "lost")
+            )
+            yield _alarm(list(alerts), seen, lost)
+
+
+def _alarm(
+    rows: list[sqlite3.Row], seen: sqlite3.Row | None, lost: sqlite3.Row | None
+) -> PastAlarm:
+    first, times = rows[0], {row["event"]: rfc3339(row["time"]) for row in rows}
+    if "cleared" in times or (lost and lost["kept"] < max(row["kept"] for row in rows)):
+        lost = None  # what was lost has come again
+    alert = decode_alert(first["payload"])
+    return PastAlarm(
+        id=first["alarm"],
+        device=first["device"],
+        kind=first["kind"],
+        priority=rows[-1]["priority"],
+        raised=rfc3339(first["since"]),
+        escalated=times.get("escalated"),
+        cleared=rfc3339(lost["time"]) if lost else times.get("cleared"),
+        lost=lost is not None,
+        acknowledged=Acknowledged(seen["person"], rfc3339(seen["time"])) if seen else None,
+        shelved_by=first["shelved_by"],
+        score=alert.score,
+        threshold=alert.threshold,
+        model=alert.model,
+        beats_anomalous=alert.beats_anomalous,
+        beats_seen=alert.beats_seen,
+        beat=alert.beat,
+        reconstruction=alert.reconstruction,
+    )
+
+
+def shelvings(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:
+    """Who shelved which device and took it back, at or after `since`, the oldest first.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        rows = database.execute(
+            "SELECT * FROM actions WHERE action IN ('shelved', 'unshelved') AND (:since IS NULL OR "
+            "coalesce(until, time) >= :since) AND (:device IS NULL OR device = :device) "
+            "ORDER BY rowid",
+            {"since": since, "device": device},
+        )
+        return [
+            Action(row["action"], row["device"], row["person"], row["time"], until=row["until"])
+            for row in rows
+        ]

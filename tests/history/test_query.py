@@ -1,0 +1,100 @@
+"""The history as it is read: alarms from their raising to their end, and shelvings."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import Counter
+
+from monitor.alarms import messages
+from monitor.history import query
+from monitor.history.store import Action
+from monitor.history.writer import HistoryWriter
+from monitor.settings import HistorySettings
+from monitor.times import rfc3339
+from tests.harness.histories import BEAT, NIGHT, alert, keep, lost_counter
+
+
+@pytest.fixture
+def lost() -> Counter:
+    return lost_counter()
+
+
+def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost: Counter) -> None:
+    file = tmp_path / "folder" / "history.db"
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    raised = alert(1, "raised", NIGHT + 100)
+    keep(kept, raised, raised)  # twice, as after a redelivery
+    keep(kept, alert(1, "escalated", NIGHT + 110, priority="high", beats_anomalous=20))
+    kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 120, raised.id))
+    keep(kept, alert(1, "cleared", NIGHT + 130, priority="high"))
+    keep(kept, alert(2, "raised", NIGHT + 200, device="bed-8", beat=None, score=None))
+    keep(kept, alert(3, "raised", NIGHT + 300), shelved_by="Ben")
+    kept.note(Action("shelved", "bed-7", "Ben", NIGHT + 290, until=NIGHT + 900))
+    kept.close(5)
+
+    third, second, first = query.alarms(file)
+    assert first == query.PastAlarm(
+        id=raised.id,
+        device="bed-7",
+        kind="anomaly",
+        priority="high",
+        raised=rfc3339(NIGHT + 100),
+        escalated=rfc3339(NIGHT + 110),
+        cleared=rfc3339(NIGHT + 130),
+        acknowledged=messages.Acknowledged("Anna", rfc3339(NIGHT + 120)),
+        score=2.5,
+        threshold=1.0,
+        model="ecg",
+        beats_anomalous=5,
+        beats_seen=20,
+        beat=BEAT,
+        reconstruction=BEAT,
+    )
+    assert (second.device, second.cleared, second.beat) == ("bed-8", None, None)
+    assert third.shelved_by == "Ben" and third.acknowledged is None
+
+    def ids(**limits: Any) -> list[int]:
+        return [int(alarm.id, 16) for alarm in query.alarms(file, **limits)]
+
+    assert ids(device="bed-7") == [3, 1]
+    assert ids(since=NIGHT + 130) == [3, 2, 1]  # open ones stand still
+    assert ids(since=NIGHT + 131) == [3, 2]
+    assert ids(most=1) == [3]
+    assert [a.by for a in query.shelvings(file, since=NIGHT + 900)] == ["Ben"]
+    assert not query.shelvings(file, since=NIGHT + 901)
+    assert not query.shelvings(file, device="bed-8")
+    assert lost._value.get() == 0
+
+
+def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
+    tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "history.db"
+    clock = [NIGHT]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+
+    def restart(standing: list[str], *alerts: messages.Alert) -> list[tuple[str | None, bool]]:
+        """What became of the alarms 1 to 4, the first one first."""
+        clock[0] += 1000
+        kept = HistoryWriter(HistorySettings(file=file), file, lost)
+        kept.end_others(standing)
+        clock[0] += 10
+        keep(kept, *alerts)
+        kept.close(5)
+        return [(alarm.cleared, alarm.lost) for alarm in query.alarms(file)][::-1]
+
+    raised = [alert(number, "raised", NIGHT) for number in (1, 2, 3, 4)]
+    over = alert(1, "cleared", NIGHT + 7, since=raised[0].since)
+    assert restart([], *raised, over) == [
+        (rfc3339(NIGHT + 7), False), (None, False), (None, False), (None, False)
+    ]  # fmt: skip
+    first = rfc3339(NIGHT + 2010)
+    ends = [(rfc3339(NIGHT + 7), False), (None, False), (first, True), (first, True)]
+    assert restart([raised[1].id]) == ends
+    # Of the fourth the beats come again, for they were never acknowledged.
+    ends[3] = None, False
+    assert restart([raised[1].id], raised[3]) == ends
+    assert restart([raised[1].id, raised[3].id]) == ends
+    assert not query.shelvings(file)
