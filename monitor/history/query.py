@@ -21,8 +21,8 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     Attributes:
         id: of the alert that raised it.
         priority: the highest that it had.
-        cleared: None while it stands.
-        lost: whether it has only ended as the monitor started and the broker had forgotten it.
+        cleared: None while it is open.
+        lost: whether it ended only because the broker had forgotten it when the monitor started.
         acknowledged: who has seen it last.
         shelved_by: who had the device shelved, so that nobody was alerted.
         score, threshold, model, beats_anomalous, beats_seen: as it was raised.
@@ -66,20 +66,21 @@ def alarms(
     most: int | None = None,
     alarm: str | None = None,
 ) -> Iterator[PastAlarm]:
-    """Give the alarms that stood at or after `since`, the last ones first.
+    """Yield the alarms that were open at or after `since`, the latest first.
 
     Args:
-        file: the history's.
-        since: seconds since 1970; None for all that is kept.
-        device: only this one's.
-        most: how many.
-        alarm: only the one with this id.
+        file: of the history.
+        since: in seconds since 1970; None for all that are kept.
+        device: of this device alone.
+        most: how many alarms, at most.
+        alarm: the one with this id alone.
 
     Raises:
         Failure: there is no history, or it cannot be read.
     """
     chosen = (
-        "SELECT alarm, min(since) AS begin, max(CASE event WHEN 'cleared' THEN time END) AS end "
+        "SELECT alarm, min(since) AS begin, coalesce(max(CASE event WHEN 'cleared' THEN time END), "
+        "CASE count(lost) WHEN count(*) THEN max(lost) END) AS end "
         "FROM alerts WHERE (:device IS NULL OR device = :device) "
         "AND (:alarm IS NULL OR alarm = :alarm) GROUP BY alarm "
         "HAVING :since IS NULL OR end IS NULL OR end >= :since "
@@ -87,7 +88,7 @@ def alarms(
     )
     with _reading(file) as database:
         rows = database.execute(
-            f"SELECT alerts.* FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "  # noqa: S608
+            f"SELECT alerts.*, chosen.end FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "  # noqa: S608
             "ORDER BY chosen.begin DESC, alarm, alerts.rowid",
             {
                 "device": device,
@@ -97,23 +98,17 @@ def alarms(
             },
         )
         for identity, alerts in groupby(rows, key=itemgetter("alarm")):
-            seen, lost = (
-                database.execute(
-                    "SELECT * FROM actions WHERE alarm = ? AND action = ? "
-                    "ORDER BY rowid DESC LIMIT 1",
-                    (identity, action),
-                ).fetchone()
-                for action in ("acknowledged", "lost")
-            )
-            yield _alarm(list(alerts), seen, lost)
+            seen = database.execute(
+                "SELECT * FROM actions WHERE alarm = ? AND action = 'acknowledged' "
+                "ORDER BY rowid DESC LIMIT 1",
+                (identity,),
+            ).fetchone()
+            yield _past_alarm(list(alerts), seen)
 
 
-def _alarm(
-    rows: list[sqlite3.Row], seen: sqlite3.Row | None, lost: sqlite3.Row | None
-) -> PastAlarm:
+def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:
     first, times = rows[0], {row["event"]: rfc3339(row["time"]) for row in rows}
-    if "cleared" in times or (lost and lost["kept"] < max(row["kept"] for row in rows)):
-        lost = None  # what was lost has come again
+    end = first["end"]
     alert = decode_alert(first["payload"])
     return PastAlarm(
         id=first["alarm"],
@@ -122,8 +117,8 @@ def _alarm(
         priority=rows[-1]["priority"],
         raised=rfc3339(first["since"]),
         escalated=times.get("escalated"),
-        cleared=rfc3339(lost["time"]) if lost else times.get("cleared"),
-        lost=lost is not None,
+        cleared=None if end is None else rfc3339(end),
+        lost=end is not None and "cleared" not in times,
         acknowledged=Acknowledged(seen["person"], rfc3339(seen["time"])) if seen else None,
         shelved_by=first["shelved_by"],
         score=alert.score,
@@ -137,7 +132,7 @@ def _alarm(
 
 
 def shelvings(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:
-    """Who shelved which device and took it back, at or after `since`, the oldest first.
+    """Return who shelved which device, and who took it back, at or after `since`; oldest first.
 
     Raises:
         Failure: there is no history, or it cannot be read.

@@ -41,19 +41,20 @@ TRIM_INTERVAL = 60.0
 """Seconds between two looks at whether the file is within its bounds: at 500 alerts a minute it
 grows by 3 MB between them."""
 
-# An alert comes again after a redelivery, and when a shelf is over.
+# An alert comes again after a redelivery, and when a shelf is over: then its alarm is not lost.
 _INSERT_ALERT = (
-    "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept"
+    "INSERT INTO alerts (id, alarm, device, kind, event, priority, time, since, shelved_by, kept, "
+    "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL"
 )
-_INSERT_ACTION = "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ACTION = (
+    "INSERT INTO actions (action, alarm, device, person, time, until, kept) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 _MARK_LOST = (
-    "WITH open AS (SELECT alarm, device, max(kept) AS kept FROM alerts GROUP BY alarm "
-    "HAVING NOT max(event = 'cleared')) "
-    "INSERT INTO actions SELECT 'lost', alarm, device, 'a restart', ?, NULL, ? FROM open "
-    "WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
-    "(SELECT 1 FROM actions AS a WHERE a.alarm = open.alarm AND a.action = 'lost' "
-    "AND a.kept >= open.kept)"
+    "UPDATE alerts SET lost = ? WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND alarm IN "
+    "(SELECT alarm FROM alerts GROUP BY alarm "
+    "HAVING NOT max(event = 'cleared') AND count(lost) < count(*))"
 )
 
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -127,8 +128,7 @@ class HistoryWriter:
 
     def end_others(self, retained: Iterable[str]) -> None:
         """Mark all open alarms as lost but those with these ids: the broker has forgotten them."""
-        now = time.time()
-        self._put(_MARK_LOST, (now, now, encode(list(retained)).decode()))
+        self._put(_MARK_LOST, (time.time(), encode(list(retained)).decode()))
 
     def close(self, timeout: float) -> None:
         """Write what waits, within `timeout` seconds; the log says how much was left."""

@@ -98,3 +98,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     assert restart([raised[1].id], raised[3]) == ends
     assert restart([raised[1].id, raised[3].id]) == ends
     assert not query.shelvings(file)
+    # What was lost has an end: it is not among the alarms that were open later.
+    open_or_later = [int(alarm.id, 16) for alarm in query.alarms(file, since=NIGHT + 2011)]
+    assert open_or_later == [4, 2]
+    assert len(list(query.alarms(file, since=NIGHT + 2010))) == 3
