@@ -11,8 +11,8 @@ from itertools import count
 from zlib import crc32
 
 from monitor.commands import replay
+from monitor.configuration import load
 from monitor.ecg.simulator import Simulator
-from monitor.settings import load
 
 EVERY = 0.8
 """Seconds between two beats."""

@@ -53,9 +53,9 @@ def run(
     ] = False,
 ) -> None:
     """Run the monitor: score beats as they arrive, publish alerts, serve metrics."""
-    from monitor import settings, settings_toml
+    from monitor import configuration, settings_toml
 
-    chosen = settings.load(config, settings.flags(broker=broker, model=model))
+    chosen = configuration.load(config, configuration.flags(broker=broker, model=model))
     if print_config:
         typer.echo(settings_toml.to_toml(chosen), nl=False)
         return
@@ -130,11 +130,11 @@ def replay(
     broker: Broker = None,
 ) -> None:
     """Publish the beats of a file as a device would."""
-    from monitor import settings
+    from monitor import configuration
     from monitor.commands import replay
     from monitor.ecg import records
 
-    chosen = settings.load(config, settings.flags(broker=broker))
+    chosen = configuration.load(config, configuration.flags(broker=broker))
     pace = None if rate == "max" else float(rate)
     read = replay.from_record if records.is_record(source) else replay.from_file
     beats = read(source, start, stop)
@@ -176,12 +176,12 @@ def segment(
     broker: Broker = None,
 ) -> None:
     """Run the monitor for raw samples: cut beats from ecg/<device>/samples and publish them."""
-    from monitor import logs, settings
+    from monitor import configuration, logs
     from monitor.segment import loop
 
     logs.set_up()
-    flags = settings.flags(broker=broker, rate=rate, lead=lead)
-    loop.run(settings.load(config, flags))
+    flags = configuration.flags(broker=broker, rate=rate, lead=lead)
+    loop.run(configuration.load(config, flags))
 
 
 @app.command()
@@ -195,10 +195,10 @@ def watch(
     broker: Broker = None,
 ) -> None:
     """Show alerts as they arrive, with the beat drawn."""
-    from monitor import settings
+    from monitor import configuration
     from monitor.commands import watch
 
-    watch.watch(settings.load(config, settings.flags(broker=broker)), device, as_json)
+    watch.watch(configuration.load(config, configuration.flags(broker=broker)), device, as_json)
 
 
 @app.command()
@@ -221,10 +221,10 @@ def alarms(
 
     Reads the monitor's history, so it must run on the monitor's machine.
     """
-    from monitor import settings
+    from monitor import configuration
     from monitor.commands import alarms
 
-    alarms.show(settings.load(config).history_file, since, device, as_json, as_csv)
+    alarms.show(configuration.load(config).history_file, since, device, as_json, as_csv)
 
 
 By = Annotated[
@@ -243,10 +243,12 @@ def acknowledge(
     broker: Broker = None,
 ) -> None:
     """Acknowledge an open alarm: record that somebody has seen it."""
-    from monitor import settings
+    from monitor import configuration
     from monitor.commands import acknowledge
 
-    acknowledge.acknowledge(settings.load(config, settings.flags(broker=broker)), alarm, by)
+    acknowledge.acknowledge(
+        configuration.load(config, configuration.flags(broker=broker)), alarm, by
+    )
 
 
 @app.command()
@@ -260,10 +262,12 @@ def shelve(
     broker: Broker = None,
 ) -> None:
     """Shelve a device: publish none of its alerts for a while. Its history is still kept."""
-    from monitor import settings
+    from monitor import configuration
     from monitor.commands import acknowledge
 
-    acknowledge.shelve(settings.load(config, settings.flags(broker=broker)), device, minutes, by)
+    acknowledge.shelve(
+        configuration.load(config, configuration.flags(broker=broker)), device, minutes, by
+    )
 
 
 @app.command()

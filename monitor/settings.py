@@ -1,4 +1,7 @@
-"""The settings: flags win over the environment, the environment over the TOML file."""
+"""The settings: tables of the TOML file, each setting with its default, bounds and description.
+
+`monitor.configuration` loads them, `monitor.settings_toml` writes them.
+"""
 
 import json
 import os
@@ -9,121 +12,125 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import NoDecode
 
 from monitor.alarms.decisions import Policy
 from monitor.alarms.operator_requests import ENDS
 from monitor.ecg.codec import Payload
-from monitor.errors import ConfigurationError
-from monitor.topics import DEVICE, subscription, topic_of
+from monitor.secret_files import ReadableFile, SecretFile, reveal
+from monitor.topics import DEVICE, check_filter, overlap, subscription, topic_of
 
 Protocol = Literal["5", "3.1.1"]
 
-SHORTEST_TOKEN = 16
-"""Characters of a token: one that can be guessed is none."""
+MIN_TOKEN_LENGTH = 16
+"""Characters: 64 bits if they are hexadecimal digits, more than anybody can try over HTTP."""
 
-DEFAULT = Policy()
+_POLICY = Policy()
+
+_STRICT = ConfigDict(
+    extra="forbid",  # a key that is not known
+    frozen=True,
+    hide_input_in_errors=True,  # which may be a secret
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,  # as descriptions, which --print-config prints
+)
+
+
+def _listed(value: Any) -> Any:
+    """Return a list, also of one string alone, and of JSON as the environment gives it."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else [value]
+
+
+def _number(value: Any) -> Any:
+    """Return what the environment gives as digits as a number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _check_filters(topics: list[str]) -> list[str]:
+    for topic in topics:
+        check_filter(topic)
+    return topics
+
+
+def _check_hosts(hosts: list[str]) -> list[str]:
+    for host in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+            raise ValueError(f"{host}: must be a host name, without scheme and port")
+    return hosts
+
+
+QoS = Annotated[Literal[0, 1], BeforeValidator(_number)]
+
+# NoDecode: the environment's text comes to _listed as it is.
+Filters = Annotated[
+    list[str],
+    NoDecode,
+    BeforeValidator(_listed),
+    AfterValidator(_check_filters),
+    Field(min_length=1),
+]
+
+HostNames = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_check_hosts)]
 
 
 class Table(BaseModel):
-    """A table of the TOML file; a key that it does not know is refused."""
+    """A table of the TOML file."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
-
-
-def readable(path: Path | None) -> Path | None:
-    """The same path. Raises ValueError if it is no file that can be read."""
-    if path is not None:
-        _content(path)
-    return path
-
-
-def holding_secret(path: Path | None) -> Path | None:
-    """The same path. Raises ValueError if it is no file with a secret in it."""
-    if path is not None:
-        _secret_in(path)
-    return path
-
-
-def secret(given: SecretStr | None, setting: str, file: Path | None) -> str | None:
-    """A secret as it was given, or from a file, which is read anew each time.
-
-    Raises:
-        ConfigurationError: the file cannot be used any more.
-    """
-    if file is None:
-        return given.get_secret_value() if given else None
-    try:
-        return _secret_in(file)
-    except ValueError as error:
-        raise ConfigurationError(f"{setting} = '{file}': {error}") from None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
-
-
-def _secret_in(path: Path) -> str:
-    try:
-        text = _content(path).decode().rstrip("\r\n")
-    except UnicodeDecodeError:
-        text = ""
-    if not text or "\0" in text:
-        raise ValueError("must be a file that holds a secret as text")
-    return text
-
-
-def _client_id() -> str:
-    return f"ecg-monitor-{socket.gethostname()}"
+    model_config = _STRICT
 
 
 class MqttSettings(Table):
-    """The broker, and how it is talked to."""
+    """The broker and the session there."""
 
-    broker: str = Field(
-        "mqtt://localhost:1883", description="mqtt://HOST:PORT or mqtts://HOST:PORT"
-    )
-    protocol: Protocol = Field("5", description="5 falls back to 3.1.1 where the broker refuses it")
+    broker: str = "mqtt://localhost:1883"
+    """Address of the broker: mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS."""
+
+    protocol: Protocol = "5"
+    """Version of MQTT, "5" or "3.1.1". "5" falls back to 3.1.1 if the broker refuses it."""
+
     client_id: str = Field(
-        default_factory=_client_id,
+        default_factory=lambda: f"ecg-monitor-{socket.gethostname()}",
         min_length=1,
         pattern=r"^[^/+#\x00]+$",
-        description="stable, and no other client's: the broker keeps what comes meanwhile",
     )
-    username: str | None = Field(None, description="login, where the broker wants one")
-    password: SecretStr | None = Field(None, description="better given as password_file")
-    password_file: Path | None = Field(None, description="file that holds the password")
-    ca_file: Path | None = Field(
-        None, description="CA certificates for mqtts; the system's if unset"
-    )
-    cert_file: Path | None = Field(None, description="client certificate for mqtts")
-    key_file: Path | None = Field(None, description="key of the client certificate")
-    receive_maximum: int = Field(
-        1000, ge=1, le=65535, description="messages in hand that are not acknowledged yet"
-    )
-    session_expiry: int = Field(
-        86400, ge=0, le=0xFFFFFFFF, description="seconds that the broker keeps our session"
-    )
+    """Client ID of the session. Keep it unique and the same across restarts: the broker queues
+    beats for it."""
+
+    username: str | None = None
+    """User name to log in with, if the broker requires one."""
+
+    password: SecretStr | None = None
+    """Password to log in with. Prefer password_file."""
+
+    password_file: SecretFile | None = None
+    """File that holds the password. Read anew at every connection."""
+
+    ca_file: ReadableFile | None = None
+    """PEM file of the CA certificates to trust with mqtts. Default: the system's."""
+
+    cert_file: ReadableFile | None = None
+    """PEM file of the client certificate, if the broker requires one."""
+
+    key_file: ReadableFile | None = None
+    """PEM file of the client certificate's private key."""
+
+    receive_maximum: int = Field(1000, ge=1, le=65535)
+    """Maximum number of messages received and not yet acknowledged, 1 to 65535."""
+
+    session_expiry: int = Field(86400, ge=0, le=0xFFFFFFFF)
+    """Seconds for which the broker keeps the session, and the beats that it queues, after a
+    disconnect."""
 
     @field_validator("broker")
     @classmethod
@@ -138,16 +145,6 @@ class MqttSettings(Table):
         if url.scheme not in ("mqtt", "mqtts") or not plain:
             raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
         return broker
-
-    @field_validator("password_file")
-    @classmethod
-    def _check_password(cls, path: Path | None) -> Path | None:
-        return holding_secret(path)
-
-    @field_validator("ca_file", "cert_file", "key_file")
-    @classmethod
-    def _check_file(cls, path: Path | None) -> Path | None:
-        return readable(path)
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "MqttSettings":
@@ -187,70 +184,41 @@ class MqttSettings(Table):
         Raises:
             ConfigurationError: the file cannot be used any more.
         """
-        return secret(self.password, "mqtt.password_file", self.password_file)
-
-
-def number(qos: Any) -> Any:
-    """Return a quality of service from the environment as a number."""
-    return int(qos) if isinstance(qos, str) and qos.isdecimal() else qos
-
-
-def one_is_several(topic: Any) -> Any:
-    """Return a list of topics, of one if only one is given."""
-    if not isinstance(topic, str):
-        return topic
-    return json.loads(topic) if topic.startswith("[") else [topic]
-
-
-def filters_with_device(topics: list[str]) -> list[str]:
-    """Return the same topics. Raises ValueError if one is no filter with a device's level."""
-    for topic in topics:
-        levels = topic.split("/")
-        if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
-            raise ValueError(f"{topic}: one level must be {DEVICE}, as in ecg/{DEVICE}/beats")
-        if levels[0] == "$share" and (len(levels) < 3 or not levels[1]):
-            raise ValueError(f"{topic}: a shared subscription is $share/GROUP/FILTER")
-        if "#" in levels[:-1] or any(len(x) > 1 and set("+#") & set(x) for x in levels):
-            raise ValueError(f"{topic}: + and # stand for whole levels, # for the last ones")
-    return topics
+        return reveal(self.password, "mqtt.password_file", self.password_file)
 
 
 class InputSettings(Table):
-    """Where beats come from."""
+    """The beats that are monitored."""
 
-    topic: Annotated[list[str], NoDecode] = Field(
-        ["ecg/{device}/beats"],
-        min_length=1,
-        description="filters, the device's level marked {device}; $share/GROUP/… works",
-    )
-    qos: Literal[0, 1] = Field(
-        1, description="1: no beat is lost, also while we are away; 0: faster"
-    )
-    payload: Payload = Field("auto", description="json, float32, or auto: whatever it is")
+    topic: Filters = ["ecg/{device}/beats"]
+    """Topic filter of the beats, or a list of them. {device} marks the level that names the
+    device; $share/GROUP/FILTER works."""
 
-    _number = field_validator("qos", mode="before")(number)
-    _one_is_several = field_validator("topic", mode="before")(one_is_several)
-    _check_topic = field_validator("topic")(filters_with_device)
+    qos: QoS = 1
+    """Quality of service, 0 or 1. 1: the broker queues beats while the monitor is away. 0:
+    faster, but beats may be lost."""
+
+    payload: Payload = "auto"
+    """Encoding of the beats: "json", "float32" (little-endian), or "auto" to recognize it."""
 
 
 class ModelSettings(Table):
-    """The detector."""
+    """The detector that scores beats."""
 
-    path: Path | None = Field(None, description="a model file; the one that comes along if unset")
-    false_alarm_rate: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="share of normal beats above it; sets the threshold of every model file",
-    )
-    threshold: float | None = Field(
-        None, description="a score of model.path above it is anomalous; the file's if unset"
-    )
-    devices: dict[str, Path] = Field(
-        default_factory=dict,
-        description='their own: "bed-7" = "bed-7.onnx"; * and ? may stand in a name, the first '
-        "that fits wins",
-    )
+    path: Path | None = None
+    """Model file (ONNX). Default: the one that the monitor ships with."""
+
+    false_alarm_rate: float | None = Field(None, gt=0, lt=1)
+    """Fraction of normal beats, between 0 and 1, to score as anomalous. Sets the threshold of
+    every model file."""
+
+    threshold: float | None = None
+    """Score above which a beat is anomalous, in units of the score of model.path. Default: the
+    one in the model file."""
+
+    devices: dict[str, Path] = Field(default_factory=dict)
+    """Model files of single devices: "bed-7" = "bed-7.onnx". * and ? are wildcards; the first
+    match wins."""
 
     @model_validator(mode="after")
     def _check_one_threshold(self) -> "ModelSettings":
@@ -262,14 +230,17 @@ class ModelSettings(Table):
 class AlarmSettings(Table):
     """When an alarm is raised and cleared."""
 
-    window: int = Field(DEFAULT.window, ge=1, le=1000, description="last beats that are looked at")
-    raise_at: int = Field(
-        DEFAULT.raise_at, ge=1, description="raised when so many of them are anomalous"
-    )
-    clear_at: int = Field(DEFAULT.clear_at, ge=0, description="cleared when so many or fewer are")
-    silent_after: float = Field(
-        DEFAULT.silent_after, ge=0, description="seconds without a beat; 0: never said to be silent"
-    )
+    window: int = Field(_POLICY.window, ge=1, le=1000)
+    """Length of the window that decides, in beats, 1 to 1000."""
+
+    raise_at: int = Field(_POLICY.raise_at, ge=1)
+    """Number of anomalous beats in the window at which an alarm is raised."""
+
+    clear_at: int = Field(_POLICY.clear_at, ge=0)
+    """Number of anomalous beats in the window at which, or below, it is cleared."""
+
+    silent_after: float = Field(_POLICY.silent_after, ge=0)
+    """Seconds without a beat after which a device is reported as silent. 0: never."""
 
     @model_validator(mode="after")
     def _check_order(self) -> "AlarmSettings":
@@ -290,13 +261,17 @@ class AlarmSettings(Table):
 
 
 class OutputSettings(Table):
-    """Where alerts go."""
+    """What is published about devices."""
 
-    topic: str = Field(
-        "ecg/{device}", description="alerts, alarm and scores are published one level below"
-    )
-    scores: bool = Field(False, description="publish every score, at QoS 0")
-    home_assistant: bool = Field(False, description="announce each device to Home Assistant")
+    topic: str = "ecg/{device}"
+    """Topic below which /alerts, /alarm and /scores are published. {device} stands for the
+    device."""
+
+    scores: bool = False
+    """Whether to publish the score of every beat, at QoS 0."""
+
+    home_assistant: bool = False
+    """Whether to announce devices to Home Assistant (MQTT discovery)."""
 
     @field_validator("topic")
     @classmethod
@@ -309,105 +284,87 @@ class OutputSettings(Table):
 
 
 class SegmentSettings(Table):
-    """Raw samples, and how beats are cut from them (`ecg-monitor segment`)."""
+    """How `ecg-monitor segment` cuts beats from raw samples."""
 
-    topic: Annotated[list[str], NoDecode] = Field(
-        ["ecg/{device}/samples"],
-        min_length=1,
-        description="filters of the samples, the device's level marked {device}",
-    )
-    qos: Literal[0, 1] = Field(1, description="1: no sample is lost, also while we are away")
-    rate: float | None = Field(
-        None, gt=0, description="sampling rate in Hz of chunks that do not carry one"
-    )
-    lead: str | None = Field(
-        None, description="the lead that beats are cut from; a device's first one if unset"
-    )
-    journal: Path | None = Field(
-        None,
-        description="the last seconds of every signal; "
-        "~/.local/state/ecg-monitor/<client id>-segment.db if unset",
-    )
-    port: int = Field(
-        9465, ge=0, le=65535, description="/metrics and /healthz, at metrics.host; 0: any free port"
-    )
+    topic: Filters = ["ecg/{device}/samples"]
+    """Topic filter of the samples, or a list of them. {device} marks the level that names the
+    device."""
 
-    _number = field_validator("qos", mode="before")(number)
-    _one_is_several = field_validator("topic", mode="before")(one_is_several)
-    _check_topic = field_validator("topic")(filters_with_device)
+    qos: QoS = 1
+    """Quality of service, 0 or 1. 1: the broker queues samples while the program is away. 0:
+    faster, but samples may be lost."""
+
+    rate: float | None = Field(None, gt=0)
+    """Sampling rate in Hz of chunks that do not carry one."""
+
+    lead: str | None = None
+    """Lead that beats are cut from. Default: the first one of each device."""
+
+    journal: Path | None = None
+    """SQLite file for the last seconds of every signal. Default:
+    ~/.local/state/ecg-monitor/<mqtt.client_id>-segment.db."""
+
+    port: int = Field(9465, ge=0, le=65535)
+    """TCP port of /metrics and /healthz, at metrics.host. 0: any free port."""
 
 
 class HistorySettings(Table):
-    """What is kept of alarms, and of what people did about them."""
+    """The history of alarms and of what people did about them."""
 
-    file: Path | None = Field(
-        None, description="in SQLite; ~/.local/state/ecg-monitor/<client id>.db if unset"
-    )
-    days: float = Field(90, ge=0, le=36500, description="days that it is kept; 0: nothing is")
-    megabytes: int = Field(256, ge=1, description="its size, beyond which the oldest goes")
+    file: Path | None = None
+    """SQLite file of the history. Default: ~/.local/state/ecg-monitor/<mqtt.client_id>.db."""
+
+    days: float = Field(90, ge=0, le=36500)
+    """Days for which the history is kept. 0: no history."""
+
+    megabytes: int = Field(256, ge=1)
+    """Maximum size of the file in MB. The oldest entries are deleted first."""
 
 
 class MetricsSettings(Table):
-    """Where metrics, health and the live page are served."""
+    """The HTTP server for metrics, health and the live page."""
 
-    host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 to be seen from outside")
-    port: int = Field(9464, ge=0, le=65535, description="/metrics and /healthz; 0: any free port")
-    allowed_hosts: Annotated[list[str], NoDecode] = Field(
-        [],
-        description="further names that the live page may be asked for by; IP addresses, localhost "
-        "and this machine's name always may",
-    )
-    token: SecretStr | None = Field(
-        None, description="who has it may acknowledge and shelve over HTTP; nobody may if unset"
-    )
-    token_file: Path | None = Field(None, description="file that holds the token")
+    host: str = "127.0.0.1"
+    """IP address or host name to listen on. 0.0.0.0: all IPv4 addresses."""
 
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _one_is_several(cls, hosts: Any) -> Any:
-        if not isinstance(hosts, str):
-            return hosts
-        return json.loads(hosts) if hosts.startswith("[") else [hosts]
+    port: int = Field(9464, ge=0, le=65535)
+    """TCP port. 0: any free port."""
 
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: list[str]) -> list[str]:
-        for host in hosts:
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
-                raise ValueError(f"{host}: must be a host name, without scheme and port")
-        return hosts
+    allowed_hosts: HostNames = []
+    """Further host names under which the live page is served. IP addresses, localhost and this
+    machine's name always work."""
 
-    @field_validator("token_file")
-    @classmethod
-    def _check_file(cls, path: Path | None) -> Path | None:
-        return holding_secret(path)
+    token: SecretStr | None = None
+    """Token that permits to acknowledge alarms and shelve devices over HTTP. Default: nobody
+    may. Prefer token_file."""
+
+    token_file: SecretFile | None = None
+    """File that holds the token."""
 
     @model_validator(mode="after")
     def _check_token(self) -> "MetricsSettings":
         if self.token and self.token_file:
             raise ValueError("metrics.token and metrics.token_file exclude each other")
         token = self.secret
-        # A header holds nothing but ASCII: a token of other letters would fit nobody's.
-        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
-            raise ValueError(f"metrics.token: must be {SHORTEST_TOKEN} ASCII characters or more")
+        # An HTTP header is ASCII: a token of other letters could not be sent.
+        if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii()):
+            raise ValueError(f"metrics.token: must be {MIN_TOKEN_LENGTH} ASCII characters or more")
         return self
 
     @property
     def secret(self) -> str | None:
-        """The token, from wherever it was given."""
-        return secret(self.token, "metrics.token_file", self.token_file)
+        """The token, from wherever it was given.
+
+        Raises:
+            ConfigurationError: the file cannot be used any more.
+        """
+        return reveal(self.token, "metrics.token_file", self.token_file)
 
 
-class Settings(BaseSettings):
-    """All settings of the daemon."""
+class Settings(BaseModel):
+    """All settings, a table each."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="ECG_MONITOR_",
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = _STRICT
 
     mqtt: MqttSettings = MqttSettings()
     input: InputSettings = InputSettings()
@@ -434,91 +391,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_no_loop(self) -> "Settings":
-        from paho.mqtt.client import topic_matches_sub
-
-        for topic in self.input.topic:
-            for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in ENDS)):
-                if topic_matches_sub(
-                    subscription(topic, bare=True), topic_of(self.output.topic, "x", end)
-                ):
-                    raise ValueError(f"input.topic = {topic}: would take our own {end} for beats")
+        """Refuse to read what is published here: one message would cause the next without end."""
+        ours = ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in ENDS))
+        for setting, filters, taken in (
+            ("input.topic", self.input.topic, "beats"),
+            ("segment.topic", self.segment.topic, "samples"),
+        ):
+            for topic in filters:
+                for end in ours:
+                    published = topic_of(self.output.topic, "+", end)
+                    if overlap(subscription(topic, bare=True), published):
+                        raise ValueError(
+                            f"{setting} = {topic}: would take our own {end} for {taken}"
+                        )
+        for topic in self.segment.topic:
+            for beats in self.input.topic:
+                if overlap(subscription(topic, bare=True), subscription(beats, bare=True)):
+                    raise ValueError(
+                        f"segment.topic = {topic}: would take beats (input.topic = {beats}) "
+                        "for samples"
+                    )
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def flags(
-    broker: str | None = None,
-    model: Path | None = None,
-    rate: float | None = None,
-    lead: str | None = None,
-) -> dict[str, Any]:
-    """Return what was given on the command line, as tables of settings."""
-    given: dict[str, dict[str, Any]] = {
-        "mqtt": {"broker": broker},
-        "model": {"path": model},
-        "segment": {"rate": rate, "lead": lead},
-    }
-    tables = {
-        table: {key: value for key, value in keys.items() if value is not None}
-        for table, keys in given.items()
-    }
-    return {table: keys for table, keys in tables.items() if keys}
-
-
-def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
-    """Read the settings.
-
-    Args:
-        file: a TOML file.
-        flags: tables of settings given on the command line.
-
-    Raises:
-        ConfigurationError: names the setting, the value and what is allowed.
-    """
-    if file is not None and not file.is_file():
-        raise ConfigurationError(f"--config {file}: there is no such file")
-
-    class FromFile(Settings, toml_file=file):
-        pass
-
-    try:
-        return FromFile(**(flags or {}))
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error.errors()[0])) from None
-    # TOML that is none; JSON in an environment variable that is none; a file that cannot be read.
-    except (ValueError, OSError, RecursionError) as error:
-        where = f"--config {file}: " if file else ""
-        raise ConfigurationError(f"{where}{error}") from None
-
-
-def _explain(error: ErrorDetails) -> str:
-    setting = ".".join(str(part) for part in error["loc"])
-    text = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{setting}: there is no such setting; --print-config lists those there are"
-    if error["type"] == "value_error" and setting.count(".") == 0:
-        return text  # it names its settings itself
-    said = f"{text[0].lower()}{text[1:]}"
-    if setting.count(".") == 0:
-        return f"{setting}: must be a table of settings ({said})"  # who knows what is in it
-    value = repr(error["input"])
-    if setting.endswith(("password", "token")):
-        value = "'***'"
-    elif setting == "mqtt.broker":
-        value = _LOGIN.sub(r"\1***@", value)
-    return f"{setting} = {value}: {said}"
-
-
-_LOGIN = re.compile(r"^(.\w+://|.).*@")
-"""A login within an address."""

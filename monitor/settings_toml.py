@@ -1,19 +1,21 @@
-"""The settings as a TOML file, with every default and a line on each."""
+"""Writes the settings as a TOML file, with every default and a comment on each."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    SecretStr,
-)
+from pydantic import SecretStr
 
 from monitor.settings import Settings, Table
 
+WIDTH = 100
+"""Columns of a comment, at most: as many as the code has."""
+
 
 def to_toml(settings: Settings) -> str:
-    """The settings as a TOML file, with a line on each; secrets are left out."""
+    """Return the settings as a TOML file, with a comment on each; secrets are left out."""
     return "\n".join(_lines(settings)) + "\n"
 
 
@@ -23,7 +25,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield f"\n# {(type(section).__doc__ or '').strip()}\n[{table}]"
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
-            yield f"# {field.description}"
+            yield from _comment(field.description or "")
             if isinstance(value, dict):
                 mark = "" if value else "# "
                 yield f"{mark}[{table}.{key}]"
@@ -31,11 +33,22 @@ def _lines(settings: Settings) -> Iterator[str]:
             elif value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
-                # What is this machine's alone is not to be copied to another one.
+                # A default of this machine, as its name, is not to be copied to another one.
                 mark = "# " if field.default_factory and key not in section.model_fields_set else ""
                 yield f"{mark}{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
 
 
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _toml(value: Any) -> str:
-    """A value as TOML: JSON, but for the half characters and the DEL that TOML does not take."""
+    """Return a value as TOML: JSON without surrogate pairs, and DEL escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,5 +1,7 @@
 """Topics and topic filters, and the device that they name."""
 
+from itertools import zip_longest
+
 from monitor.errors import Rejected, UsageError
 
 LONGEST_NAME = 256
@@ -54,6 +56,37 @@ def _fits(levels: list[bytes], own: list[bytes], at: int) -> bool:
 
 
 DEVICE = "{device}"
+
+
+def check_filter(topic: str) -> None:
+    """Refuse what is not a topic filter with one level that is `{device}`.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    levels = topic.split("/")
+    if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
+        raise ValueError(f"{topic}: one level must be {DEVICE}, as in ecg/{DEVICE}/beats")
+    if levels[0] == "$share" and (len(levels) < 3 or not levels[1]):
+        raise ValueError(f"{topic}: a shared subscription is $share/GROUP/FILTER")
+    if "#" in levels[:-1] or any(len(x) > 1 and set("+#") & set(x) for x in levels):
+        raise ValueError(f"{topic}: + and # stand for whole levels, # for the last ones")
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether some topic fits both of two filters (MQTT 5, section 4.7.1).
+
+    >>> overlap("ecg/+/beats", "ecg/bed-7/#")
+    True
+    >>> overlap("ecg/+/beats", "ecg/+/beats/raw")
+    False
+    """
+    for mine, its in zip_longest(one.split("/"), other.split("/")):
+        if "#" in (mine, its):  # stands for the level above it as well
+            return True
+        if mine is None or its is None or (mine != its and "+" not in (mine, its)):
+            return False
+    return True
 
 
 def subscription(topic: str, bare: bool = False, device: str = "+") -> str:

@@ -12,11 +12,11 @@ TOP = Path(__file__).parents[1]
 STOREYS = {
     "monitor": [
         "__init__ errors text",
-        "times topics",
+        "times topics secret_files",
         "ecg",
         "alarms",
         "settings",
-        "settings_toml metrics logs terminal",
+        "configuration settings_toml metrics logs terminal",
         "detector history",
         "mqtt web",
         "batch",

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.configuration import flags, load
 from monitor.errors import CONFIGURATION, USAGE, ConfigurationError
-from monitor.settings import Settings, flags, load
+from monitor.settings import Settings
 from monitor.settings_toml import to_toml
 
 SECRET = "correct-horse/battery"  # noqa: S105
@@ -62,6 +63,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     assert settings.input.topic == ["file/{device}"]
     assert load().mqtt.client_id == "environment"
     assert load().mqtt.receive_maximum == 1000
+    assert Settings().mqtt.broker == "mqtt://localhost:1883"  # the schema alone reads nothing
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,12 @@ WRONG = [
     ("input", "topic", "[1", "delimiter"),
     ("input", "topic", "[]", "at least 1"),
     ("input", "qos", "2", "0 or 1"),
+    ("segment", "topic", "ecg/+/samples", "{device}"),
+    ("segment", "qos", "x", "0 or 1"),
+    ("segment", "rate", "0", "greater than 0"),
+    ("history", "days", "-1", "greater than or equal to 0"),
+    ("history", "megabytes", "0", "greater than or equal to 1"),
+    ("metrics", "allowed_hosts", "http://ward", "host name"),
     ("input", "payload", "xml", "'auto', 'json' or 'float32'"),
     ("model", "false_alarm_rate", "0", "greater than 0"),
     ("model", "false_alarm_rate", "1", "less than 1"),
@@ -176,6 +184,19 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
         ("[input]\ntopic = 'ecg/{device}/alarm'\n", "input.topic = ecg/{device}/alarm: would take"),
         ("[input]\ntopic = 'ecg/{device}/#'\n", "input.topic = ecg/{device}/#: would take our own"),
         ("[output]\ntopic = 'a/{device}'\n[input]\ntopic = '+/{device}/+'\n", "would take our own"),
+        (
+            "[segment]\ntopic = 'ecg/{device}/#'\n",
+            "segment.topic = ecg/{device}/#: would take our own alerts for samples",
+        ),
+        (
+            "[segment]\ntopic = '$share/g/ecg/{device}/beats'\n",
+            "segment.topic = $share/g/ecg/{device}/beats: would take beats "
+            "(input.topic = ecg/{device}/beats) for samples",
+        ),
+        (
+            "[output]\ntopic = 'out/{device}'\n[input]\ntopic = ['a/{device}', 'ecg/{device}/+']\n",
+            "segment.topic = ecg/{device}/samples: would take beats (input.topic = ecg/{device}/+)",
+        ),
         ("not TOML", "--config {file}: "),
         ("[mqtt]\nbroker = \n", "--config {file}: "),
         ("\xff", "--config {file}: "),
@@ -324,7 +345,7 @@ def test_what_is_printed_is_toml_with_a_line_on_each_setting_and_loads_back(
         for key in keys:
             name = rf"{key} =|\[{table}\.{key}\]"
             at = next(i for i, line in enumerate(lines) if re.match(rf"(# )?({name})", line))
-            assert re.match(r"# .{5,}", lines[at - 1]), key
+            assert re.match(r"# .+\.$", lines[at - 1]), key
             assert "None" not in lines[at - 1]
 
 

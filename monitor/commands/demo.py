@@ -27,11 +27,12 @@ from paho.mqtt.client import Client
 from rich.console import Console
 
 from monitor.commands.watch import show
+from monitor.configuration import load
 from monitor.ecg import codec
 from monitor.ecg.simulator import Simulator
 from monitor.errors import Failure
 from monitor.mqtt import client
-from monitor.settings import Settings, load
+from monitor.settings import Settings
 from monitor.topics import topic_of, topic_to_publish
 
 BEAT_EVERY = 0.8

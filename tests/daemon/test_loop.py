@@ -378,8 +378,8 @@ def test_a_wrong_certificate_is_named_at_the_start(tmp_path: Path) -> None:
 def test_it_works_with_a_broker_that_knows_only_mqtt_3(tmp_path: Path, hearts: Hearts) -> None:
     pytest.importorskip("amqtt")
     with EmbeddedBroker() as broker, RunningDaemon(tmp_path, broker.url) as daemon:
+        from monitor.configuration import load
         from monitor.mqtt import client
-        from monitor.settings import load
 
         device = client.join(load(None, {"mqtt": {"broker": broker.url}}).mqtt, "device")
         for message in as_json("bed-1", hearts.episode(5, 5, 0)):

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from paho.mqtt.client import MQTTMessage
 
+from monitor.configuration import load
 from monitor.ecg.simulator import Simulator
 from monitor.errors import CONFIGURATION, ConfigurationError
 from monitor.mqtt import client
-from monitor.settings import MqttSettings, load
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import as_user, login, password, shipped

@@ -17,9 +17,10 @@ import yaml
 from packaging.requirements import Requirement
 from paho.mqtt.client import MQTTMessage
 
+from monitor.configuration import load
 from monitor.errors import ConfigurationError
 from monitor.mqtt import client
-from monitor.settings import MqttSettings, load
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped

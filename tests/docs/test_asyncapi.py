@@ -15,11 +15,12 @@ from paho.mqtt.client import topic_matches_sub as fits
 
 from monitor import errors
 from monitor.alarms import messages, operator_requests
+from monitor.configuration import load
 from monitor.ecg import chunks, codec
 from monitor.ecg.beat import BYTES, SAMPLES
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
-from monitor.settings import Settings, load
+from monitor.settings import Settings
 from monitor.topics import subscription, topic_of
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon

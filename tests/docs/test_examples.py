@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from monitor.configuration import load
 from monitor.ecg import chunks, codec
 from monitor.mqtt import client
-from monitor.settings import MqttSettings, load
+from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import Block, blocks, named

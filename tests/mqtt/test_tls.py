@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from monitor.configuration import load
 from monitor.errors import CONFIGURATION
-from monitor.settings import load
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import make_certificates, over_tls, password, shipped
 

@@ -1,0 +1,104 @@
+"""Loads the settings: flags win over the environment, the environment over the TOML file.
+
+What cannot be used is explained in one line: the setting, its value, and what is allowed.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from monitor.errors import ConfigurationError
+from monitor.settings import Settings
+
+_LOGIN = re.compile(r"^(.\w+://|.).*@")
+"""A login within an address, quoted as `repr` does."""
+
+
+class _Sources(Settings, BaseSettings):
+    """The settings, from wherever they were given."""
+
+    model_config = SettingsConfigDict(env_prefix="ECG_MONITOR_", env_nested_delimiter="__")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return flags, environment and file, the strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Return the settings.
+
+    Args:
+        file: a TOML file.
+        flags: tables of settings given on the command line.
+
+    Raises:
+        ConfigurationError: names the setting, the value and what is allowed.
+    """
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"--config {file}: there is no such file")
+
+    class FromFile(_Sources, toml_file=file):
+        pass
+
+    try:
+        return FromFile(**(flags or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error.errors()[0])) from None
+    # Broken TOML, broken JSON in an environment variable, or a file that cannot be read.
+    except (ValueError, OSError, RecursionError) as error:
+        where = f"--config {file}: " if file else ""
+        raise ConfigurationError(f"{where}{error}") from None
+
+
+def flags(
+    broker: str | None = None,
+    model: Path | None = None,
+    rate: float | None = None,
+    lead: str | None = None,
+) -> dict[str, Any]:
+    """Return what was given on the command line, as tables of settings."""
+    given: dict[str, dict[str, Any]] = {
+        "mqtt": {"broker": broker},
+        "model": {"path": model},
+        "segment": {"rate": rate, "lead": lead},
+    }
+    tables = {
+        table: {key: value for key, value in keys.items() if value is not None}
+        for table, keys in given.items()
+    }
+    return {table: keys for table, keys in tables.items() if keys}
+
+
+def _explain(error: ErrorDetails) -> str:
+    setting = ".".join(str(part) for part in error["loc"])
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{setting}: there is no such setting; --print-config lists those there are"
+    if error["type"] == "value_error" and setting.count(".") == 0:
+        return text  # it names its settings itself
+    reason = f"{text[0].lower()}{text[1:]}"
+    if setting.count(".") == 0:
+        return f"{setting}: must be a table of settings ({reason})"  # its value may hold a secret
+    value = repr(error["input"])
+    if setting.endswith(("password", "token")):
+        value = "'***'"
+    elif setting == "mqtt.broker":
+        value = _LOGIN.sub(r"\1***@", value)
+    return f"{setting} = {value}: {reason}"

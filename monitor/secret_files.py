@@ -1,0 +1,61 @@
+"""What the settings name and do not contain: certificates, and files that hold a secret."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
+
+from monitor.errors import ConfigurationError
+
+
+def _check_readable(path: Path) -> Path:
+    _content(path)
+    return path
+
+
+def _check_secret(path: Path) -> Path:
+    _secret_in(path)
+    return path
+
+
+ReadableFile = Annotated[Path, AfterValidator(_check_readable)]
+"""A file that must be readable when the settings are loaded."""
+
+SecretFile = Annotated[Path, AfterValidator(_check_secret)]
+"""A file that must hold a secret when the settings are loaded."""
+
+
+def reveal(given: SecretStr | None, setting: str, file: Path | None) -> str | None:
+    """Return a secret as it was given, or from a file, which is read anew each time.
+
+    Args:
+        given: the secret itself; only one of the two is set.
+        setting: the name of the setting that names the file, for the error.
+        file: holds the secret; the end of its line is no part of it.
+
+    Raises:
+        ConfigurationError: the file cannot be used any more.
+    """
+    if file is None:
+        return given.get_secret_value() if given else None
+    try:
+        return _secret_in(file)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting} = '{file}': {error}") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        text = _content(path).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text:
+        raise ValueError("must be a file that holds a secret as text")
+    return text
