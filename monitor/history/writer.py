@@ -1,6 +1,7 @@
 """Writes the history: the loop hands over what is to be kept and goes on, a thread writes it.
 
-What cannot be written yet waits, within bounds; what cannot wait is counted. The loop never does.
+The loop never waits. What cannot be written yet does, within bounds; beyond them it is counted as
+lost.
 """
 
 import errno
@@ -28,11 +29,12 @@ MAX_WAITING = 10_000
 """Rows that wait to be written, at most: up to 60 MB, for an alert with its beat is about 6 kB."""
 
 MAX_BATCH = 500
-"""Rows written in one transaction, at most: it is also by how much the file may pass its bound."""
+"""Rows written in one transaction, at most: 3 MB of alerts, less than the 4 MiB at which SQLite's
+log beside the file is cut back."""
 
 GATHER_TIME = 0.1
 """Seconds for which rows are gathered before they are written, so that the writing does not disturb
-the loop as it publishes the same alert. A monitor that is killed loses so much of its history."""
+the loop as it publishes the same alert. A monitor that is killed loses that much of its history."""
 
 RETRY_INTERVAL = 1.0
 """Seconds after which what could not be written is tried again."""
@@ -60,7 +62,7 @@ _MARK_LOST = (
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 _Row = tuple[str, tuple[Any, ...]]
-"""A statement and what belongs into it."""
+"""A statement and its parameters."""
 
 
 class HistoryWriter:
