@@ -21,14 +21,14 @@ ROUND, RUN = 75, 10
 """Beats of a round, and how many of them are ectopic."""
 
 
-def beats(device: str) -> Iterator[replay.Beat]:
+def beats(device: str) -> Iterator[replay.RecordedBeat]:
     """The beats of a device, without end, and always the same ones."""
     seed = crc32(device.encode())
     simulator = Simulator(seed)
     for number in count():
         ectopic = (number + seed) % ROUND < RUN
         (samples,) = simulator.ectopic(1) if ectopic else simulator.normal(1)
-        yield replay.Beat(samples, number, EVERY * number, 1000 * EVERY)
+        yield replay.RecordedBeat(samples, number, EVERY * number, 1000 * EVERY)
 
 
 replay.publish(load(), beats(sys.argv[1]), sys.argv[1], pace=1)
