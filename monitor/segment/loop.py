@@ -17,7 +17,7 @@ from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.ecg import chunks, codec
 from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
 from monitor.ecg.streams import Stream, Streams
-from monitor.errors import ConfigurationError, Reason, Rejected
+from monitor.errors import ConfigurationError, Reason, Rejected, UsageError
 from monitor.logs import LINES, Throttle
 from monitor.metrics import SegmentMetrics
 from monitor.mqtt.alert_sender import AlertSender
@@ -253,7 +253,7 @@ def run(settings: Settings) -> None:
     """
     try:
         topic_to_publish(settings.input.topic[0], "device")
-    except Rejected as error:
+    except UsageError as error:
         raise ConfigurationError(f"input.topic: {error}") from None
     metrics = SegmentMetrics(CollectorRegistry())
     daemon = SegmentDaemon(settings, metrics)
