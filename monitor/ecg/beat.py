@@ -4,6 +4,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.ecg.rhythm import Finding
+
 SAMPLES = 140
 """Samples in a beat."""
 
@@ -18,6 +20,8 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         data: little-endian float32, 560 bytes a beat.
         seq: the number of the first beat; the next one has the next number. None where not given.
         seqs: the number of each beat, where they do not follow one another. None where they do.
+        rhythm: the arrhythmias that were there with the last beat, the most serious first, their
+            times in seconds since 1970. None where whoever sent it does not follow the rhythm.
         time: when the first beat was, in seconds since 1970 UTC. None where not given.
         rr_ms: for each beat the RR interval before it, in milliseconds. None where not given.
     """
@@ -27,6 +31,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
     time: float | None = None
     rr_ms: list[float] | None = None
     seqs: list[int] | None = None
+    rhythm: list[Finding] | None = None
 
     def __len__(self) -> int:
         return len(self.data) // BYTES

@@ -5,6 +5,7 @@ little-endian float32, 560 bytes a beat, so that the beats of many messages join
 """
 
 from array import array
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,13 +13,21 @@ import numpy as np
 from msgspec import Meta
 
 from monitor.ecg.beat import BYTES, SAMPLES, Beats, Floats
+from monitor.ecg.rhythm import Finding, RhythmKind
 from monitor.errors import Rejected
-from monitor.times import seconds
+from monitor.times import rfc3339, seconds
 
 Payload = Literal["auto", "json", "float32"]
 
 # Held to their length as they are read: 16 MiB of `[0],[0],…` would else take half a gigabyte.
 _Beat = Annotated[list[float], Meta(min_length=SAMPLES, max_length=SAMPLES)]
+
+
+class _Arrhythmia(msgspec.Struct, omit_defaults=True):
+    kind: RhythmKind
+    since: str | int | float
+    heart_rate: float | None = None
+    pause_s: float | None = None
 
 
 class _Message(msgspec.Struct):
@@ -27,6 +36,7 @@ class _Message(msgspec.Struct):
     time: str | int | float | None = None
     rr_ms: list[float] | None = None
     seqs: list[int] | None = None
+    rhythm: list[_Arrhythmia] | None = None
 
 
 _decode_beat = msgspec.json.Decoder(_Beat).decode
@@ -84,17 +94,26 @@ def encode_json(
     numbers: list[int],
     rr_ms: list[float] | None = None,
     time: str | None = None,
+    rhythm: Iterable[Finding] | None = None,
 ) -> bytes:
     """Return a message of beats as JSON.
 
     Args:
-        samples: float32 [n, 140].
+        samples: float32 [n, 140]; none where only the rhythm is to be told.
         numbers: of each beat, [n].
         rr_ms: for each beat the RR interval before it, in milliseconds, [n].
         time: when the first beat was, RFC 3339.
+        rhythm: the arrhythmias that are there, their times in seconds since 1970.
     """
-    message: dict[str, object] = {"beats": samples.tolist(), "seq": numbers[0]}
-    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+    message: dict[str, object] = {"beats": samples.tolist()}
+    if numbers:
+        message["seq"] = numbers[0]
+    if rhythm is not None:
+        message["rhythm"] = [
+            _Arrhythmia(each.kind, rfc3339(each.since), each.heart_rate, each.pause_s)
+            for each in rhythm
+        ]
+    if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         message["seqs"] = numbers
     if rr_ms is not None:
         message["rr_ms"] = rr_ms
@@ -127,7 +146,7 @@ def _from_json(payload: bytes) -> Beats:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Rejected("json", str(error)) from None
     beats = message.beats
-    if not beats:
+    if not beats and message.rhythm is None:
         raise Rejected("shape", "there is no beat in the message")
     if message.rr_ms is not None and len(message.rr_ms) != len(beats):
         raise Rejected("shape", f"{len(message.rr_ms)} RR intervals for {len(beats)} beats")
@@ -141,7 +160,17 @@ def _from_json(payload: bytes) -> Beats:
     for number in seqs or (() if seq is None else (seq,)):
         if not 0 <= number < 2**53:
             raise Rejected("shape", f"seq {number} is not in 0 … 2^53")
-    return Beats(_float32(beats), seq, seconds(message.time), message.rr_ms, seqs)
+    rhythm = None if message.rhythm is None else [_finding(each) for each in message.rhythm]
+    return Beats(_float32(beats), seq, seconds(message.time), message.rr_ms, seqs, rhythm)
+
+
+def _finding(given: _Arrhythmia) -> Finding:
+    since = seconds(given.since)
+    assert since is not None
+    for name, figure in (("heart_rate", given.heart_rate), ("pause_s", given.pause_s)):
+        if figure is not None and not 0 <= figure <= LONGEST_INTERVAL:
+            raise Rejected("shape", f"{name} {figure} is not in 0 … 60,000")
+    return Finding(given.kind, since, since, given.heart_rate, given.pause_s)
 
 
 def _float32(beats: list[list[float]]) -> bytes:

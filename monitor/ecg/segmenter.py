@@ -141,6 +141,7 @@ class Segmenter:
 
         beats: list[CutBeat] = []
         centres: list[tuple[int, float | None]] = []
+        found: set[int] = set()
         for peak in peaks[(peaks >= self._decided) & (peaks < end)].tolist():
             since = None if self._last is None else (peak - self._last) / self.rate
             if since is not None and since < REFRACTORY:
@@ -151,6 +152,7 @@ class Segmenter:
                 since = None
             centres += [(place, None) for place in self._pause(peak)]
             centres.append((peak, since and 1000 * since if since and since < 2 * PAUSE else None))
+            found.add(peak)
             self._last = self._paused = peak
         centres += [(place, None) for place in self._pause(end)]
         if centres:
@@ -159,7 +161,13 @@ class Segmenter:
             cut[[holes(at - before, at + after) for at, _ in centres]] = (
                 0.0  # as a lead that is off
             )
-            beats = [CutBeat(*row) for row in zip(cut, *zip(*centres, strict=True), strict=True)]
+            # A window of a pause is only to tell that the lead is off: a signal that is alive and
+            # has no QRS complex is a matter of rhythm.
+            told = np.array([at in found for at, _ in centres]) | (
+                quality.assess(cut) != quality.GOOD
+            )
+            rows = zip(cut, *zip(*centres, strict=True), told.tolist(), strict=True)
+            beats = [CutBeat(samples, at, rr) for samples, at, rr, kept in rows if kept]
         self._decided = end
         keep = max(self._begin, end - round(PAST * self.rate))
         self._signal, self._begin = self._signal[keep - self._begin :], keep

@@ -10,13 +10,15 @@ import time
 from collections import deque
 from dataclasses import replace
 
+import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.ecg import chunks, codec
+from monitor.ecg.beat import SAMPLES
 from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
-from monitor.ecg.streams import Stream, Streams
+from monitor.ecg.streams import Stream, Streams, Taken
 from monitor.errors import ConfigurationError, Reason, Rejected, UsageError
 from monitor.logs import LINES, Throttle
 from monitor.metrics import SegmentMetrics
@@ -89,12 +91,14 @@ class SegmentDaemon:
             try:
                 chunk = chunks.decode(entry.payload)
                 chunk = replace(chunk, seq=entry.first)
-                taken = self._streams.take(entry.device, chunk, time.monotonic())
+                taken = self._streams.take(
+                    entry.device, chunk, time.monotonic(), wall=entry.arrived
+                )
             except Rejected:  # its settings may have changed since
                 continue
             if not entry.done:
                 in_hand = InHand(entry.number, time.monotonic())
-                self._publish_beats(entry.device, taken.beats, in_hand)
+                self._publish(entry.device, taken, in_hand)
                 self._keep(in_hand, entry.number)
         log.info("started", topics=self._settings.segment.topic, streams=len(self._streams))
 
@@ -141,7 +145,7 @@ class SegmentDaemon:
         try:
             device = self._topics.device(message.topic)
             chunk = chunks.decode(message.payload)
-            taken = self._streams.take(device, chunk, message.arrived, message.redelivered)
+            taken = self._streams.take(device, chunk, message.arrived, message.redelivered, now)
         except Rejected as rejected:
             self._reject(message.topic, rejected.reason, str(rejected))
             return
@@ -158,20 +162,20 @@ class SegmentDaemon:
         first = taken.first if chunk.seq is None else chunk.seq
         entry = Entry(self._journal.number(), device, first, message.payload, now, False)
         self._unwritten.append(entry)
-        self._publish_beats(device, taken.beats, message)
+        self._publish(device, taken, message)
         self._keep(message, entry.number)
 
     def _keep(self, in_hand: InHand | Message, number: int) -> None:
         self._in_hand.append(in_hand)
         self._numbers[id(in_hand)] = number
 
-    def _publish_beats(
-        self, device: str, beats: list[CutBeat], cause: InHand | Message | None
-    ) -> None:
-        """Publish beats of a device in order; those without an RR interval in a message apart."""
+    def _publish(self, device: str, taken: Taken, cause: InHand | Message) -> None:
+        """Publish the beats of a device in order, and its rhythm with them or by itself."""
         stream = self._streams.find(device)
-        self._metrics.cut.inc(len(beats))
-        for group in _alike(beats):
+        assert stream is not None
+        self._metrics.cut.inc(len(taken.beats))
+        groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed else [])
+        for group in groups:
             payload = _message(group, stream)
             self._sender.publish(self._topic(device), payload, cause=cause)
 
@@ -231,16 +235,15 @@ def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
     return groups
 
 
-def _message(beats: list[CutBeat], stream: Stream | None) -> bytes:
-    import numpy as np
-
+def _message(beats: list[CutBeat], stream: Stream) -> bytes:
     intervals = [beat.rr_ms for beat in beats if beat.rr_ms is not None]
-    time_of_first = stream.time_of(beats[0].seq) if stream is not None else None
+    first = stream.time_of(beats[0].seq) if beats else None
     return codec.encode_json(
-        np.stack([beat.samples for beat in beats]),
+        np.array([beat.samples for beat in beats], np.float32).reshape(-1, SAMPLES),
         [beat.seq for beat in beats],
-        intervals if len(intervals) == len(beats) else None,
-        None if time_of_first is None else rfc3339(time_of_first),
+        intervals if beats and len(intervals) == len(beats) else None,
+        None if first is None else rfc3339(first),
+        stream.rhythm(),
     )
 
 

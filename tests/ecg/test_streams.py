@@ -60,7 +60,7 @@ def test_a_chunk_that_comes_twice_counts_once() -> None:
     expected = send(once, 0, 40 * RATE)
     beats = send(twice, 0, 20 * RATE)
     for start, stop in ((19, 20), (18, 20), (3, 4)):  # the last one, two as one, an early one
-        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == ([], None, None, 0)
+        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == ([], False, None, None, 0)
     late = twice.take("a", chunk(19 * RATE, 21 * RATE), 0)  # half of it is new
     assert late.notice is None
     beats += late.beats + send_on(twice, 21 * RATE, 40 * RATE)
@@ -202,3 +202,64 @@ def test_the_rate_must_be_known_and_usable() -> None:
     with pytest.raises(Rejected, match="sampling rate 5 Hz"):
         Streams(5.0).take("a", bare, 0)
     assert len(Streams(RATE).take("a", bare, 0).beats) > 40
+
+
+# -- the rhythm of a stream
+
+
+def rhythms(signal: NDArray[np.float64], **leads: NDArray[np.float64]) -> dict[str, float]:
+    """Return for each arrhythmia that a stream tells how many seconds after second 30 it does."""
+    streams, told = Streams(), dict[str, float]()
+    for second in range(len(signal) // RATE):
+        part = slice(second * RATE, (second + 1) * RATE)
+        every = {"II": signal[part]} | {name: lead[part] for name, lead in leads.items()}
+        streams.take("a", Chunk(every, RATE, second * RATE), 0, wall=float(second + 1))
+        stream = streams.find("a")
+        assert stream is not None
+        for finding in stream.rhythm():
+            assert finding.since >= 25  # not before it began
+            told.setdefault(finding.kind, second + 1 - 30)
+    return told
+
+
+def after_half_a_minute(what: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([heart(30, RATE, seed=3)[0], what, heart(20, RATE, seed=4)[0]])
+
+
+SECONDS = np.arange(30 * RATE) / RATE
+NOISE = 0.01 * np.random.default_rng(5).standard_normal(len(SECONDS))
+P_WAVES = NOISE + 0.12 * np.exp(-((SECONDS % 0.8 - 0.4) ** 2) / (2 * 0.025**2))
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        (P_WAVES, "asystole"),
+        (NOISE + 0.03 * np.sin(2 * np.pi * 0.3 * SECONDS), "asystole"),
+        (heart(30, RATE, per_minute=170)[0], "tachycardia"),
+        (heart(30, RATE, per_minute=30)[0], "bradycardia"),
+        (NOISE + 0.35 * np.sin(2 * np.pi * 4.5 * SECONDS), "ventricular-fibrillation"),
+    ],
+    ids=["standstill", "wander", "170", "30", "fibrillation"],
+)
+def test_what_stops_or_races_is_told_within_ten_seconds(
+    what: NDArray[np.float64], kind: str
+) -> None:
+    told = rhythms(after_half_a_minute(what))
+    assert kind in told
+    assert told[kind] <= 10
+    # One event, one kind; only waves may be called a run of beats until they have lasted.
+    run = {"ventricular-tachycardia"} if kind == "ventricular-fibrillation" else set()
+    assert set(told) - {kind} <= run
+
+
+@pytest.mark.parametrize("lost", [0.0, 5.0, np.nan], ids=["flat", "rail", "lost"])
+def test_a_lead_that_is_off_is_no_arrhythmia(lost: float) -> None:
+    assert rhythms(after_half_a_minute(np.full(30 * RATE, lost))) == {}
+
+
+def test_one_lead_of_two_that_falls_off_is_no_arrhythmia() -> None:
+    whole = after_half_a_minute(heart(30, RATE, seed=9)[0])
+    holed = after_half_a_minute(np.zeros(30 * RATE))
+    other = np.concatenate([whole[: 30 * RATE], whole[30 * RATE :]])
+    assert rhythms(holed, V1=0.8 * other) == {}

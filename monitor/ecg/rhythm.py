@@ -1,0 +1,278 @@
+"""Decide on the rhythm of a heart from the times of its beats alone: rates, and runs.
+
+The definitions are those of the PhysioNet/CinC 2015 challenge
+(https://physionet.org/content/challenge-2015/1.0.0/). Pure: no signal, no clock, no network. What
+needs the signal is decided in `signal_rhythm`; both use `Standing`, which keeps one alarm for one
+event.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple, Self
+
+RhythmKind = Literal[
+    "ventricular-fibrillation",
+    "asystole",
+    "ventricular-tachycardia",
+    "tachycardia",
+    "bradycardia",
+]
+
+SEVERITY: Final[tuple[RhythmKind, ...]] = (
+    "ventricular-fibrillation",
+    "asystole",
+    "ventricular-tachycardia",
+    "tachycardia",
+    "bradycardia",
+)
+"""The kinds, the most serious first: it explains those after it."""
+
+TRIMMED: Final = 4
+"""One in so many intervals is left out at either end before the mean of many is taken.
+
+In a signal a missed beat makes one interval twice as long, and a false one makes two short ones. Of
+the 16 intervals of a tachycardia four can go at either end; of a bradycardia's four none can.
+"""
+
+RUNNING: Final = 1.5
+"""Longest intervals, up to which the one that still runs counts for a slow rate."""
+
+LONGEST_RUN: Final = 40
+"""Beats that are remembered of a run: its rate is the rate of these."""
+
+FASTEST: Final = 350.0
+"""Beats a minute; no ventricle is faster: flutter waves, or noise, are not counted as a run."""
+
+
+@dataclass(frozen=True)
+class RhythmSettings:
+    """What counts as an arrhythmia: seconds, beats, and beats a minute."""
+
+    asystole_after: float = 4.0
+    fibrillation_after: float = 4.0
+    run_beats: int = 5
+    run_rate: float = 100.0
+    bradycardia: float = 40.0
+    bradycardia_beats: int = 5
+    tachycardia: float = 140.0
+    tachycardia_beats: int = 17
+    extreme_tachycardia: float = 180.0
+
+
+class Finding(NamedTuple):
+    """An arrhythmia that is there now.
+
+    Attributes:
+        kind: one of `SEVERITY`.
+        since: when it began, in seconds on the clock of the beats.
+        seen: when it was last there.
+        heart_rate: beats a minute, of all kinds but asystole and fibrillation.
+        pause_s: seconds without a QRS complex, of asystole.
+    """
+
+    kind: RhythmKind
+    since: float
+    seen: float
+    heart_rate: float | None = None
+    pause_s: float | None = None
+
+    def priority(self, settings: RhythmSettings) -> Literal["high", "medium"]:
+        """Return "medium" for a tachycardia that is not extreme, "high" for all else."""
+        slow = (self.heart_rate or 0.0) < settings.extreme_tachycardia
+        return "medium" if self.kind == "tachycardia" and slow else "high"
+
+
+class Change(NamedTuple):
+    """An arrhythmia that began, grew more serious, or ended."""
+
+    event: Literal["raised", "escalated", "cleared"]
+    finding: Finding
+
+
+def trimmed_mean(intervals: list[float]) -> float:
+    """Return the mean of intervals without the longest and the shortest in `TRIMMED` of them."""
+    cut = len(intervals) // TRIMMED
+    kept = sorted(intervals)[cut : len(intervals) - cut]
+    return sum(kept) / len(kept)
+
+
+def slow_rate(times: list[float], now: float | None, beats: int) -> float | None:
+    """Return the rate over the last `beats` beats, in beats a minute; None with too few beats.
+
+    The interval that is still running at `now` counts as soon as it is longer than the one that it
+    would push out, so that a heart that gets slower is heard before its next beat; but for no more
+    than `RUNNING` of the longest before it: a heart that stops is not slow, it stands.
+    """
+    if len(times) < beats:
+        return None
+    over = times[-1] - times[-beats]
+    if now is not None:
+        intervals = [after - before for before, after in pairwise(times[-beats:])]
+        running = min(now - times[-1], RUNNING * max(intervals[1:]))
+        over += max(0.0, running - intervals[0])
+    return 60 * (beats - 1) / over if over > 0 else None
+
+
+def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | None:
+    """Return the rate over the last `beats` beats; None with too few beats.
+
+    `trimmed` leaves out the longest and the shortest intervals, where some may be false.
+    """
+    if len(times) < beats:
+        return None
+    intervals = [after - before for before, after in pairwise(times[-beats:])]
+    mean = trimmed_mean(intervals) if trimmed else sum(intervals) / len(intervals)
+    return 60 / mean if mean > 0 else None
+
+
+class Standing:
+    """The arrhythmias that stand, and how they begin and end: one event, one alarm."""
+
+    def __init__(
+        self, settings: RhythmSettings, findings: Iterable[Finding] = (), hold: float = 0.0
+    ) -> None:
+        """Begin with `findings`; keep each for `hold` seconds after it was last there."""
+        self._settings, self._hold = settings, hold
+        self._standing: dict[RhythmKind, Finding] = {finding.kind: finding for finding in findings}
+
+    def __iter__(self) -> Any:
+        """Iterate over the findings that stand, the most serious first."""
+        return iter([self._standing[kind] for kind in SEVERITY if kind in self._standing])
+
+    def update(
+        self, found: Iterable[Finding], now: float, heard: Iterable[RhythmKind] = SEVERITY
+    ) -> list[Change]:
+        """Take in what is there at `now`, and return what began, escalated, or ended.
+
+        Args:
+            found: the arrhythmias that are there.
+            now: seconds on the clock of the beats.
+            heard: the kinds whose absence could be told: where nothing can be heard, nothing ends.
+        """
+        changes: list[Change] = []
+        there = {finding.kind: finding for finding in found}
+        worst = next((kind for kind in SEVERITY if kind in there or self._holds(kind, now)), None)
+        for kind, finding in there.items():
+            before = self._standing.get(kind)
+            if before is not None:
+                finding = finding._replace(since=before.since)
+                self._standing[kind] = finding
+                was, is_now = (each.priority(self._settings) for each in (before, finding))
+                if was == "medium" and is_now == "high":
+                    changes.append(Change("escalated", finding))
+            elif kind == worst:
+                self._standing[kind] = finding
+                changes.append(Change("raised", finding))
+        ended = set(heard)
+        for kind, finding in list(self._standing.items()):
+            explained = worst is not None and SEVERITY.index(kind) > SEVERITY.index(worst)
+            over = kind in ended and kind not in there and not self._holds(kind, now)
+            if over or explained:
+                del self._standing[kind]
+                changes.append(Change("cleared", finding))
+        return changes
+
+    def _holds(self, kind: RhythmKind, now: float) -> bool:
+        finding = self._standing.get(kind)
+        return finding is not None and now - finding.seen <= self._hold
+
+
+class IntervalRhythm:
+    """The rhythm of one device, beat by beat, from the intervals between its beats.
+
+    It tells bradycardia and tachycardia, and, where it is told which beats are ventricular, runs of
+    them. Its state is a few numbers; `state` and `restore` carry it over a restart.
+    """
+
+    def __init__(self, settings: RhythmSettings | None = None) -> None:
+        """Begin with no beat known."""
+        self._settings = settings or RhythmSettings()
+        longest = max(self._settings.tachycardia_beats, self._settings.bradycardia_beats)
+        self._times: deque[float] = deque(maxlen=longest)
+        self._run: deque[float] = deque(maxlen=max(self._settings.run_beats, LONGEST_RUN))
+        self._run_since = 0.0
+        self._standing = Standing(self._settings)
+
+    @property
+    def standing(self) -> list[Finding]:
+        """The arrhythmias that stand, the most serious first."""
+        return list(self._standing)
+
+    def beat(self, at: float, rr_s: float | None = None, ventricular: bool = False) -> list[Change]:
+        """Take in the next beat, and return what began, escalated, or ended.
+
+        Args:
+            at: when the beat was, in seconds; beats that are not after the last one are ignored.
+            rr_s: the interval before it in seconds, where the device measured it; None where it did
+                not. An interval that does not agree with `at` means that beats are missing between:
+                what is known of the beats before is forgotten.
+            ventricular: whether it is a ventricular beat.
+        """
+        if self._times and at <= self._times[-1]:
+            return []
+        if rr_s is not None and self._times and abs(at - self._times[-1] - rr_s) > 0.1 + 0.1 * rr_s:
+            self._times.clear()
+            self._run.clear()
+            self._times.append(at - rr_s)
+        self._times.append(at)
+        if ventricular:
+            if not self._run:
+                self._run_since = at
+            self._run.append(at)
+        else:
+            self._run.clear()
+        return self._standing.update(self._found(), at, self._heard())
+
+    def gap(self) -> None:
+        """Forget the beats before a gap in the stream: no interval spans it."""
+        self._times.clear()
+        self._run.clear()
+
+    def _heard(self) -> list[RhythmKind]:
+        few = len(self._times) < self._settings.bradycardia_beats
+        return [] if few else list(SEVERITY)
+
+    def _found(self) -> list[Finding]:
+        settings, times, run = self._settings, list(self._times), list(self._run)
+        now = times[-1]
+        found: list[Finding] = []
+        if len(run) >= settings.run_beats:
+            rate = 60 * (len(run) - 1) / (run[-1] - run[0])
+            if settings.run_rate < rate < FASTEST:
+                found.append(Finding("ventricular-tachycardia", self._run_since, now, rate))
+        fast = fast_rate(times, settings.tachycardia_beats)
+        if fast is not None and fast > settings.tachycardia:
+            since = times[-settings.tachycardia_beats]
+            found.append(Finding("tachycardia", since, now, fast))
+        slow = slow_rate(times, None, settings.bradycardia_beats)
+        if slow is not None and slow < settings.bradycardia:
+            since = times[-settings.bradycardia_beats]
+            found.append(Finding("bradycardia", since, now, slow))
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, of plain numbers, strings, lists and dictionaries."""
+        return {
+            "times": list(self._times),
+            "run": list(self._run),
+            "run_since": self._run_since,
+            "standing": [finding._asdict() for finding in self._standing],
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any], settings: RhythmSettings | None = None) -> Self:
+        """Return the rhythm that `state` was taken of. Raises ValueError for anything else."""
+        rhythm = cls(settings)
+        try:
+            rhythm._times.extend(float(at) for at in state["times"])
+            rhythm._run.extend(float(at) for at in state["run"])
+            rhythm._run_since = float(state["run_since"])
+            findings = [Finding(**finding) for finding in state["standing"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not the state of a rhythm: {error!r}") from None
+        if any(finding.kind not in SEVERITY for finding in findings):
+            raise ValueError("not the state of a rhythm: a kind that is not known")
+        rhythm._standing = Standing(rhythm._settings, findings)
+        return rhythm

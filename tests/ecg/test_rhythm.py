@@ -1,0 +1,268 @@
+"""Tests of the rhythm, on synthetic signals: no data needed."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.ecg.rhythm import Finding, IntervalRhythm, RhythmSettings, Standing
+from monitor.ecg.signal_rhythm import SignalRhythm
+
+RATE = 250
+
+
+def bump(t: NDArray[np.float64], at: float, width: float, height: float) -> NDArray[np.float64]:
+    return height * np.exp(-0.5 * ((t - at) / width) ** 2)
+
+
+def heart(
+    beats: list[float],
+    seconds: float,
+    p_waves: list[float] | None = None,
+    wide: tuple[float, ...] = (),
+    seed: int = 1,
+) -> NDArray[np.float64]:
+    """Return an ECG in millivolts with QRS and T at `beats`, and P before them or at `p_waves`."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * RATE)) / RATE
+    ecg = 0.005 * rng.standard_normal(len(t)) + 0.03 * np.sin(2 * np.pi * 0.25 * t)
+    for at in beats:
+        if at in wide:
+            ecg += bump(t, at, 0.045, -1.4) + bump(t, at + 0.2, 0.06, 0.6)
+            continue
+        ecg += bump(t, at, 0.011, 1.0) - bump(t, at + 0.03, 0.012, 0.25)
+        ecg += bump(t, at + 0.24, 0.04, 0.25)
+    for at in p_waves if p_waves is not None else [beat - 0.16 for beat in beats]:
+        ecg += bump(t, at, 0.022, 0.12)
+    return np.round(ecg / 0.005) * 0.005
+
+
+def every(interval: float, first: float, last: float) -> list[float]:
+    return np.arange(first, last, interval).tolist()
+
+
+def hear(
+    *leads: NDArray[np.float64], chunk: int = RATE, settings: RhythmSettings | None = None
+) -> list[tuple[str, str, float]]:
+    """Return what was told: event, kind, and the second at which it was."""
+    names = [f"lead {i}" for i in range(len(leads))]
+    rhythm = SignalRhythm(RATE, names, settings)
+    told: list[tuple[str, str, float]] = []
+    for begin in range(0, len(leads[0]), chunk):
+        part = {name: lead[begin : begin + chunk] for name, lead in zip(names, leads, strict=True)}
+        told += [
+            (change.event, change.finding.kind, change.finding.seen) for change in rhythm.feed(part)
+        ]
+    return told
+
+
+def raised(told: list[tuple[str, str, float]]) -> dict[str, float]:
+    """Return when each kind was raised first."""
+    first: dict[str, float] = {}
+    for event, kind, at in told:
+        if event == "raised":
+            first.setdefault(kind, at)
+    return first
+
+
+# RR intervals alone
+
+
+def test_slow_heart_is_bradycardia() -> None:
+    rhythm = IntervalRhythm()
+    changes = [change for i in range(8) for change in rhythm.beat(1.6 * i)]
+    assert [(c.event, c.finding.kind) for c in changes] == [("raised", "bradycardia")]
+    assert changes[0].finding.heart_rate == pytest.approx(37.5)
+    assert changes[0].finding.seen == pytest.approx(1.6 * 4)
+
+
+def test_bradycardia_ends() -> None:
+    rhythm = IntervalRhythm()
+    times = [*every(1.6, 0, 12), *every(0.8, 12.8, 22)]
+    events = [change.event for at in times for change in rhythm.beat(at)]
+    assert events == ["raised", "cleared"]
+    assert rhythm.standing == []
+
+
+@pytest.mark.parametrize("rate", [41, 60, 100, 138])
+def test_rates_between_the_limits_are_quiet(rate: int) -> None:
+    rhythm = IntervalRhythm()
+    assert [change for i in range(60) for change in rhythm.beat(60 / rate * i)] == []
+
+
+def test_tachycardia_is_medium_then_high() -> None:
+    settings = RhythmSettings()
+    rhythm = IntervalRhythm(settings)
+    times = [*every(0.4, 0, 10), *every(0.3, 10, 20)]
+    changes = [change for at in times for change in rhythm.beat(at)]
+    assert [(c.event, c.finding.priority(settings)) for c in changes] == [
+        ("raised", "medium"),
+        ("escalated", "high"),
+    ]
+    assert changes[0].finding.seen == pytest.approx(0.4 * 16)
+
+
+def test_a_run_of_ventricular_beats() -> None:
+    rhythm = IntervalRhythm()
+    changes = []
+    for i in range(20):
+        changes += rhythm.beat(0.5 * i, ventricular=8 <= i < 14)
+    assert [(c.event, c.finding.kind) for c in changes] == [
+        ("raised", "ventricular-tachycardia"),
+        ("cleared", "ventricular-tachycardia"),
+    ]
+    assert changes[0].finding.seen == pytest.approx(0.5 * 12)
+
+
+def test_four_ventricular_beats_or_slow_ones_are_no_tachycardia() -> None:
+    rhythm = IntervalRhythm()
+    assert [c for i in range(20) for c in rhythm.beat(0.5 * i, ventricular=8 <= i < 12)] == []
+    rhythm = IntervalRhythm()
+    assert [c for i in range(20) for c in rhythm.beat(0.7 * i, ventricular=i > 8)] == []
+
+
+def test_an_interval_that_does_not_fit_forgets_what_was_before() -> None:
+    rhythm = IntervalRhythm()
+    changes = [c for i in range(4) for c in rhythm.beat(1.6 * i, 1.6)]
+    changes += rhythm.beat(30.0, 0.8)
+    changes += [c for i in range(1, 5) for c in rhythm.beat(30.0 + 0.8 * i, 0.8)]
+    assert changes == []
+
+
+def test_state_survives_a_restart() -> None:
+    whole, first = IntervalRhythm(), IntervalRhythm()
+    times = [*every(0.4, 0, 10), *every(0.8, 10, 30)]
+    told = [change for at in times for change in whole.beat(at)]
+    parts = [change for at in times[:20] for change in first.beat(at)]
+    second = IntervalRhythm.restore(json.loads(json.dumps(first.state())))
+    parts += [change for at in times[20:] for change in second.beat(at)]
+    assert parts == told
+    assert {change.event for change in told} == {"raised", "cleared"}
+
+
+def test_a_foreign_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="not the state of a rhythm"):
+        IntervalRhythm.restore({"times": [1, 2]})
+
+
+def test_the_more_serious_explains_the_less() -> None:
+    standing = Standing(RhythmSettings())
+    slow = Finding("bradycardia", 0.0, 5.0, 30.0)
+    stopped = Finding("asystole", 3.0, 8.0, pause_s=5.0)
+    assert [c.event for c in standing.update([slow], 5.0)] == ["raised"]
+    changes = standing.update([slow, stopped], 8.0)
+    assert [(c.event, c.finding.kind) for c in changes] == [
+        ("raised", "asystole"),
+        ("cleared", "bradycardia"),
+    ]
+    assert [finding.kind for finding in standing] == ["asystole"]
+
+
+# Raw samples
+
+
+def test_a_healthy_heart_raises_nothing() -> None:
+    assert hear(heart(every(0.8, 0.5, 119), 120)) == []
+
+
+def test_standstill_with_p_waves_is_asystole() -> None:
+    beats = [*every(0.8, 0.5, 60), *every(0.8, 100.5, 120)]
+    signal = heart(beats, 120, p_waves=every(0.8, 0.34, 120))
+    told = hear(signal)
+    assert [(event, kind) for event, kind, _ in told] == [
+        ("raised", "asystole"),
+        ("cleared", "asystole"),
+    ]
+    assert 63 < told[0][2] < 70
+
+
+def test_slow_wander_is_asystole() -> None:
+    told = hear(heart(every(0.8, 0.5, 60), 100))
+    assert list(raised(told)) == ["asystole"]
+    assert raised(told)["asystole"] < 70
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_a_flat_line_or_a_rail_is_no_asystole(level: float) -> None:
+    signal = heart(every(0.8, 0.5, 60), 100)
+    signal[60 * RATE :] = level
+    assert hear(signal) == []
+
+
+def test_lost_samples_are_no_asystole() -> None:
+    signal = heart(every(0.8, 0.5, 60), 100)
+    signal[60 * RATE :] = np.nan
+    assert hear(signal) == []
+
+
+def test_170_and_30_a_minute() -> None:
+    fast = hear(heart([*every(0.8, 0.5, 60), *every(60 / 170, 60, 100)], 100))
+    slow = hear(heart([*every(0.8, 0.5, 60), *every(2.0, 60, 100)], 100))
+    assert list(raised(fast)) == ["tachycardia"]
+    assert list(raised(slow)) == ["bradycardia"]
+    assert raised(fast)["tachycardia"] < 70
+    assert raised(slow)["bradycardia"] < 70
+
+
+def test_a_wave_of_4_5_hz_is_fibrillation() -> None:
+    signal = heart(every(0.8, 0.5, 60), 100)
+    t = np.arange(40 * RATE) / RATE
+    signal[60 * RATE :] += 0.35 * np.sin(2 * np.pi * 4.5 * t)
+    told = raised(hear(signal))
+    # Its first beats are a fast run; within 10 s the more serious kind stands, and alone.
+    assert set(told) <= {"ventricular-tachycardia", "ventricular-fibrillation"}
+    assert told["ventricular-fibrillation"] < 70
+
+
+def test_wide_fast_beats_are_ventricular_tachycardia() -> None:
+    wide = tuple(every(0.4, 60, 64))
+    beats = [*every(0.8, 0.5, 59.5), *wide, *every(0.8, 64.8, 100)]
+    told = hear(heart(beats, 100, p_waves=[], wide=wide))
+    assert [(event, kind) for event, kind, _ in told] == [
+        ("raised", "ventricular-tachycardia"),
+        ("cleared", "ventricular-tachycardia"),
+    ]
+    assert told[0][2] < 70
+
+
+def test_a_lead_that_falls_off_costs_nothing_and_causes_nothing() -> None:
+    beats = [*every(0.8, 0.5, 60), *every(2.0, 60, 100)]
+    good, off = heart(beats, 100), heart(beats, 100, seed=2)
+    off[40 * RATE :] = off[40 * RATE]
+    assert list(raised(hear(good, off))) == ["bradycardia"]
+    steady = heart(every(0.8, 0.5, 99), 100)
+    assert hear(steady, off) == []
+
+
+def test_a_noisy_lead_causes_nothing() -> None:
+    steady, noisy = heart(every(0.8, 0.5, 99), 100), heart(every(0.8, 0.5, 99), 100, seed=2)
+    rng = np.random.default_rng(3)
+    noisy[50 * RATE : 80 * RATE] += np.cumsum(rng.standard_normal(30 * RATE)) * 0.1
+    noisy[50 * RATE : 80 * RATE] += 0.5 * rng.standard_normal(30 * RATE)
+    assert hear(steady, noisy) == []
+
+
+def test_pacing_spikes_without_capture_are_asystole() -> None:
+    paced = [*every(0.8, 0.5, 60)]
+    signal = heart(paced, 90, p_waves=[], wide=tuple(paced))
+    for at in every(0.8, 0.5, 90):
+        place = round((at - 0.1) * RATE)
+        signal[place : place + 1] += 2.0
+    told = raised(hear(signal))
+    assert list(told) == ["asystole"]
+    assert told["asystole"] < 70
+
+
+@pytest.mark.parametrize("chunk", [1000, 77])
+def test_the_same_whatever_the_chunks(chunk: int) -> None:
+    beats = [*every(0.8, 0.5, 60), *every(60 / 170, 60, 80), *every(2.0, 80, 100)]
+    leads = heart(beats, 100), heart(beats, 100, seed=5)
+    assert hear(*leads, chunk=chunk) == hear(*leads)
+    assert len(hear(*leads)) >= 2
+
+
+def test_settings_are_obeyed() -> None:
+    signal = heart([*every(0.8, 0.5, 60), *every(60 / 120, 60, 100)], 100)
+    assert hear(signal) == []
+    assert list(raised(hear(signal, settings=RhythmSettings(tachycardia=110)))) == ["tachycardia"]
