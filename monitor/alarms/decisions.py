@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.alarms.device import ActiveAlarm, Condition, Device, Shelf, as_it_was
-from monitor.alarms.messages import Acknowledged, Event, Kind, Priority, RetainedAlarm
+from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
+from monitor.alarms.kinds import KINDS
+from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
+from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""
@@ -20,13 +22,6 @@ REMEMBERED = 16
 
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
-
-PRIORITIES: dict[Kind, tuple[Priority, ...]] = {
-    "anomaly": ("medium", "high"),
-    "signal-quality": ("low", "medium"),
-    "silent": ("medium",),
-}
-"""The priority of an alarm: when raised, and once every beat of the window speaks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +135,14 @@ class Alarms:
                     continue
                 device.seq = device.seq if seq is None else seq + beat
             known.append(key)
-            if verdict == NORMAL and anomaly.alarm is None and device.attentive:
+            if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.seen = min(anomaly.seen + 1, self.policy.window)
                 continue
             device.unsaved |= verdict != NORMAL
             self._count(name, device, beat, verdict, times[beat], decisions)
         del known[:-REMEMBERED]
+        device.update_clean()
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
 
@@ -159,11 +155,10 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
-        if device.silent is not None:
-            silent, device.silent = device.silent, None
-            decisions.append(self._change(name, device, "silent", "cleared", silent, beat))
+        if "silent" in device.open:
+            decisions += self._step(Trigger.CLEAR, name, device, "silent", beat)
         if verdict == POOR and device.quality is None:
-            device.quality = Condition("." * device.anomaly.seen)  # until now all were good
+            device.quality = BeatWindow("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
             poor = verdict == POOR
             self._decide(
@@ -178,32 +173,27 @@ class Alarms:
         name: str,
         device: Device,
         kind: Kind,
-        condition: Condition,
+        window: BeatWindow,
         beat: int,
         speaks: bool,
         time: float,
         decisions: list[Decision],
     ) -> None:
         policy = self.policy
-        condition.bits = ((condition.bits << 1) | speaks) & self._full
-        condition.seen = min(condition.seen + 1, policy.window)
-        number, alarm = condition.bits.bit_count(), condition.alarm
-        first, whole = PRIORITIES[kind]
-        before = alarm.priority if alarm is not None else None
-        event: Event
+        window.bits = ((window.bits << 1) | speaks) & self._full
+        window.seen = min(window.seen + 1, policy.window)
+        number, alarm = window.bits.bit_count(), device.open.get(kind)
+        first, whole = KINDS[kind].priorities
         if alarm is None:
-            if number < policy.raise_at or not speaks:
-                return
-            event = "raised"
-            priority = whole if number == policy.window else first
-            alarm = condition.alarm = ActiveAlarm("", priority, time)
+            if number >= policy.raise_at and speaks:
+                device.open[kind] = ActiveAlarm(
+                    "", first if number < policy.window else whole, time
+                )
+                decisions += self._step(Trigger.RAISE, name, device, kind, beat)
         elif number == policy.window and alarm.priority != whole:
-            event, alarm.priority = "escalated", whole
-        elif number <= policy.clear_at and condition.seen == policy.window:
-            event, condition.alarm = "cleared", None
-        else:
-            return
-        decisions.append(self._change(name, device, kind, event, alarm, beat, before))
+            decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
+        elif number <= policy.clear_at and window.seen == policy.window:
+            decisions += self._step(Trigger.CLEAR, name, device, kind, beat)
 
     def fall_silent(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
         """Decide on the devices that were not heard for too long, at most `most` at a time.
@@ -223,11 +213,11 @@ class Alarms:
             if len(fallen) == most or device.heard + after > now:
                 break
             fallen.append(name)
-            if device.silent is not None:
+            if "silent" in device.open:
                 continue  # since then it has only repeated itself
-            alarm = device.silent = ActiveAlarm("", "medium", wall)
-            device.unsaved = True
-            decisions.append(self._change(name, device, "silent", "raised", alarm))
+            device.open["silent"] = ActiveAlarm("", KINDS["silent"].priorities[0], wall)
+            device.unsaved, device.clean = True, False
+            decisions += self._step(Trigger.RAISE, name, device, "silent")
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
             device.heard = now  # from here on, the time until it is forgotten
@@ -246,10 +236,8 @@ class Alarms:
             if device.shelf is not None:
                 continue
             gone.append(name)
-            decisions += [
-                self._change(name, device, kind, "cleared", alarm, None, alarm.priority)
-                for kind, alarm in device.alarms()
-            ]
+            for kind, _ in list(device.alarms()):
+                decisions += self._step(Trigger.FORGET, name, device, kind)
         for name in gone:
             del self.silent[name]
         return gone, decisions
@@ -268,17 +256,20 @@ class Alarms:
             self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
         if device.shelf is not None:
             self.shelved[saved.device] = device
-        expected = device.silent is None and not device.clean
+        expected = "silent" not in device.open and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
 
     # -- what people say of them
 
     def acknowledge(self, identity: str, acknowledged: Acknowledged) -> ActiveAlarm:
         """Note who has seen an open alarm; `identity` is one that `open` has."""
-        device = self.find(self.open[identity])
+        name = self.open[identity]
+        device = self.find(name)
         assert device is not None
-        alarm = next(a for _, a in device.alarms() if identity in (a.id, a.escalation))
-        alarm.acknowledged = acknowledged
+        kind, alarm = next(
+            (kind, a) for kind, a in device.alarms() if identity in (a.id, a.escalation)
+        )
+        self._step(Trigger.ACKNOWLEDGE, name, device, kind, seen=acknowledged)
         return alarm
 
     def shelve(self, name: str, shelf: Shelf) -> None:
@@ -287,6 +278,8 @@ class Alarms:
         assert device is not None
         device.shelf = shelf
         self.shelved[name] = device
+        for kind, _ in device.alarms():
+            self._step(Trigger.SHELVE, name, device, kind)
 
     def unshelve(self, name: str) -> list[Decision]:
         """Alert of a device again, and first of what was withheld and still stands."""
@@ -295,11 +288,8 @@ class Alarms:
             return []
         device.shelf = None
         decisions: list[Decision] = []
-        for kind, alarm in device.alarms():
-            event, alarm.withheld = alarm.withheld, None
-            if event is not None:
-                identity = alarm.id if event == "raised" else alarm.escalation or alarm.id
-                decisions.append(_decision(identity, name, device, kind, event, alarm))
+        for kind, _ in device.alarms():
+            decisions += self._step(Trigger.UNSHELVE, name, device, kind)
         return decisions
 
     def due(self, wall: float) -> list[str]:
@@ -313,61 +303,72 @@ class Alarms:
             if device.shelf is not None and not device.shelf.since <= wall < device.shelf.until
         ]
 
-    def _change(
+    def _step(
         self,
+        trigger: Trigger,
         name: str,
         device: Device,
         kind: Kind,
-        event: Event,
-        alarm: ActiveAlarm,
         beat: int | None = None,
-        before: Priority | None = None,
-    ) -> Decision:
-        """Give a change its id, and keep which alarms are open and what is withheld of them."""
+        priority: Priority | None = None,
+        seen: Acknowledged | None = None,
+    ) -> list[Decision]:
+        """Take an open alarm one step on; return the decision that follows, if one does.
+
+        Args:
+            trigger: what happens to it.
+            name: of the device.
+            device: whose alarm it is.
+            kind: of the alarm.
+            beat: of the message, that has caused it.
+            priority: that the alarm has from now on; None for the same.
+            seen: who has seen the alarm, if it is acknowledged.
+        """
+        alarm, shelf = device.open[kind], device.shelf
+        row = TABLE[alarm.state, trigger, device.withholds(kind)]
+        before = None if trigger in (Trigger.RAISE, Trigger.UNSHELVE) else alarm.priority
+        alarm.state, alarm.priority = row.state, priority or alarm.priority
+        if trigger in SEEN:
+            alarm.acknowledged = seen if SEEN[trigger] else None
+        if row.event is None:
+            return []
+        if trigger is Trigger.UNSHELVE:  # what was decided long ago, under the id that it has
+            identity = alarm.id if row.event == "raised" else alarm.escalation or alarm.id
+        else:
+            identity = self._register(name, device, kind, row.event, alarm)
+        window = device.window(kind)
+        decision = Decision(
+            identity,
+            alarm.id,
+            name,
+            row.event,
+            kind,
+            beat,
+            window.bits.bit_count() if window else 0,
+            window.seen if window else 0,
+            alarm.priority,
+            alarm.since,
+            before,
+            None if row.published or shelf is None else shelf.by,
+        )
+        return [decision]
+
+    def _register(
+        self, name: str, device: Device, kind: Kind, event: Event, alarm: ActiveAlarm
+    ) -> str:
+        """Give a change its id, and keep which alarms are open."""
         identity = _identity(name, kind, event, device, alarm.since)
         if event == "cleared":
-            before = alarm.priority
+            del device.open[kind]
             for own in (alarm.id, alarm.escalation):
                 self.open.pop(own or "", None)
-            withheld = alarm.withheld == "raised"  # of the others, people are to know the end
+            return identity
+        if event == "raised":
+            alarm.id = identity
         else:
-            if event == "raised":
-                alarm.id = identity
-            else:
-                alarm.escalation, alarm.acknowledged = identity, None
-            self.open[identity] = name
-            withheld = device.shelf is not None
-            alarm.withheld = (alarm.withheld or event) if withheld else None
-        by = device.shelf.by if device.shelf is not None and withheld else None
-        return _decision(identity, name, device, kind, event, alarm, beat, before, by)
-
-
-def _decision(
-    identity: str,
-    name: str,
-    device: Device,
-    kind: Kind,
-    event: Event,
-    alarm: ActiveAlarm,
-    beat: int | None = None,
-    before: Priority | None = None,
-    withheld_by: str | None = None,
-) -> Decision:
-    condition = device.condition(kind)
-    return Decision(
-        identity,
-        alarm.id,
-        name,
-        event,
-        kind,
-        beat,
-        condition.bits.bit_count() if condition else 0,
-        condition.seen if condition else 0,
-        alarm.priority,
-        alarm.since,
-        before,
-        withheld_by,
-    )
+            alarm.escalation = identity
+        self.open[identity] = name
+        return identity
 
 
 def _counted(device: Device, seq: int | None, key: int) -> bool:

@@ -5,13 +5,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from monitor.alarms.lifecycle import Event, Withheld
 from monitor.times import EARLIEST, LATEST, from_rfc3339
 
 Kind = Literal["anomaly", "signal-quality", "silent"]
-
-Event = Literal["raised", "escalated", "cleared"]
-
-Withheld = Literal["raised", "escalated"]
 
 Priority = Literal["high", "medium", "low"]
 

@@ -117,8 +117,8 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
     alarms: list[ShownAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
-            condition = device.condition(kind)
-            beats, seen = (condition.bits.bit_count(), condition.seen) if condition else (0, 0)
+            window = device.window(kind)
+            beats, seen = (window.bits.bit_count(), window.seen) if window else (0, 0)
             alarms.append(
                 ShownAlarm(
                     alarm.id,
