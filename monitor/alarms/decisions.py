@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
-from monitor.alarms.kinds import KINDS
+from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
 from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
-from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm
+from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm, RhythmKind
+from monitor.times import rfc3339
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""
@@ -41,6 +42,24 @@ class Policy:
     silent_after: float = 30.0
 
 
+class Rhythm(NamedTuple):
+    """What is wrong with the rhythm of a heart at the moment.
+
+    Attributes:
+        kind: the most serious that is; None where nothing is wrong.
+        priority: one of those that `KINDS` has for the kind.
+        since: when it began, in seconds since 1970.
+        heart_rate: in beats a minute, where it is about that.
+        pause_s: in seconds, where it is about that.
+    """
+
+    kind: RhythmKind | None = None
+    priority: Priority = "high"
+    since: float = 0.0
+    heart_rate: float | None = None
+    pause_s: float | None = None
+
+
 class Decision(NamedTuple):
     """A change of an alarm.
 
@@ -53,6 +72,7 @@ class Decision(NamedTuple):
         priority: as it is now; for "cleared", as it was.
         before: the priority it had; None for "raised".
         withheld_by: who has the device shelved, so that nobody is to be alerted; None else.
+        heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
     """
 
     id: str
@@ -67,6 +87,8 @@ class Decision(NamedTuple):
     since: float
     before: Priority | None
     withheld_by: str | None
+    heart_rate: float | None
+    pause_s: float | None
 
 
 class Alarms:
@@ -184,16 +206,64 @@ class Alarms:
         window.seen = min(window.seen + 1, policy.window)
         number, alarm = window.bits.bit_count(), device.open.get(kind)
         first, whole = KINDS[kind].priorities
+        explained = kind == "anomaly" and device.explained
         if alarm is None:
-            if number >= policy.raise_at and speaks:
+            if number >= policy.raise_at and speaks and not explained:
                 device.open[kind] = ActiveAlarm(
                     "", first if number < policy.window else whole, time
                 )
                 decisions += self._step(Trigger.RAISE, name, device, kind, beat)
-        elif number == policy.window and alarm.priority != whole:
+        elif number == policy.window and alarm.priority != whole and not explained:
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
         elif number <= policy.clear_at and window.seen == policy.window:
             decisions += self._step(Trigger.CLEAR, name, device, kind, beat)
+
+    def hear_rhythm(
+        self,
+        name: str,
+        device: Device,
+        finding: Rhythm,
+        time: float,
+        redelivered: bool = False,
+    ) -> list[Decision]:
+        """Take in what is wrong with a device's rhythm, as often as it is known, and decide.
+
+        One event is one alarm: that of a new kind takes the place of the one before. While nobody
+        tells of the rhythm, what is open stays as it is, also if the device falls silent.
+
+        Args:
+            name: of the device.
+            device: as `hear` gave it.
+            finding: as it is now, not as it has changed.
+            time: when that was known, in seconds since 1970; the next one is later.
+            redelivered: whether the broker marked the message as delivered before. What is not
+                later than the end of the last alarm is then taken for a repeat.
+        """
+        decisions: list[Decision] = []
+        if redelivered and rfc3339(time) <= device.rhythm_ended:
+            return decisions
+        kind = finding.kind
+        if kind is not None:
+            priorities, alarm = KINDS[kind].priorities, device.open.get(kind)
+            raised = alarm is None
+            if alarm is None:
+                priority = finding.priority if finding.priority in priorities else priorities[0]
+                begun = rfc3339(finding.since) > device.rhythm_ended  # else another one is over
+                since = finding.since if begun else time
+                alarm = device.open[kind] = ActiveAlarm("", priority, since)
+            alarm.heart_rate, alarm.pause_s = finding.heart_rate, finding.pause_s
+            if raised:
+                decisions += self._step(Trigger.RAISE, name, device, kind)
+            elif finding.priority == priorities[-1] != alarm.priority:
+                decisions += self._step(
+                    Trigger.ESCALATE, name, device, kind, priority=finding.priority
+                )
+        for other in [each for each in RHYTHM_KINDS if each in device.open and each != kind]:
+            decisions += self._step(Trigger.CLEAR, name, device, other)
+            device.rhythm_ended = rfc3339(time)
+        device.update_clean()
+        device.unsaved |= bool(decisions)
+        return decisions
 
     def fall_silent(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
         """Decide on the devices that were not heard for too long, at most `most` at a time.
@@ -272,14 +342,20 @@ class Alarms:
         self._step(Trigger.ACKNOWLEDGE, name, device, kind, seen=acknowledged)
         return alarm
 
-    def shelve(self, name: str, shelf: Shelf) -> None:
-        """Alert nobody of a device that is known until `unshelve`."""
+    def shelve(self, name: str, shelf: Shelf) -> list[Decision]:
+        """Alert nobody of a device that is known until `unshelve`.
+
+        Return what an earlier shelf has withheld, and this one does not.
+        """
         device = self.find(name)
         assert device is not None
         device.shelf = shelf
         self.shelved[name] = device
+        decisions: list[Decision] = []
         for kind, _ in device.alarms():
-            self._step(Trigger.SHELVE, name, device, kind)
+            trigger = Trigger.SHELVE if device.withholds(kind) else Trigger.UNSHELVE
+            decisions += self._step(trigger, name, device, kind)
+        return decisions
 
     def unshelve(self, name: str) -> list[Decision]:
         """Alert of a device again, and first of what was withheld and still stands."""
@@ -332,10 +408,18 @@ class Alarms:
             alarm.acknowledged = seen if SEEN[trigger] else None
         if row.event is None:
             return []
-        if trigger is Trigger.UNSHELVE:  # what was decided long ago, under the id that it has
-            identity = alarm.id if row.event == "raised" else alarm.escalation or alarm.id
+        identity = _identity(trigger, name, device, kind, row.event, alarm)
+        if row.event == "cleared":
+            del device.open[kind]
+            for own in (alarm.id, alarm.escalation):
+                self.open.pop(own or "", None)
         else:
-            identity = self._register(name, device, kind, row.event, alarm)
+            if row.event == "raised":
+                alarm.id = identity
+            else:
+                alarm.escalation = identity
+            self.open[identity] = name
+        assert row.published or shelf is not None  # the table withholds nothing else
         window = device.window(kind)
         decision = Decision(
             identity,
@@ -349,26 +433,11 @@ class Alarms:
             alarm.priority,
             alarm.since,
             before,
-            None if row.published or shelf is None else shelf.by,
+            shelf.by if shelf is not None and not row.published else None,
+            alarm.heart_rate,
+            alarm.pause_s,
         )
         return [decision]
-
-    def _register(
-        self, name: str, device: Device, kind: Kind, event: Event, alarm: ActiveAlarm
-    ) -> str:
-        """Give a change its id, and keep which alarms are open."""
-        identity = _identity(name, kind, event, device, alarm.since)
-        if event == "cleared":
-            del device.open[kind]
-            for own in (alarm.id, alarm.escalation):
-                self.open.pop(own or "", None)
-            return identity
-        if event == "raised":
-            alarm.id = identity
-        else:
-            alarm.escalation = identity
-        self.open[identity] = name
-        return identity
 
 
 def _counted(device: Device, seq: int | None, key: int) -> bool:
@@ -381,16 +450,27 @@ def _counted(device: Device, seq: int | None, key: int) -> bool:
     return key in device.known or (device.restored and seq is not None and seq <= device.seq)
 
 
-def _identity(name: str, kind: Kind, event: Event, device: Device, since: float) -> str:
-    """The id of a change: derived from the beat that causes it, so that the beat gives it again.
+def _identity(
+    trigger: Trigger, name: str, device: Device, kind: Kind, event: Event, alarm: ActiveAlarm
+) -> str:
+    """Return the id of a change: derived from what causes it, so that this gives it again.
 
-    Beats without a number may be the same again and again, such as those of a lead that is off;
-    there the number of the change tells one from the next, and the hour of the alarm from those
-    before the device was forgotten.
+    Mostly that is the last beat. Beats without a number may be the same again and again, such as
+    those of a lead that is off; there the number of the change tells one from the next, and the
+    hour of the alarm from those before the device was forgotten. Of the rhythm it is when it began.
+    Where a shelf or the device is over, there is nothing but the alarm.
     """
+    if trigger is Trigger.UNSHELVE:
+        return alarm.id if event == "raised" else alarm.escalation or alarm.id
+    if trigger is Trigger.FORGET:
+        return _digest(alarm.id, event)
+    if kind in RHYTHM_KINDS:
+        return _digest(name, kind, event, rfc3339(alarm.since))
     last = device.known[-1] if device.known else 0
-    number = f"{device.changes}\0{since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
+    number = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
     device.changes += 1
-    return hashlib.blake2b(
-        f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16
-    ).hexdigest()
+    return _digest(name, kind, event, str(last), number)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

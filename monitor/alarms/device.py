@@ -14,6 +14,8 @@ from monitor.alarms.messages import (
     Priority,
     RetainedAlarm,
     Shelved,
+    or_none,
+    or_unset,
 )
 from monitor.times import from_rfc3339, rfc3339
 
@@ -30,6 +32,7 @@ class ActiveAlarm:
         state: where it is in its life cycle.
         escalation: the id of the alert that escalated it.
         acknowledged: who has seen it. An alarm that escalates is to be seen again.
+        heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
     """
 
     id: str
@@ -38,6 +41,8 @@ class ActiveAlarm:
     state: State = State.NONE
     escalation: str | None = None
     acknowledged: Acknowledged | None = None
+    heart_rate: float | None = None
+    pause_s: float | None = None
 
 
 class BeatWindow:
@@ -59,11 +64,16 @@ _TO_BITS, _TO_MARKS = str.maketrans(".x", "01"), str.maketrans("01", ".x")
 
 
 class Shelf(NamedTuple):
-    """Where a device stands of which nobody is to be alerted; times in seconds since 1970."""
+    """Where a device stands of which nobody is to be alerted; times in seconds since 1970.
+
+    Attributes:
+        kinds: of alarm that it withholds; without any, those that `KINDS` says.
+    """
 
     by: str
     since: float
     until: float
+    kinds: tuple[Kind, ...] = ()
 
 
 class Device:
@@ -79,7 +89,8 @@ class Device:
         known: the keys of its last beats, the newest last.
         restored: True from a restart to the first beat that the broker had not sent before.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
-        changes: how often an alarm of it has changed.
+        changes: how often an alarm of it has changed by its beats, or by their absence.
+        rhythm_ended: when the last alarm of its rhythm ended, RFC 3339; "" if none has.
         shelf: while it is shelved.
     """
 
@@ -92,6 +103,7 @@ class Device:
         "open",
         "quality",
         "restored",
+        "rhythm_ended",
         "seq",
         "shelf",
         "unsaved",
@@ -108,6 +120,7 @@ class Device:
         self.restored = False
         self.unsaved = False
         self.changes = 0
+        self.rhythm_ended = ""
         self.shelf: Shelf | None = None
 
     def update_clean(self) -> None:
@@ -130,13 +143,20 @@ class Device:
 
     def withholds(self, kind: Kind) -> bool:
         """Return whether people are not to be alerted of a kind of alarm for now."""
-        return self.shelf is not None and KINDS[kind].shelved
+        if self.shelf is None:
+            return False
+        return kind in self.shelf.kinds if self.shelf.kinds else KINDS[kind].shelved
+
+    @property
+    def explained(self) -> bool:
+        """Whether an open alarm of the rhythm explains that beats are anomalous."""
+        return any(KINDS[kind].explains for kind in self.open)
 
 
 def shelved(device: Device) -> Shelved | None:
     """Until when a device is shelved, and by whom, as it is made known."""
     shelf = device.shelf
-    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until))
+    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until), shelf.kinds)
 
 
 def priority_of(device: Device) -> Priority | None:
@@ -157,6 +177,8 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
             alarm.acknowledged,
             alarm.escalation,
             alarm.state.withheld,
+            or_unset(alarm.heart_rate),
+            or_unset(alarm.pause_s),
         )
         for kind, alarm in device.alarms()
     ]
@@ -172,6 +194,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
         seq=None if device.seq < 0 else device.seq,
         counted=[f"{key:016x}" for key in device.known],
         changes=device.changes,
+        rhythm_ended=device.rhythm_ended or None,
     )
 
 
@@ -185,7 +208,9 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     """
     device = Device(now)
     if (shelf := saved.shelved) is not None:
-        device.shelf = Shelf(shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until))
+        device.shelf = Shelf(
+            shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until), shelf.kinds
+        )
     for alarm in saved.alarms:
         device.open[alarm.kind] = ActiveAlarm(
             alarm.id,
@@ -194,11 +219,14 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
             restored(alarm.escalation is not None, alarm.withheld, device.withholds(alarm.kind)),
             alarm.escalation,
             alarm.acknowledged,
+            or_none(alarm.heart_rate),
+            or_none(alarm.pause_s),
         )
     device.anomaly = BeatWindow(saved.anomalous[-window:])
     if "x" in saved.poor or "signal-quality" in device.open:
         device.quality = BeatWindow(saved.poor[-window:])
     device.changes = saved.changes
+    device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
     device.known.extend(int(key, 16) for key in saved.counted)
     device.restored = True

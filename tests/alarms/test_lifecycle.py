@@ -17,11 +17,12 @@ from monitor.alarms.decisions import (
     Alarms,
     Decision,
     Policy,
+    Rhythm,
 )
 from monitor.alarms.device import Shelf, as_it_stands
-from monitor.alarms.kinds import KINDS
+from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
 from monitor.alarms.lifecycle import TABLE, Row, State, Trigger, Withheld, diagram, restored
-from monitor.alarms.messages import Acknowledged, Kind, Priority
+from monitor.alarms.messages import Acknowledged, Kind, Priority, RhythmKind
 
 GUIDE = Path(__file__).parents[2] / "docs" / "operating.md"
 
@@ -62,6 +63,22 @@ def test_shelving_and_acknowledging_alert_nobody_and_leave_the_alarm_as_it_is() 
     for (state, trigger, _), row in TABLE.items():
         if trigger in (Trigger.SHELVE, Trigger.ACKNOWLEDGE):
             assert row == Row(state)
+
+
+def test_an_alarm_comes_to_what_happens_to_it_and_its_end_is_told_if_its_beginning_was() -> None:
+    comes_to = {
+        Trigger.RAISE: "raised",
+        Trigger.ESCALATE: "escalated",
+        Trigger.CLEAR: None,
+        Trigger.FORGET: None,
+    }
+    for (state, trigger, shelf), row in TABLE.items():
+        event, _ = row.state.value
+        assert event == comes_to.get(trigger, state.value[0])
+        if trigger in (Trigger.CLEAR, Trigger.FORGET):
+            assert row.published == (state.withheld != "raised")
+        if not shelf:
+            assert row.published == (row.event is not None)
 
 
 def test_what_a_shelf_withholds_is_published_when_it_is_over() -> None:
@@ -140,11 +157,10 @@ class Walk(RuleBasedStateMachine):
                 assert decision.event == "cleared"
                 assert "raised" not in self.withheld.get(alarm, [])
             if not shelf_is_over:
+                self.seen.pop(alarm, None)
                 assert decision.id not in self.decided, "an id was used twice"
                 self.decided.add(decision.id)
                 assert (decision.before is None) == (decision.event == "raised")
-            if decision.event != "raised" or not shelf_is_over:
-                self.seen.pop(alarm, None)
             if decision.event == "cleared":
                 self.withheld.pop(alarm, None)
             elif decision.withheld_by is not None:
@@ -172,6 +188,21 @@ class Walk(RuleBasedStateMachine):
     def beats_that_fill_the_window(self, name: str, verdict: int) -> None:
         self.beats(name, [verdict] * 4)
 
+    @rule(
+        name=names,
+        kind=st.sampled_from([None, *RHYTHM_KINDS]),
+        priority=st.sampled_from(["medium", "high"]),
+        ago=st.sampled_from([0.0, 3.0, 100.0]),
+    )
+    def rhythm(self, name: str, kind: RhythmKind | None, priority: Priority, ago: float) -> None:
+        self.now += 1
+        finding = Rhythm(kind, priority, self.now - ago, heart_rate=30.0)
+        device = self.alarms.hear(name, self.now)
+        self.take(self.alarms.hear_rhythm(name, device, finding, self.now))
+        assert self.alarms.hear_rhythm(name, device, finding, self.now + 0.1) == []
+        open_now = [each for each, _ in device.alarms() if each in RHYTHM_KINDS]
+        assert open_now == ([kind] if kind else [])
+
     @rule(name=names)
     def redelivery(self, name: str) -> None:
         if name in self.last and self.alarms.find(name) is not None:
@@ -190,10 +221,15 @@ class Walk(RuleBasedStateMachine):
         (kind,) = [kind for kind, each in device.alarms() if each is alarm]
         self.seen[name, kind] = seen
 
-    @rule(name=names)
-    def shelve(self, name: str) -> None:
+    @rule(name=names, kinds=st.lists(st.sampled_from(list(KINDS)), max_size=4))
+    def shelve(self, name: str, kinds: list[Kind]) -> None:
         if self.alarms.find(name) is not None:
-            self.alarms.shelve(name, Shelf(f"nurse {next(self.numbers)}", self.now, self.now + 1e6))
+            by = f"nurse {next(self.numbers)}"
+            shelf = Shelf(by, self.now, self.now + 1e6, tuple(kinds))
+            self.take(self.alarms.shelve(name, shelf), shelf_is_over=True)
+            assert all(
+                not kinds or kind in kinds for device, kind in self.withheld if device == name
+            )
 
     @rule(name=names)
     def unshelve(self, name: str) -> None:
