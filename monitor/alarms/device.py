@@ -212,12 +212,15 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
             shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until), shelf.kinds
         )
     for alarm in saved.alarms:
+        escalated = (
+            alarm.escalation is not None and alarm.priority == KINDS[alarm.kind].priorities[-1]
+        )
         device.open[alarm.kind] = ActiveAlarm(
             alarm.id,
             alarm.priority,
             from_rfc3339(alarm.since),
-            restored(alarm.escalation is not None, alarm.withheld, device.withholds(alarm.kind)),
-            alarm.escalation,
+            restored(escalated, alarm.withheld, device.withholds(alarm.kind)),
+            alarm.escalation if escalated else None,
             alarm.acknowledged,
             or_none(alarm.heart_rate),
             or_none(alarm.pause_s),

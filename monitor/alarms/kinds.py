@@ -1,8 +1,8 @@
 """The kinds of alarm: what raises each, at which priorities, and what keeps it from people."""
 
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
-from monitor.alarms.messages import Kind, Priority, RhythmKind
+from monitor.alarms.messages import Kind, Priority
 
 
 class Properties(NamedTuple):
@@ -36,5 +36,5 @@ KINDS: Final[dict[Kind, Properties]] = {
 Whoever shelves a patient who is being washed expects noise; a heart that stops then is to be told.
 """
 
-RHYTHM_KINDS: Final[tuple[RhythmKind, ...]] = get_args(RhythmKind)
+RHYTHM_KINDS: Final = tuple(kind for kind, each in KINDS.items() if each.raised_by == "rhythm")
 """The kinds of the rhythm, the most serious first."""

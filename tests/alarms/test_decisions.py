@@ -532,6 +532,21 @@ def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[
     Alarms(THREE_OF_TEN).restore(saved, 0.0)
 
 
+@pytest.mark.parametrize("priority", ["low", "medium", "high"])
+@pytest.mark.parametrize("withheld", [None, "raised", "escalated"])
+@pytest.mark.parametrize("escalation", [None, "1" * 32])
+def test_a_retained_alarm_that_cannot_be_is_gone_on_from_all_the_same(
+    priority: str, withheld: str | None, escalation: str | None
+) -> None:
+    forged = {"priority": priority, "withheld": withheld, "escalation": escalation}
+    alarm = ALARM["alarms"][0] | forged  # type: ignore[index]
+    alarms = Alarms(THREE_OF_TEN)
+    alarms.restore(messages.decode_alarm(msgspec.json.encode(ALARM | {"alarms": [alarm]})), 0.0)
+    said = send(alarms, "bed-7", beats_of([ANOMALOUS] * 10 + [NORMAL] * 10, numbered=True, begin=6))
+    assert [each.event for each in said][-1] == "cleared"
+    assert not alarms.open
+
+
 def test_an_alarm_of_a_device_that_was_forgotten_is_not_taken_for_the_one_before() -> None:
     alarms = Alarms(THREE_OF_TEN)
     told: list[str] = []

@@ -2,6 +2,7 @@
 
 from itertools import count, product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import settings
@@ -100,6 +101,17 @@ def test_whatever_was_saved_is_a_state_that_can_be_left(
     assert escalated == (
         state in (State.ESCALATED, State.ESCALATED_UNTOLD, State.ESCALATION_UNTOLD)
     )
+
+
+# -- the kinds
+
+
+def test_every_kind_has_its_row_and_the_rhythm_comes_first() -> None:
+    assert set(KINDS) == set(get_args(Kind))
+    assert set(RHYTHM_KINDS) == set(get_args(RhythmKind))
+    assert tuple(KINDS)[: len(RHYTHM_KINDS)] == RHYTHM_KINDS
+    explaining = [kind for kind, each in KINDS.items() if each.explains]
+    assert explaining == ["ventricular-fibrillation", "asystole", "ventricular-tachycardia"]
 
 
 # -- a walk through it
