@@ -206,14 +206,13 @@ class Alarms:
         window.seen = min(window.seen + 1, policy.window)
         number, alarm = window.bits.bit_count(), device.open.get(kind)
         first, whole = KINDS[kind].priorities
-        explained = kind == "anomaly" and device.explained
         if alarm is None:
-            if number >= policy.raise_at and speaks and not explained:
+            if number >= policy.raise_at and speaks and not device.explains(kind):
                 device.open[kind] = ActiveAlarm(
                     "", first if number < policy.window else whole, time
                 )
                 decisions += self._step(Trigger.RAISE, name, device, kind, beat)
-        elif number == policy.window and alarm.priority != whole and not explained:
+        elif number == policy.window and alarm.priority != whole and not device.explains(kind):
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
         elif number <= policy.clear_at and window.seen == policy.window:
             decisions += self._step(Trigger.CLEAR, name, device, kind, beat)

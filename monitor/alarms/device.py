@@ -147,10 +147,9 @@ class Device:
             return False
         return kind in self.shelf.kinds if self.shelf.kinds else KINDS[kind].shelved
 
-    @property
-    def explained(self) -> bool:
-        """Whether an open alarm of the rhythm explains that beats are anomalous."""
-        return any(KINDS[kind].explains for kind in self.open)
+    def explains(self, kind: Kind) -> bool:
+        """Return whether an open alarm of the rhythm explains what speaks for this kind."""
+        return kind == "anomaly" and any(KINDS[each].explains for each in self.open)
 
 
 def shelved(device: Device) -> Shelved | None:
