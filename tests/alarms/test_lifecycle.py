@@ -22,7 +22,7 @@ from monitor.alarms.decisions import (
 )
 from monitor.alarms.device import Shelf, as_it_stands
 from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
-from monitor.alarms.lifecycle import TABLE, Row, State, Trigger, Withheld, diagram, restored
+from monitor.alarms.lifecycle import TABLE, Event, Row, State, Trigger, Withheld, diagram, restored
 from monitor.alarms.messages import Acknowledged, Kind, Priority, RhythmKind
 
 GUIDE = Path(__file__).parents[2] / "docs" / "operating.md"
@@ -67,19 +67,23 @@ def test_shelving_and_acknowledging_alert_nobody_and_leave_the_alarm_as_it_is() 
 
 
 def test_an_alarm_comes_to_what_happens_to_it_and_its_end_is_told_if_its_beginning_was() -> None:
-    comes_to = {
+    events: dict[Trigger, Event] = {
         Trigger.RAISE: "raised",
         Trigger.ESCALATE: "escalated",
-        Trigger.CLEAR: None,
-        Trigger.FORGET: None,
+        Trigger.CLEAR: "cleared",
+        Trigger.FORGET: "cleared",
     }
     for (state, trigger, shelf), row in TABLE.items():
-        event, _ = row.state.value
-        assert event == comes_to.get(trigger, state.value[0])
-        if trigger in (Trigger.CLEAR, Trigger.FORGET):
+        if trigger not in events:
+            assert row.state.value[0] == state.value[0]
+            continue
+        assert row.event == events[trigger]
+        if row.event == "cleared":
+            assert row.state is State.NONE
             assert row.published == (state.withheld != "raised")
-        if not shelf:
-            assert row.published == (row.event is not None)
+        else:
+            assert row.state.value == (row.event, state.withheld or (row.event if shelf else None))
+            assert row.published == (not shelf)
 
 
 def test_what_a_shelf_withholds_is_published_when_it_is_over() -> None:
@@ -291,6 +295,9 @@ class Walk(RuleBasedStateMachine):
                     assert alarm.withheld == self.withheld.get((name, alarm.kind), [None])[0]
                     assert alarm.acknowledged == self.seen.get((name, alarm.kind))
                     opened |= {alarm.id, alarm.escalation or alarm.id}
+                for _, active in device.alarms():
+                    event, _ = active.state.value
+                    assert event == ("escalated" if active.escalation else "raised")
         assert set(self.alarms.open) == opened
 
 
