@@ -258,6 +258,14 @@ def shelve(
         float, typer.Option(min=0, max=1440, help="How long; 0 takes the device off the shelf.")
     ],
     by: By = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Kind of alarm to withhold, such as tachycardia; may be given several times. "
+            "Default: all but those of the rhythm.",
+        ),
+    ] = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
@@ -265,9 +273,8 @@ def shelve(
     from monitor import configuration
     from monitor.commands import acknowledge
 
-    acknowledge.shelve(
-        configuration.load(config, configuration.flags(broker=broker)), device, minutes, by
-    )
+    loaded = configuration.load(config, configuration.flags(broker=broker))
+    acknowledge.shelve(loaded, device, minutes, by, kind or [])
 
 
 @app.command()

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from monitor import __version__
-from monitor.alarms.decisions import PRIORITIES
+from monitor.alarms.kinds import KINDS
 from monitor.ecg.quality import FAULTS
 from monitor.errors import REASONS
 
@@ -156,7 +156,7 @@ class Metrics(ConnectionMetrics):
         )
         for fault in FAULTS:
             self.poor.labels(fault)
-        for kind, priorities in PRIORITIES.items():
+        for kind, (priorities, *_) in KINDS.items():
             for priority in priorities:
                 self.alarms.labels(kind, priority)
                 for event in ("raised", "escalated", "cleared"):

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.alarms.device import ActiveAlarm, Condition, Device, Shelf, as_it_was
-from monitor.alarms.messages import Acknowledged, Event, Kind, Priority, RetainedAlarm
+from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
+from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
+from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
+from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm, RhythmKind
+from monitor.times import rfc3339
 
 NORMAL, ANOMALOUS, POOR = range(3)
 """What a beat was."""
@@ -20,13 +23,6 @@ REMEMBERED = 16
 
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
-
-PRIORITIES: dict[Kind, tuple[Priority, ...]] = {
-    "anomaly": ("medium", "high"),
-    "signal-quality": ("low", "medium"),
-    "silent": ("medium",),
-}
-"""The priority of an alarm: when raised, and once every beat of the window speaks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,24 @@ class Policy:
     silent_after: float = 30.0
 
 
+class Rhythm(NamedTuple):
+    """What is wrong with the rhythm of a heart at the moment.
+
+    Attributes:
+        kind: the most serious that is; None where nothing is wrong.
+        priority: one of those that `KINDS` has for the kind.
+        since: when it began, in seconds since 1970.
+        heart_rate: in beats a minute, where it is about that.
+        pause_s: in seconds, where it is about that.
+    """
+
+    kind: RhythmKind | None = None
+    priority: Priority = "high"
+    since: float = 0.0
+    heart_rate: float | None = None
+    pause_s: float | None = None
+
+
 class Decision(NamedTuple):
     """A change of an alarm.
 
@@ -58,6 +72,7 @@ class Decision(NamedTuple):
         priority: as it is now; for "cleared", as it was.
         before: the priority it had; None for "raised".
         withheld_by: who has the device shelved, so that nobody is to be alerted; None else.
+        heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
     """
 
     id: str
@@ -72,6 +87,8 @@ class Decision(NamedTuple):
     since: float
     before: Priority | None
     withheld_by: str | None
+    heart_rate: float | None
+    pause_s: float | None
 
 
 class Alarms:
@@ -140,13 +157,14 @@ class Alarms:
                     continue
                 device.seq = device.seq if seq is None else seq + beat
             known.append(key)
-            if verdict == NORMAL and anomaly.alarm is None and device.attentive:
+            if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.seen = min(anomaly.seen + 1, self.policy.window)
                 continue
             device.unsaved |= verdict != NORMAL
             self._count(name, device, beat, verdict, times[beat], decisions)
         del known[:-REMEMBERED]
+        device.update_clean()
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
 
@@ -159,11 +177,10 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
-        if device.silent is not None:
-            silent, device.silent = device.silent, None
-            decisions.append(self._change(name, device, "silent", "cleared", silent, beat))
+        if "silent" in device.open:
+            decisions += self._step(Trigger.CLEAR, name, device, "silent", beat)
         if verdict == POOR and device.quality is None:
-            device.quality = Condition("." * device.anomaly.seen)  # until now all were good
+            device.quality = BeatWindow("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
             poor = verdict == POOR
             self._decide(
@@ -178,32 +195,74 @@ class Alarms:
         name: str,
         device: Device,
         kind: Kind,
-        condition: Condition,
+        window: BeatWindow,
         beat: int,
         speaks: bool,
         time: float,
         decisions: list[Decision],
     ) -> None:
         policy = self.policy
-        condition.bits = ((condition.bits << 1) | speaks) & self._full
-        condition.seen = min(condition.seen + 1, policy.window)
-        number, alarm = condition.bits.bit_count(), condition.alarm
-        first, whole = PRIORITIES[kind]
-        before = alarm.priority if alarm is not None else None
-        event: Event
+        window.bits = ((window.bits << 1) | speaks) & self._full
+        window.seen = min(window.seen + 1, policy.window)
+        number, alarm = window.bits.bit_count(), device.open.get(kind)
+        first, whole = KINDS[kind].priorities
         if alarm is None:
-            if number < policy.raise_at or not speaks:
-                return
-            event = "raised"
-            priority = whole if number == policy.window else first
-            alarm = condition.alarm = ActiveAlarm("", priority, time)
-        elif number == policy.window and alarm.priority != whole:
-            event, alarm.priority = "escalated", whole
-        elif number <= policy.clear_at and condition.seen == policy.window:
-            event, condition.alarm = "cleared", None
-        else:
-            return
-        decisions.append(self._change(name, device, kind, event, alarm, beat, before))
+            if number >= policy.raise_at and speaks and not device.explains(kind):
+                device.open[kind] = ActiveAlarm(
+                    "", first if number < policy.window else whole, time
+                )
+                decisions += self._step(Trigger.RAISE, name, device, kind, beat)
+        elif number == policy.window and alarm.priority != whole and not device.explains(kind):
+            decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
+        elif number <= policy.clear_at and window.seen == policy.window:
+            decisions += self._step(Trigger.CLEAR, name, device, kind, beat)
+
+    def hear_rhythm(
+        self,
+        name: str,
+        device: Device,
+        finding: Rhythm,
+        time: float,
+        redelivered: bool = False,
+    ) -> list[Decision]:
+        """Take in what is wrong with a device's rhythm, as often as it is known, and decide.
+
+        One event is one alarm: that of a new kind takes the place of the one before. While nobody
+        tells of the rhythm, what is open stays as it is, also if the device falls silent.
+
+        Args:
+            name: of the device.
+            device: as `hear` gave it.
+            finding: as it is now, not as it has changed.
+            time: when that was known, in seconds since 1970; the next one is later.
+            redelivered: whether the broker marked the message as delivered before. What is not
+                later than the end of the last alarm is then taken for a repeat.
+        """
+        decisions: list[Decision] = []
+        if redelivered and rfc3339(time) <= device.rhythm_ended:
+            return decisions
+        kind = finding.kind
+        if kind is not None:
+            priorities, alarm = KINDS[kind].priorities, device.open.get(kind)
+            raised = alarm is None
+            if alarm is None:
+                priority = finding.priority if finding.priority in priorities else priorities[0]
+                begun = rfc3339(finding.since) > device.rhythm_ended  # else another one is over
+                since = finding.since if begun else time
+                alarm = device.open[kind] = ActiveAlarm("", priority, since)
+            alarm.heart_rate, alarm.pause_s = finding.heart_rate, finding.pause_s
+            if raised:
+                decisions += self._step(Trigger.RAISE, name, device, kind)
+            elif finding.priority == priorities[-1] != alarm.priority:
+                decisions += self._step(
+                    Trigger.ESCALATE, name, device, kind, priority=finding.priority
+                )
+        for other in [each for each in RHYTHM_KINDS if each in device.open and each != kind]:
+            decisions += self._step(Trigger.CLEAR, name, device, other)
+            device.rhythm_ended = rfc3339(time)
+        device.update_clean()
+        device.unsaved |= bool(decisions)
+        return decisions
 
     def fall_silent(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
         """Decide on the devices that were not heard for too long, at most `most` at a time.
@@ -223,11 +282,11 @@ class Alarms:
             if len(fallen) == most or device.heard + after > now:
                 break
             fallen.append(name)
-            if device.silent is not None:
+            if "silent" in device.open:
                 continue  # since then it has only repeated itself
-            alarm = device.silent = ActiveAlarm("", "medium", wall)
-            device.unsaved = True
-            decisions.append(self._change(name, device, "silent", "raised", alarm))
+            device.open["silent"] = ActiveAlarm("", KINDS["silent"].priorities[0], wall)
+            device.unsaved, device.clean = True, False
+            decisions += self._step(Trigger.RAISE, name, device, "silent")
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
             device.heard = now  # from here on, the time until it is forgotten
@@ -246,10 +305,8 @@ class Alarms:
             if device.shelf is not None:
                 continue
             gone.append(name)
-            decisions += [
-                self._change(name, device, kind, "cleared", alarm, None, alarm.priority)
-                for kind, alarm in device.alarms()
-            ]
+            for kind, _ in list(device.alarms()):
+                decisions += self._step(Trigger.FORGET, name, device, kind)
         for name in gone:
             del self.silent[name]
         return gone, decisions
@@ -268,25 +325,36 @@ class Alarms:
             self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
         if device.shelf is not None:
             self.shelved[saved.device] = device
-        expected = device.silent is None and not device.clean
+        expected = "silent" not in device.open and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
 
     # -- what people say of them
 
     def acknowledge(self, identity: str, acknowledged: Acknowledged) -> ActiveAlarm:
         """Note who has seen an open alarm; `identity` is one that `open` has."""
-        device = self.find(self.open[identity])
+        name = self.open[identity]
+        device = self.find(name)
         assert device is not None
-        alarm = next(a for _, a in device.alarms() if identity in (a.id, a.escalation))
-        alarm.acknowledged = acknowledged
+        kind, alarm = next(
+            (kind, a) for kind, a in device.alarms() if identity in (a.id, a.escalation)
+        )
+        self._step(Trigger.ACKNOWLEDGE, name, device, kind, seen=acknowledged)
         return alarm
 
-    def shelve(self, name: str, shelf: Shelf) -> None:
-        """Alert nobody of a device that is known until `unshelve`."""
+    def shelve(self, name: str, shelf: Shelf) -> list[Decision]:
+        """Alert nobody of a device that is known until `unshelve`.
+
+        Return what an earlier shelf has withheld, and this one does not.
+        """
         device = self.find(name)
         assert device is not None
         device.shelf = shelf
         self.shelved[name] = device
+        decisions: list[Decision] = []
+        for kind, _ in device.alarms():
+            trigger = Trigger.SHELVE if device.withholds(kind) else Trigger.UNSHELVE
+            decisions += self._step(trigger, name, device, kind)
+        return decisions
 
     def unshelve(self, name: str) -> list[Decision]:
         """Alert of a device again, and first of what was withheld and still stands."""
@@ -295,11 +363,8 @@ class Alarms:
             return []
         device.shelf = None
         decisions: list[Decision] = []
-        for kind, alarm in device.alarms():
-            event, alarm.withheld = alarm.withheld, None
-            if event is not None:
-                identity = alarm.id if event == "raised" else alarm.escalation or alarm.id
-                decisions.append(_decision(identity, name, device, kind, event, alarm))
+        for kind, _ in device.alarms():
+            decisions += self._step(Trigger.UNSHELVE, name, device, kind)
         return decisions
 
     def due(self, wall: float) -> list[str]:
@@ -313,61 +378,65 @@ class Alarms:
             if device.shelf is not None and not device.shelf.since <= wall < device.shelf.until
         ]
 
-    def _change(
+    def _step(
         self,
+        trigger: Trigger,
         name: str,
         device: Device,
         kind: Kind,
-        event: Event,
-        alarm: ActiveAlarm,
         beat: int | None = None,
-        before: Priority | None = None,
-    ) -> Decision:
-        """Give a change its id, and keep which alarms are open and what is withheld of them."""
-        identity = _identity(name, kind, event, device, alarm.since)
-        if event == "cleared":
-            before = alarm.priority
+        priority: Priority | None = None,
+        seen: Acknowledged | None = None,
+    ) -> list[Decision]:
+        """Take an open alarm one step on; return the decision that follows, if one does.
+
+        Args:
+            trigger: what happens to it.
+            name: of the device.
+            device: whose alarm it is.
+            kind: of the alarm.
+            beat: of the message, that has caused it.
+            priority: that the alarm has from now on; None for the same.
+            seen: who has seen the alarm, if it is acknowledged.
+        """
+        alarm, shelf = device.open[kind], device.shelf
+        row = TABLE[alarm.state, trigger, device.withholds(kind)]
+        before = None if trigger in (Trigger.RAISE, Trigger.UNSHELVE) else alarm.priority
+        alarm.state, alarm.priority = row.state, priority or alarm.priority
+        if trigger in SEEN:
+            alarm.acknowledged = seen if SEEN[trigger] else None
+        if row.event is None:
+            return []
+        identity = _identity(trigger, name, device, kind, row.event, alarm)
+        if row.event == "cleared":
+            del device.open[kind]
             for own in (alarm.id, alarm.escalation):
                 self.open.pop(own or "", None)
-            withheld = alarm.withheld == "raised"  # of the others, people are to know the end
         else:
-            if event == "raised":
+            if row.event == "raised":
                 alarm.id = identity
             else:
-                alarm.escalation, alarm.acknowledged = identity, None
+                alarm.escalation = identity
             self.open[identity] = name
-            withheld = device.shelf is not None
-            alarm.withheld = (alarm.withheld or event) if withheld else None
-        by = device.shelf.by if device.shelf is not None and withheld else None
-        return _decision(identity, name, device, kind, event, alarm, beat, before, by)
-
-
-def _decision(
-    identity: str,
-    name: str,
-    device: Device,
-    kind: Kind,
-    event: Event,
-    alarm: ActiveAlarm,
-    beat: int | None = None,
-    before: Priority | None = None,
-    withheld_by: str | None = None,
-) -> Decision:
-    condition = device.condition(kind)
-    return Decision(
-        identity,
-        alarm.id,
-        name,
-        event,
-        kind,
-        beat,
-        condition.bits.bit_count() if condition else 0,
-        condition.seen if condition else 0,
-        alarm.priority,
-        alarm.since,
-        before,
-        withheld_by,
-    )
+        assert row.published or shelf is not None  # the table withholds nothing else
+        window = device.window(kind)
+        decision = Decision(
+            identity,
+            alarm.id,
+            name,
+            row.event,
+            kind,
+            beat,
+            window.bits.bit_count() if window else 0,
+            window.seen if window else 0,
+            alarm.priority,
+            alarm.since,
+            before,
+            shelf.by if shelf is not None and not row.published else None,
+            alarm.heart_rate,
+            alarm.pause_s,
+        )
+        return [decision]
 
 
 def _counted(device: Device, seq: int | None, key: int) -> bool:
@@ -380,16 +449,27 @@ def _counted(device: Device, seq: int | None, key: int) -> bool:
     return key in device.known or (device.restored and seq is not None and seq <= device.seq)
 
 
-def _identity(name: str, kind: Kind, event: Event, device: Device, since: float) -> str:
-    """The id of a change: derived from the beat that causes it, so that the beat gives it again.
+def _identity(
+    trigger: Trigger, name: str, device: Device, kind: Kind, event: Event, alarm: ActiveAlarm
+) -> str:
+    """Return the id of a change: derived from what causes it, so that this gives it again.
 
-    Beats without a number may be the same again and again, such as those of a lead that is off;
-    there the number of the change tells one from the next, and the hour of the alarm from those
-    before the device was forgotten.
+    Mostly that is the last beat. Beats without a number may be the same again and again, such as
+    those of a lead that is off; there the number of the change tells one from the next, and the
+    hour of the alarm from those before the device was forgotten. Of the rhythm it is when it began.
+    Where a shelf or the device is over, there is nothing but the alarm.
     """
+    if trigger is Trigger.UNSHELVE:
+        return alarm.id if event == "raised" else alarm.escalation or alarm.id
+    if trigger is Trigger.FORGET:
+        return _digest(alarm.id, event)
+    if kind in RHYTHM_KINDS:
+        return _digest(name, kind, event, rfc3339(alarm.since))
     last = device.known[-1] if device.known else 0
-    number = f"{device.changes}\0{since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
+    number = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
     device.changes += 1
-    return hashlib.blake2b(
-        f"{name}\0{kind}\0{event}\0{last}\0{number}".encode(), digest_size=16
-    ).hexdigest()
+    return _digest(name, kind, event, str(last), number)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from monitor.alarms.kinds import KINDS
+from monitor.alarms.lifecycle import State, restored
 from monitor.alarms.messages import (
     Acknowledged,
     Kind,
@@ -12,7 +14,8 @@ from monitor.alarms.messages import (
     Priority,
     RetainedAlarm,
     Shelved,
-    Withheld,
+    or_none,
+    or_unset,
 )
 from monitor.times import from_rfc3339, rfc3339
 
@@ -26,49 +29,51 @@ class ActiveAlarm:
     Attributes:
         id: of the alert that raised it.
         since: when it was raised, in seconds since 1970.
+        state: where it is in its life cycle.
         escalation: the id of the alert that escalated it.
-        withheld: the event that nobody was alerted of, for the device is shelved.
         acknowledged: who has seen it. An alarm that escalates is to be seen again.
+        heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
     """
 
     id: str
     priority: Priority
     since: float
+    state: State = State.NONE
     escalation: str | None = None
-    withheld: Withheld | None = None
     acknowledged: Acknowledged | None = None
+    heart_rate: float | None = None
+    pause_s: float | None = None
 
 
-class Condition:
-    """The last beats of a device as bits, newest lowest: set where a beat speaks for the alarm."""
+class BeatWindow:
+    """The last beats of a device as bits, newest lowest: set where a beat speaks for an alarm."""
 
-    __slots__ = ("alarm", "bits", "seen")
+    __slots__ = ("bits", "seen")
 
-    def __init__(self, window: str = "", alarm: ActiveAlarm | None = None) -> None:
+    def __init__(self, window: str = "") -> None:
         """Go on from a window that `window` wrote."""
         self.bits = int(window.translate(_TO_BITS) or "0", 2)
         self.seen = len(window)
-        self.alarm = alarm
 
     def window(self) -> str:
         """The window as text, the oldest beat first: `x` where a beat speaks for the alarm."""
         return f"{self.bits:0{self.seen}b}".translate(_TO_MARKS) if self.seen else ""
-
-    @property
-    def clean(self) -> bool:
-        """Whether there is neither an alarm nor anything that speaks for one."""
-        return not self.bits and self.alarm is None
 
 
 _TO_BITS, _TO_MARKS = str.maketrans(".x", "01"), str.maketrans("01", ".x")
 
 
 class Shelf(NamedTuple):
-    """Where a device stands of which nobody is to be alerted; times in seconds since 1970."""
+    """Where a device stands of which nobody is to be alerted; times in seconds since 1970.
+
+    Attributes:
+        kinds: of alarm that it withholds; without any, those that `KINDS` says.
+    """
 
     by: str
     since: float
     until: float
+    kinds: tuple[Kind, ...] = ()
 
 
 class Device:
@@ -76,68 +81,81 @@ class Device:
 
     Attributes:
         heard: when its last message came, in seconds on the caller's clock.
+        anomaly: its last beats that can be believed, and which of them were anomalous.
+        quality: its last beats, and which were of poor quality; None until one was.
+        open: its open alarms.
+        clean: whether nothing is open and no beat in sight speaks for an alarm.
         seq: the number of the last beat; -1 where the device does not number them.
         known: the keys of its last beats, the newest last.
         restored: True from a restart to the first beat that the broker had not sent before.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
-        changes: how often an alarm of it has changed.
+        changes: how often an alarm of it has changed by its beats, or by their absence.
+        rhythm_ended: when the last alarm of its rhythm ended, RFC 3339; "" if none has.
         shelf: while it is shelved.
     """
 
     __slots__ = (
         "anomaly",
         "changes",
+        "clean",
         "heard",
         "known",
+        "open",
         "quality",
         "restored",
+        "rhythm_ended",
         "seq",
         "shelf",
-        "silent",
         "unsaved",
     )
 
     def __init__(self, heard: float) -> None:
         self.heard = heard
-        self.anomaly = Condition()
-        self.quality: Condition | None = None  # made with the first beat of poor quality
-        self.silent: ActiveAlarm | None = None
+        self.anomaly = BeatWindow()
+        self.quality: BeatWindow | None = None
+        self.open: dict[Kind, ActiveAlarm] = {}
+        self.clean = True
         self.seq = -1
         self.known = array("Q")
         self.restored = False
         self.unsaved = False
         self.changes = 0
+        self.rhythm_ended = ""
         self.shelf: Shelf | None = None
 
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is open and no beat in sight speaks for an alarm."""
-        quality = self.quality is None or self.quality.clean
-        return self.silent is None and self.anomaly.clean and quality
+    def update_clean(self) -> None:
+        """Bring `clean` up to date, after all that may have changed it."""
+        quality = self.quality is not None and self.quality.bits
+        self.clean = not (self.open or self.anomaly.bits or quality)
 
-    @property
-    def attentive(self) -> bool:
-        """Whether it is heard, and has only sent beats that can be believed."""
-        return self.silent is None and self.quality is None
-
-    def condition(self, kind: Kind) -> Condition | None:
-        """The beats that are looked at for a kind of alarm."""
-        return {"anomaly": self.anomaly, "signal-quality": self.quality, "silent": None}[kind]
+    def window(self, kind: Kind) -> BeatWindow | None:
+        """Return the beats that are looked at for a kind of alarm; None where none are."""
+        if kind == "anomaly":
+            return self.anomaly
+        return self.quality if kind == "signal-quality" else None
 
     def alarms(self) -> Iterator[tuple[Kind, ActiveAlarm]]:
-        """The open alarms."""
-        if self.anomaly.alarm is not None:
-            yield "anomaly", self.anomaly.alarm
-        if self.quality is not None and self.quality.alarm is not None:
-            yield "signal-quality", self.quality.alarm
-        if self.silent is not None:
-            yield "silent", self.silent
+        """Yield the open alarms in the order of `KINDS`."""
+        if self.open:
+            for kind in KINDS:
+                if kind in self.open:
+                    yield kind, self.open[kind]
+
+    def withholds(self, kind: Kind) -> bool:
+        """Return whether people are not to be alerted of a kind of alarm for now."""
+        if self.shelf is None:
+            return False
+        return kind in self.shelf.kinds if self.shelf.kinds else KINDS[kind].shelved
+
+    def explains(self, kind: Kind) -> bool:
+        """Return whether an open alarm of the rhythm explains what speaks for this kind."""
+        return kind == "anomaly" and any(KINDS[each].explains for each in self.open)
 
 
 def shelved(device: Device) -> Shelved | None:
     """Until when a device is shelved, and by whom, as it is made known."""
     shelf = device.shelf
-    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until))
+    return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until), shelf.kinds)
 
 
 def priority_of(device: Device) -> Priority | None:
@@ -157,7 +175,9 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
             rfc3339(alarm.since),
             alarm.acknowledged,
             alarm.escalation,
-            alarm.withheld,
+            alarm.state.withheld,
+            or_unset(alarm.heart_rate),
+            or_unset(alarm.pause_s),
         )
         for kind, alarm in device.alarms()
     ]
@@ -173,6 +193,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
         seq=None if device.seq < 0 else device.seq,
         counted=[f"{key:016x}" for key in device.known],
         changes=device.changes,
+        rhythm_ended=device.rhythm_ended or None,
     )
 
 
@@ -184,26 +205,32 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
         window: how many of its last beats are looked at.
         now: in seconds, on the clock by which it is heard.
     """
-    alarms = {
-        alarm.kind: ActiveAlarm(
+    device = Device(now)
+    if (shelf := saved.shelved) is not None:
+        device.shelf = Shelf(
+            shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until), shelf.kinds
+        )
+    for alarm in saved.alarms:
+        escalated = (
+            alarm.escalation is not None and alarm.priority == KINDS[alarm.kind].priorities[-1]
+        )
+        device.open[alarm.kind] = ActiveAlarm(
             alarm.id,
             alarm.priority,
             from_rfc3339(alarm.since),
-            alarm.escalation,
-            alarm.withheld,
+            restored(escalated, alarm.withheld, device.withholds(alarm.kind)),
+            alarm.escalation if escalated else None,
             alarm.acknowledged,
+            or_none(alarm.heart_rate),
+            or_none(alarm.pause_s),
         )
-        for alarm in saved.alarms
-    }
-    device = Device(now)
-    device.anomaly = Condition(saved.anomalous[-window:], alarms.get("anomaly"))
-    if "x" in saved.poor or "signal-quality" in alarms:
-        device.quality = Condition(saved.poor[-window:], alarms.get("signal-quality"))
-    device.silent = alarms.get("silent")
+    device.anomaly = BeatWindow(saved.anomalous[-window:])
+    if "x" in saved.poor or "signal-quality" in device.open:
+        device.quality = BeatWindow(saved.poor[-window:])
     device.changes = saved.changes
+    device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
     device.known.extend(int(key, 16) for key in saved.counted)
     device.restored = True
-    if (shelf := saved.shelved) is not None:
-        device.shelf = Shelf(shelf.by, from_rfc3339(shelf.since), from_rfc3339(shelf.until))
+    device.update_clean()
     return device

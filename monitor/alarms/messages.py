@@ -3,15 +3,20 @@
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from monitor.alarms.lifecycle import Event, Withheld
 from monitor.times import EARLIEST, LATEST, from_rfc3339
 
-Kind = Literal["anomaly", "signal-quality", "silent"]
+RhythmKind = Literal[
+    "ventricular-fibrillation",
+    "asystole",
+    "ventricular-tachycardia",
+    "bradycardia",
+    "tachycardia",
+]
 
-Event = Literal["raised", "escalated", "cleared"]
-
-Withheld = Literal["raised", "escalated"]
+Kind = Literal[RhythmKind, "anomaly", "signal-quality", "silent"]
 
 Priority = Literal["high", "medium", "low"]
 
@@ -31,6 +36,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         beats_seen: how many beats are in the window.
         beat: float32 [140]; None where no beat caused the event, or it holds what is no number.
         reconstruction: float32 [140]; None where the beat was not scored.
+        heart_rate, pause_s: what an alarm of the rhythm is about, in beats a minute or seconds; of
+            these one at most, of other alarms neither.
     """
 
     id: str
@@ -48,6 +55,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     beat: list[float] | None
     reconstruction: list[float] | None
+    heart_rate: float | UnsetType = UNSET
+    pause_s: float | UnsetType = UNSET
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -70,6 +79,7 @@ class OpenAlarm(msgspec.Struct, frozen=True):
         acknowledged: None until somebody has seen it, and again once it escalates.
         escalation: the id of the alert that escalated it.
         withheld: the event that nobody was alerted of, for the device is shelved.
+        heart_rate, pause_s: as its alerts have them.
     """
 
     id: str
@@ -79,6 +89,8 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     acknowledged: Acknowledged | None = None
     escalation: str | None = None
     withheld: Withheld | None = None
+    heart_rate: float | UnsetType = UNSET
+    pause_s: float | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
@@ -86,11 +98,16 @@ class OpenAlarm(msgspec.Struct, frozen=True):
 
 
 class Shelved(msgspec.Struct, frozen=True):
-    """Until when nobody is alerted of a device, and who wanted it so."""
+    """Until when nobody is alerted of a device, and who wanted it so.
+
+    Attributes:
+        kinds: of alarm that are withheld; without any, those that `KINDS` says.
+    """
 
     by: str
     since: str
     until: str
+    kinds: tuple[Kind, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse times that are none, and a name that cannot be printed."""
@@ -118,8 +135,8 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
 
     It holds all that is needed to go on after a restart: which of the last beats were anomalous
-    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, and how
-    often an alarm of this device has changed.
+    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, how often
+    an alarm of this device has changed by its beats, and when the last alarm of the rhythm ended.
     """
 
     device: str
@@ -133,6 +150,12 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     seq: Annotated[int, Meta(ge=0, lt=2**53)] | None
     counted: Annotated[list[Key], Meta(max_length=1000)]
     changes: int
+    rhythm_ended: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a time that is none."""
+        if self.rhythm_ended is not None:
+            _check_time(self.rhythm_ended)
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -149,6 +172,16 @@ class Scores(msgspec.Struct, frozen=True):
 
     device: str
     scores: list[Score]
+
+
+def or_unset(value: float | None) -> float | UnsetType:
+    """Return a value as a message has it, which leaves out what is not known."""
+    return UNSET if value is None else value
+
+
+def or_none(value: float | UnsetType) -> float | None:
+    """Return the inverse of `or_unset`."""
+    return None if value is UNSET else value
 
 
 encode = msgspec.json.Encoder().encode

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from monitor.alarms.messages import Kind
 from monitor.errors import Rejected
 
 LONGEST_SHELF: Final = 24 * 60
@@ -30,10 +31,15 @@ class Acknowledge(msgspec.Struct, frozen=True):
 
 
 class Shelve(msgspec.Struct, frozen=True):
-    """Nobody shall be alerted of a device for some minutes; 0 to be alerted again at once."""
+    """Nobody shall be alerted of a device for some minutes; 0 to be alerted again at once.
+
+    Attributes:
+        kinds: of alarm to withhold; without any, all but those of the rhythm.
+    """
 
     minutes: Annotated[float, Meta(ge=0, le=LONGEST_SHELF)]
     by: Name = "unknown"
+    kinds: Annotated[tuple[Kind, ...], Meta(max_length=100)] = ()
 
 
 Request = Acknowledge | Shelve

@@ -12,6 +12,7 @@ from queue import Empty, Queue
 from paho.mqtt.client import Client, MQTTMessage
 
 from monitor.alarms import messages
+from monitor.alarms.kinds import KINDS
 from monitor.alarms.messages import OpenAlarm, RetainedAlarm, decode_alarm
 from monitor.alarms.operator_requests import Acknowledge, Shelve
 from monitor.errors import Failure, UsageError
@@ -120,15 +121,20 @@ def _is(alarm: OpenAlarm, identity: str) -> bool:
     return any((own or "").startswith(identity) for own in (alarm.id, alarm.escalation))
 
 
-def shelve(settings: Settings, device: str, minutes: float, by: str | None) -> None:
+def shelve(
+    settings: Settings, device: str, minutes: float, by: str | None, kinds: list[str]
+) -> None:
     """Shelve a device for some minutes, or take it off the shelf.
 
     Raises:
-        UsageError: no device has such a name.
+        UsageError: no device has such a name, or no alarm is of such a kind.
         Failure: the broker or the monitor does not answer.
     """
     if set("/+#") & set(device):
         raise UsageError(f"DEVICE {device!r}: a name has no /, + or #")
+    named = tuple(kind for kind in KINDS if kind in kinds)
+    for kind in set(kinds) - set(named):
+        raise UsageError(f"--kind {kind!r}: not a kind of alarm; allowed are {', '.join(KINDS)}")
     by = by or getpass.getuser()
     until = ""
     with _Desk(settings, device) as desk:
@@ -139,5 +145,5 @@ def shelve(settings: Settings, device: str, minutes: float, by: str | None) -> N
             until = now.shelved.until if now.shelved is not None else ""
             return now.shelved not in before if minutes else not until
 
-        desk.ask(device, "shelve", Shelve(minutes, by), done)
+        desk.ask(device, "shelve", Shelve(minutes, by, named), done)
     print(f"{device}: shelved until {until}" if until else f"{device}: not shelved any more")

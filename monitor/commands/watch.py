@@ -8,6 +8,7 @@ import sys
 from queue import Queue
 
 import msgspec
+from msgspec import UNSET
 from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 from rich.text import Text
@@ -98,6 +99,10 @@ def headline(alert: Alert) -> Text:
     colour = "green" if alert.event == "cleared" else _COLOURS[alert.priority]
     said = f"{alert.time[11:23]} {_MARKS[alert.event]} {alert.event:9} {alert.kind:14}"
     line = f" {alert.device}"
+    if alert.heart_rate is not UNSET:
+        line += f"  {alert.heart_rate:.0f}/min"
+    if alert.pause_s is not UNSET:
+        line += f"  pause {alert.pause_s:.1f} s"
     if alert.beats_seen:
         line += f"  {alert.beats_anomalous} of {alert.beats_seen} beats"
     if alert.score is not None:

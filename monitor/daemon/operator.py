@@ -73,7 +73,9 @@ class RequestHandler:
             self.unshelve(name, request.by, now, changes)
             return None
         until = now + 60 * request.minutes
-        self._alarms.shelve(name, Shelf(request.by, now, until))
+        detector = self._detectors.for_device(name)
+        for decision in self._alarms.shelve(name, Shelf(request.by, now, until, request.kinds)):
+            changes.add(decision, now, detector, deferred=True)
         self._note(Action("shelved", name, request.by, now, until=until))
         changes.save(name)
         return None

@@ -140,6 +140,8 @@ class Changes:
             model=detector.name,
             beat=evidence.beat,
             reconstruction=evidence.reconstruction,
+            heart_rate=messages.or_unset(decision.heart_rate),
+            pause_s=messages.or_unset(decision.pause_s),
         )
         self.events.append(AlarmEvent(decision, alert, messages.encode(alert), cause, deferred))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from monitor.alarms.messages import Acknowledged, Kind, Priority, decode_alert
+from monitor.alarms.messages import Acknowledged, Kind, Priority, decode_alert, or_none
 from monitor.errors import Failure
 from monitor.history.store import Action, open_to_read
 from monitor.times import rfc3339
@@ -27,6 +27,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         shelved_by: who had the device shelved, so that nobody was alerted.
         score, threshold, model, beats_anomalous, beats_seen: as it was raised.
         beat, reconstruction: of the beat that raised it, [140]; None where none did.
+        heart_rate, pause_s: what an alarm of the rhythm was about as it was raised.
     """
 
     id: str
@@ -46,6 +47,8 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     beats_seen: int | None = None
     beat: list[float] | None = None
     reconstruction: list[float] | None = None
+    heart_rate: float | None = None
+    pause_s: float | None = None
 
 
 @contextmanager
@@ -128,6 +131,8 @@ def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:
         beats_seen=alert.beats_seen,
         beat=alert.beat,
         reconstruction=alert.reconstruction,
+        heart_rate=or_none(alert.heart_rate),
+        pause_s=or_none(alert.pause_s),
     )
 
 

@@ -170,6 +170,7 @@ class LiveFeed:
                     heard=wall - (now - device.heard) if name in alarms.devices else None,
                     model=detectors.for_device(name).name,
                     shelved=shelved(device),
+                    quiet=device.shelf is not None and all(map(device.withholds, device.open)),
                 )
                 for name, device in self._to_list(in_alarm, alarms)
             ],

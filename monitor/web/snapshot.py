@@ -46,7 +46,8 @@ class ShownBeat(msgspec.Struct, frozen=True):
 class ShownAlarm(msgspec.Struct, frozen=True):
     """An open alarm: `beats` of the `seen` last ones speak for it.
 
-    `since` is when it was raised, in seconds since 1970 UTC; `shelved` tells of its device.
+    `since` is when it was raised, in seconds since 1970 UTC; `shelved` is by whom it is withheld.
+    An alarm of the rhythm is about a `heart_rate`, in beats a minute, or a pause in seconds.
     """
 
     id: str
@@ -58,6 +59,8 @@ class ShownAlarm(msgspec.Struct, frozen=True):
     seen: int
     acknowledged: Acknowledged | None
     shelved: Shelved | None
+    heart_rate: float | None
+    pause_s: float | None
 
 
 class DeviceRow(msgspec.Struct, frozen=True):
@@ -67,6 +70,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
         priority: of its open alarms the highest; None without one.
         heard: when, in seconds since 1970 UTC; None while it is silent.
         model: that scores its beats.
+        quiet: whether it is shelved, and nothing is open that its shelf does not withhold.
     """
 
     device: str
@@ -74,6 +78,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
     heard: float | None
     model: str
     shelved: Shelved | None
+    quiet: bool
 
 
 class DetectorInUse(msgspec.Struct, frozen=True):
@@ -113,12 +118,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
     """The open alarms of some devices: those that wait for somebody, by priority and the newest
-    first; then those that somebody has seen; and last those of shelved devices."""
+    first; then those that somebody has seen; and last those that a shelf withholds."""
     alarms: list[ShownAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
-            condition = device.condition(kind)
-            beats, seen = (condition.bits.bit_count(), condition.seen) if condition else (0, 0)
+            window = device.window(kind)
+            beats, seen = (window.bits.bit_count(), window.seen) if window else (0, 0)
             alarms.append(
                 ShownAlarm(
                     alarm.id,
@@ -129,7 +134,9 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
                     beats,
                     seen,
                     alarm.acknowledged,
-                    shelved(device),
+                    shelved(device) if device.withholds(kind) else None,
+                    alarm.heart_rate,
+                    alarm.pause_s,
                 )
             )
     alarms.sort(

@@ -22,6 +22,7 @@ from monitor.alarms.decisions import (
     Alarms,
     Decision,
     Policy,
+    Rhythm,
 )
 from monitor.alarms.device import Shelf, as_it_stands
 from monitor.ecg.beat import fingerprints, key
@@ -531,6 +532,21 @@ def test_a_retained_alarm_that_is_not_ours_is_refused_as_it_is_read(wrong: dict[
     Alarms(THREE_OF_TEN).restore(saved, 0.0)
 
 
+@pytest.mark.parametrize("priority", ["low", "medium", "high"])
+@pytest.mark.parametrize("withheld", [None, "raised", "escalated"])
+@pytest.mark.parametrize("escalation", [None, "1" * 32])
+def test_a_retained_alarm_that_cannot_be_is_gone_on_from_all_the_same(
+    priority: str, withheld: str | None, escalation: str | None
+) -> None:
+    forged = {"priority": priority, "withheld": withheld, "escalation": escalation}
+    alarm = ALARM["alarms"][0] | forged  # type: ignore[index]
+    alarms = Alarms(THREE_OF_TEN)
+    alarms.restore(messages.decode_alarm(msgspec.json.encode(ALARM | {"alarms": [alarm]})), 0.0)
+    said = send(alarms, "bed-7", beats_of([ANOMALOUS] * 10 + [NORMAL] * 10, numbered=True, begin=6))
+    assert [each.event for each in said][-1] == "cleared"
+    assert not alarms.open
+
+
 def test_an_alarm_of_a_device_that_was_forgotten_is_not_taken_for_the_one_before() -> None:
     alarms = Alarms(THREE_OF_TEN)
     told: list[str] = []
@@ -610,3 +626,193 @@ def test_a_shelf_is_over_when_its_time_has_come_and_keeps_its_device() -> None:
     gone, (cleared,) = alarms.forget(later, 10)
     assert gone == ["a"] and cleared.alarm == silent.id and cleared.withheld_by is None
     assert not alarms.open and not alarms.due(EPOCH + 9999)
+
+
+# -- the rhythm
+
+HIGH = ("ventricular-fibrillation", "asystole", "ventricular-tachycardia", "bradycardia")
+
+
+def hear(
+    alarms: Alarms, finding: Rhythm, after: float, redelivered: bool = False, name: str = "bed-7"
+) -> list[Decision]:
+    """Tell of a rhythm some seconds after it is `EPOCH`."""
+    device = alarms.hear(name, after)
+    return alarms.hear_rhythm(name, device, finding, EPOCH + after, redelivered)
+
+
+def asystole(since: float = 0.0, pause_s: float = 4.0) -> Rhythm:
+    return Rhythm("asystole", "high", EPOCH + since, pause_s=pause_s)
+
+
+def tachycardia(priority: messages.Priority = "medium", heart_rate: float = 150.0) -> Rhythm:
+    return Rhythm("tachycardia", priority, EPOCH, heart_rate)
+
+
+def run_of_ventricular_beats(since: float = 0.0) -> Rhythm:
+    return Rhythm("ventricular-tachycardia", "high", EPOCH + since, heart_rate=160.0)
+
+
+def test_an_alarm_of_the_rhythm_is_raised_escalated_and_cleared_however_often_it_is_told() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    rates = [150, 150, 185, 190, 150]
+    priorities: list[messages.Priority] = ["medium", "medium", "high", "high", "medium"]
+    said = [
+        hear(alarms, tachycardia(priority, rate), 10 + i)
+        for i, (priority, rate) in enumerate(zip(priorities, rates, strict=True))
+    ]
+    assert list(map(told, said)) == [
+        [("raised", "tachycardia", "medium")],
+        [],
+        [("escalated", "tachycardia", "high")],
+        [],
+        [],  # it does not become less serious before it is over
+    ]
+    ((raised,), (escalated,)) = said[0], said[2]
+    assert (raised.heart_rate, raised.pause_s, raised.since) == (150, None, EPOCH)
+    assert (escalated.heart_rate, escalated.before) == (185, "medium")
+    (over,) = hear(alarms, Rhythm(), 20)
+    assert (over.event, over.priority, over.alarm) == ("cleared", "high", raised.id)
+    assert hear(alarms, Rhythm(), 21) == []
+
+
+@pytest.mark.parametrize("kind", HIGH)
+def test_what_is_serious_is_high_from_the_beginning(kind: Any) -> None:
+    (raised,) = hear(Alarms(THREE_OF_TEN), Rhythm(kind, "medium", EPOCH), 1)
+    assert raised.priority == "high"
+
+
+def test_a_tachycardia_may_be_high_at_once() -> None:
+    assert told(hear(Alarms(THREE_OF_TEN), tachycardia("high"), 1)) == [
+        ("raised", "tachycardia", "high")
+    ]
+
+
+def test_one_event_is_one_alarm() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, tachycardia(), 1)
+    assert told(hear(alarms, run_of_ventricular_beats(), 2)) == [
+        ("raised", "ventricular-tachycardia", "high"),
+        ("cleared", "tachycardia", "medium"),
+    ]
+    assert told(hear(alarms, asystole(5), 9)) == [
+        ("raised", "asystole", "high"),
+        ("cleared", "ventricular-tachycardia", "high"),
+    ]
+
+
+def test_ventricular_tachycardia_explains_anomalous_beats_and_the_window_goes_on() -> None:
+    alarms = Alarms(Policy(window=4, raise_at=2, clear_at=0))
+    beats = beats_of([ANOMALOUS] * 8, numbered=True)
+    hear(alarms, run_of_ventricular_beats(), 1)
+    assert [said for beat in beats[:4] for said in send(alarms, "bed-7", [beat], 2.0)] == []
+    assert alarms.devices["bed-7"].anomaly.window() == "xxxx"
+    hear(alarms, Rhythm(), 3)
+    assert told(send(alarms, "bed-7", beats[4:5], 4.0)) == [("raised", "anomaly", "high")]
+
+
+def test_an_anomaly_that_stands_does_not_escalate_while_it_is_explained() -> None:
+    alarms = Alarms(Policy(window=4, raise_at=2, clear_at=0))
+    beats = beats_of([ANOMALOUS] * 6, numbered=True)
+    assert told(send(alarms, "bed-7", beats[:2])) == [("raised", "anomaly", "medium")]
+    hear(alarms, run_of_ventricular_beats(), 1)
+    assert send(alarms, "bed-7", beats[2:5], 2.0) == []
+    hear(alarms, Rhythm(), 3)
+    assert told(send(alarms, "bed-7", beats[5:], 4.0)) == [("escalated", "anomaly", "high")]
+
+
+def test_a_slow_heart_explains_no_anomaly() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, Rhythm("bradycardia", "high", EPOCH, 35.0), 1)
+    said = send(alarms, "bed-7", beats_of([ANOMALOUS] * 3, numbered=True))
+    assert told(said) == [("raised", "anomaly", "medium")]
+
+
+def test_the_same_rhythm_gives_the_same_ids_also_after_a_restart() -> None:
+    story = [tachycardia(), tachycardia("high"), run_of_ventricular_beats(2.0005), Rhythm()]
+
+    def ids(restart: int | None) -> list[str]:
+        alarms, given = Alarms(THREE_OF_TEN), []
+        for i, finding in enumerate(story):
+            if i == restart:
+                alarms = restarted(alarms, float(i))
+            given += [said.id for said in hear(alarms, finding, 5.0 + i)]
+        return given
+
+    assert len(set(ids(None))) == 5
+    assert all(ids(restart) == ids(None) for restart in range(4))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_rhythm_that_comes_again_from_behind_another_has_an_id_of_its_own(restart: bool) -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    first = hear(alarms, tachycardia(), 1)
+    hear(alarms, run_of_ventricular_beats(), 2)
+    if restart:
+        alarms = restarted(alarms, 2.0)
+    again, _ = hear(alarms, tachycardia(), 3)
+    assert (again.event, again.kind, again.since) == ("raised", "tachycardia", EPOCH + 3)
+    assert again.id != first[0].id
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_delivered_again_raises_nothing_that_is_over(restart: bool) -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, asystole(), 4)
+    hear(alarms, Rhythm(), 9)
+    if restart:
+        alarms = restarted(alarms, 9.0)
+    assert hear(alarms, asystole(), 4, redelivered=True) == []
+    assert hear(alarms, Rhythm(), 9, redelivered=True) == []
+    assert told(hear(alarms, asystole(10), 14, redelivered=True)) == [
+        ("raised", "asystole", "high")
+    ]
+
+
+def test_a_restart_brings_back_what_an_alarm_of_the_rhythm_is_about() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, asystole(pause_s=5.2), 6)
+    alarms = restarted(alarms, 7.0)
+    assert "bed-7" in alarms.devices, "it is expected to go on"
+    assert hear(alarms, asystole(pause_s=6.2), 7) == []
+    (over,) = hear(alarms, Rhythm(), 9)
+    assert (over.event, over.pause_s, over.heart_rate) == ("cleared", 6.2, None)
+
+
+def test_a_device_that_falls_silent_keeps_its_rhythm_until_it_is_forgotten() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    (raised,) = hear(alarms, asystole(), 4)
+    assert told(alarms.fall_silent(100.0, 0.0, EPOCH + 100, 10)) == [("raised", "silent", "medium")]
+    _, cleared = alarms.forget(100.0 + FORGET_AFTER, 10)
+    assert told(cleared) == [("cleared", "asystole", "high"), ("cleared", "silent", "medium")]
+    assert cleared[0].alarm == raised.id
+    assert not alarms.open
+
+
+def test_a_shelf_withholds_no_alarm_of_the_rhythm_that_it_does_not_name() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, Rhythm(), 0)
+    alarms.shelve("bed-7", Shelf("Anna", EPOCH, EPOCH + 1200))
+    (raised,) = hear(alarms, asystole(), 4)
+    assert raised.withheld_by is None
+    (anomaly,) = send(alarms, "bed-7", beats_of([POOR] * 3, numbered=True))
+    assert anomaly.withheld_by == "Anna"
+
+
+def test_a_shelf_by_kind_withholds_these_and_another_one_tells_what_it_does_not_withhold() -> None:
+    alarms = Alarms(THREE_OF_TEN)
+    hear(alarms, Rhythm(), 0)
+    alarms.shelve("bed-7", Shelf("Anna", EPOCH, EPOCH + 1200, ("tachycardia",)))
+    (fast,) = hear(alarms, tachycardia(), 4)
+    (poor,) = send(alarms, "bed-7", beats_of([POOR] * 3, numbered=True))
+    assert (fast.withheld_by, poor.withheld_by) == ("Anna", None)
+    alarms = restarted(alarms, 5.0)
+    assert alarms.shelve("bed-7", Shelf("Bob", EPOCH, EPOCH + 60, ("tachycardia", "silent"))) == []
+    (late,) = alarms.shelve("bed-7", Shelf("Bob", EPOCH, EPOCH + 60, ("silent",)))
+    assert (late.id, late.event, late.kind, late.heart_rate) == (
+        fast.id,
+        "raised",
+        "tachycardia",
+        150,
+    )
+    assert late.withheld_by is None

@@ -254,6 +254,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, broker: Mosquitto, hearts: 
             (("shelve", "bed/7", "--minutes", "5"), 64, "a name has no /"),
             (("shelve", "bed-9", "--minutes", "5"), 1, "no answer within 5 s"),
             (("shelve", "bed-9", "--minutes", "1441"), 64, "1440"),
+            (("shelve", "bed-9", "--minutes", "5", "--kind", "flutter"), 64, "allowed are"),
         ):
             run = ecg_monitor(*arguments, MQTT__BROKER=broker.url)
             assert run.returncode == code, run.stderr
@@ -284,6 +285,24 @@ def test_requests_are_taken_wherever_the_device_stands_in_the_topic(
         asked = ("shelve", "bed-7", "--minutes", "5", "--by", "Anna")
         done = ecg_monitor(*asked, MQTT__BROKER=broker.url, OUTPUT__TOPIC=topic)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_device_is_shelved_for_some_kinds_of_alarm_alone(
+    tmp_path: Path, broker: Mosquitto, hearts: Hearts
+) -> None:
+    with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url) as daemon:
+        ward.send(as_json("bed-7", hearts.normal(1)))
+        daemon.wait_until("ecg_monitor_beats_received_total", 1)
+        asked = ("shelve", "bed-7", "--minutes", "5", "--kind", "tachycardia", "--kind", "anomaly")
+        done = ecg_monitor(*asked, MQTT__BROKER=broker.url)
+        assert done.returncode == 0, done.stderr
+        assert alarm_of(ward)["shelved"]["kinds"] == ["tachycardia", "anomaly"]
+        ward.send(as_json("bed-7", hearts.episode(10, 5, 0), first=1))
+        ward.wait(lambda: alarm_of(ward)["alarms"])
+        assert alarm_of(ward)["alarms"][0]["withheld"] == "raised"
+        ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 5, "kinds": ["silent"], "by": "Bob"}')
+        ward.wait(ward.alerts)
+        assert alarm_of(ward)["alarms"][0]["id"] == ward.alerts()[0]["id"]
 
 
 def test_a_beat_that_is_no_number_leaves_an_alert_that_can_be_read(

@@ -122,6 +122,13 @@ def test_a_name_is_shown_as_it_is(name: str) -> None:
     assert name in headline(alert(device=name)).plain
 
 
+def test_an_alert_of_the_rhythm_says_what_it_is_about() -> None:
+    slow = alert(kind="bradycardia", heart_rate=38.4, score=None, beats_seen=0)
+    assert "bed-7  38/min" in headline(slow).plain
+    still = alert(kind="asystole", pause_s=5.21, score=None, beats_seen=0)
+    assert "bed-7  pause 5.2 s" in headline(still).plain
+
+
 @pytest.mark.parametrize("payload", [b"", b"[1]", b"{}", b"\xff", b'{"id": [/bold]}'])
 def test_what_is_no_alert_is_said_to_be_none(payload: bytes) -> None:
     assert shown(payload).startswith("not an alert: ")

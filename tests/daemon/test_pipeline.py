@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
+from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy, Rhythm
 from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
@@ -137,6 +137,19 @@ def test_poor_beats_raise_an_alarm_of_their_own_without_a_score(detectors: Detec
     assert events(changes) == [("bed-1", "signal-quality", "raised")]
     alert = changes.events[0].alert
     assert (alert.score, alert.reconstruction, alert.beat) == (None, None, FLAT.tolist())
+
+
+def test_an_alert_of_the_rhythm_says_what_it_is_about_and_others_do_not(
+    detectors: Detectors,
+) -> None:
+    alarms, changes = Alarms(Policy()), Changes()
+    device = alarms.hear("bed-1", 0.0)
+    finding = Rhythm("asystole", "high", NOW, pause_s=5.2)
+    (decision,) = alarms.hear_rhythm("bed-1", device, finding, NOW + 5)
+    changes.add(decision, NOW + 5, detectors.for_device("bed-1"))
+    alert = msgspec.json.decode(changes.events[0].payload)
+    assert (alert["kind"], alert["pause_s"], "heart_rate" in alert) == ("asystole", 5.2, False)
+    assert alert["since"] < alert["time"]
 
 
 def test_a_redelivered_message_counts_once(detectors: Detectors) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter
 
 from monitor.alarms import messages
+from monitor.alarms.lifecycle import Event
 from monitor.history.writer import HistoryWriter
 from monitor.times import rfc3339
 
@@ -16,7 +17,7 @@ def lost_counter() -> Counter:
     return Counter("lost", "Lost.", registry=CollectorRegistry())
 
 
-def alert(number: int, event: messages.Event, at: float, **changed: Any) -> messages.Alert:
+def alert(number: int, event: Event, at: float, **changed: Any) -> messages.Alert:
     """An alert of the alarm of that number."""
     alarm = f"{number:032x}"
     fields: dict[str, Any] = {

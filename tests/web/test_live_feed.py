@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy
+from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy, Rhythm
+from monitor.alarms.device import Shelf
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.settings import ModelSettings
@@ -92,6 +93,24 @@ def test_nothing_is_shown_while_nobody_looks(scene: Scene) -> None:
     assert not scene.live._watched_devices
     scene.look("bed-1")
     assert scene.live.watched
+
+
+def test_a_shelf_makes_only_those_alarms_quiet_that_it_withholds(scene: Scene) -> None:
+    scene.look("bed-1")
+    scene.hear("bed-1", bytes([ANOMALOUS] * 4))
+    scene.alarms.shelve("bed-1", Shelf("Anna", 0.0, 60.0))
+    (row,) = scene.look().devices
+    assert row.quiet
+    device = scene.alarms.hear("bed-1", scene.now[0])
+    scene.alarms.hear_rhythm("bed-1", device, Rhythm("asystole", "high", NOW, pause_s=5.2), NOW + 5)
+    scene.live.update_device("bed-1", device)
+    view = scene.look()
+    assert [(a.kind, a.pause_s, a.shelved is not None) for a in view.alarms] == [
+        ("asystole", 5.2, False),
+        ("anomaly", None, True),
+    ]
+    (row,) = view.devices
+    assert row.shelved is not None and not row.quiet
 
 
 def test_a_view_tells_what_there_is(scene: Scene) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
+from monitor.alarms import messages
 from monitor.ecg.simulator import Simulator
+from monitor.times import rfc3339
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
@@ -354,6 +356,34 @@ def attended(tmp_path: Path) -> Iterator[Scene]:
         with RunningDaemon(tmp_path, broker.url, METRICS__TOKEN=TOKEN) as daemon:
             with Ward(broker.port) as ward:
                 yield Scene(broker, daemon, ward)
+
+
+def test_alarms_of_the_rhythm_are_shown_with_what_they_are_about_after_a_restart(
+    browser: Browser, tmp_path: Path
+) -> None:
+    since = rfc3339(time.time())
+    shelf = messages.Shelved("Anna", since, rfc3339(time.time() + 600))
+    same: Any = {"state": "alarm", "time": since, "anomalous": "", "poor": "", "seq": None}
+    same |= {"counted": [], "changes": 0}
+    asystole = messages.OpenAlarm("1" * 32, "asystole", "high", since, pause_s=5.2)
+    fast = messages.OpenAlarm("2" * 32, "tachycardia", "medium", since, heart_rate=151.6)
+    with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        for name, alarm, shelved in (("bed-1", asystole, shelf), ("bed-2", fast, None)):
+            state: Any = {"device": name, "alarms": [alarm], "priority": alarm.priority}
+            stands = messages.RetainedAlarm(**same, **state, shelved=shelved)
+            ward.publish(f"ecg/{name}/alarm", messages.encode(stands), retain=True)
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            page = opened(browser, Scene(broker, daemon, ward), hash_="#device=bed-1")
+            cards = page.locator("#alarm-list li")
+            expect(cards.first).to_contain_text(re.compile("bed-1.*Asystole.*pause 5.2 s, for"))
+            expect(cards.last).to_contain_text(re.compile("bed-2.*Tachycardia.*152/min, for"))
+            # The shelf does not withhold the rhythm, and its device is not shown as if it did.
+            expect(page.locator("#state")).to_have_text("2 of 2 devices in alarm")
+            expect(cards.first).not_to_contain_text("shelved")
+            expect(page.locator("#device-state")).to_have_class("high")
+            expect(page.locator("#shelved")).to_contain_text("nobody is alerted, but of the rhythm")
+            assert daemon.value('ecg_monitor_alarms{kind="asystole",priority="high"}') == 1
+            assert complaints(page) == []
 
 
 def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attended: Scene) -> None:

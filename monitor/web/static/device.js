@@ -4,7 +4,7 @@ import { shelve } from "./attend.js";
 import { describe, drawBeat, drawStrip, range } from "./chart.js";
 import { element, list, note, say, the } from "./elements.js";
 import { begun, stateOf } from "./ward.js";
-import { VERDICTS, count, duration, multiple, several, short, time, toTheMinute } from "./units.js";
+import { KINDS, VERDICTS, count, duration, multiple, several, short, time, toTheMinute } from "./units.js";
 
 let beats = []; // what is shown, the newest last
 let held = null; // the number of the beat that is held; null while the newest is followed
@@ -23,7 +23,7 @@ export function showDevice(name, view) {
   const row = view.devices.find((each) => each.device === name);
   say(the("device-title"), name ?? "No device");
   say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}` : "");
-  the("device-state").className = row?.shelved ? "shelved" : (row?.priority ?? "ok");
+  the("device-state").className = row?.quiet ? "shelved" : (row?.priority ?? "ok");
   the("attend").hidden = !row;
   showShelf(row?.shelved);
   const silence = silent(name, view);
@@ -33,7 +33,8 @@ export function showDevice(name, view) {
 }
 
 function showShelf(shelved) {
-  const until = shelved && `Shelved by ${shelved.by} until ${toTheMinute(shelved.until)}: nobody is alerted.`;
+  const of = shelved?.kinds.length ? ` of ${shelved.kinds.map((kind) => KINDS[kind].toLowerCase()).join(", ")}` : ", but of the rhythm";
+  const until = shelved && `Shelved by ${shelved.by} until ${toTheMinute(shelved.until)}: nobody is alerted${of}.`;
   note(the("shelved"), until ?? "");
   the("unshelve").hidden = !shelved;
 }

@@ -2,7 +2,7 @@
 
 import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
-import { KINDS, duration, several, short, time } from "./units.js";
+import { KINDS, duration, rhythm, several, short, time } from "./units.js";
 
 const EVERY = 5000; // milliseconds from one reading to the next, whatever happens
 const LATER = 1200; // milliseconds until the history has what has just happened
@@ -119,6 +119,7 @@ function inWords(alarm) {
   const said = [];
   if (alarm.beats_seen) said.push(`Raised by ${alarm.beats_anomalous} of ${several(alarm.beats_seen, "beat")}.`);
   if (alarm.kind === "silent") said.push("No beat came.");
+  if (rhythm(alarm)) said.push(`Raised at ${rhythm(alarm)}.`);
   if (alarm.score !== null) said.push(`The last one scored ${short(alarm.score)}, the threshold was ${short(alarm.threshold)} (model ${alarm.model}).`);
   if (alarm.escalated) said.push(`Escalated ${time(seconds(alarm.escalated))}.`);
   if (alarm.cleared) said.push(`Cleared ${time(seconds(alarm.cleared))}.`);

@@ -46,4 +46,19 @@ export function multiple(beat) {
 }
 
 export const VERDICTS = { normal: "normal", anomalous: "anomalous", poor: "poor signal" };
-export const KINDS = { anomaly: "Anomaly", "signal-quality": "Signal quality", silent: "Silent" };
+export const KINDS = {
+  "ventricular-fibrillation": "Ventricular fibrillation",
+  asystole: "Asystole",
+  "ventricular-tachycardia": "Ventricular tachycardia",
+  bradycardia: "Bradycardia",
+  tachycardia: "Tachycardia",
+  anomaly: "Anomaly",
+  "signal-quality": "Signal quality",
+  silent: "Silent",
+};
+
+/** What an alarm of the rhythm is about: "38/min", "pause 5.2 s"; nothing for other alarms. */
+export function rhythm({ heart_rate: rate, pause_s: pause }) {
+  if (rate !== null) return `${Math.round(rate)}/min`;
+  return pause === null ? "" : `pause ${pause.toFixed(1)} s`;
+}

@@ -2,7 +2,7 @@
 
 import { acknowledge } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
-import { KINDS, ago, count, duration, several, time, toTheMinute } from "./units.js";
+import { KINDS, ago, count, duration, rhythm, several, time, toTheMinute } from "./units.js";
 
 let known = null; // the priority of each alarm that people are told of, by its id; null before the first look
 
@@ -43,9 +43,9 @@ function updateAlarm(card, alarm, view) {
     card.querySelector(".priority").replaceChildren(mark(priority), priority);
   }
   const since = begun(alarm, view);
-  const beats = alarm.kind === "silent" ? "no beat" : `${alarm.beats} of ${several(alarm.seen, "beat")}`;
+  const lasts = `for ${duration(view.time - since)}`;
   const why = card.querySelector(".why");
-  say(why, `${beats}, for ${duration(view.time - since)}`);
+  say(why, [reason(alarm), lasts].filter(Boolean).join(", "));
   why.title = `since ${time(since)}`;
   const who = [];
   if (acknowledged) who.push(`seen by ${acknowledged.by} ${toTheMinute(acknowledged.time)}`);
@@ -54,21 +54,25 @@ function updateAlarm(card, alarm, view) {
   card.querySelector("button").hidden = Boolean(acknowledged);
 }
 
+/** What speaks for an alarm; nothing where its kind says it all. */
+function reason(alarm) {
+  if (alarm.kind === "silent") return "no beat";
+  return alarm.seen ? `${alarm.beats} of ${several(alarm.seen, "beat")}` : rhythm(alarm);
+}
+
 /** Since when it is as an alarm says; of a silent device, since its last beat. */
 export const begun = (alarm, { policy }) => alarm.since - (alarm.kind === "silent" ? policy.silent_after : 0);
 
 /**
- * How many devices are in alarm, how many of them are not seen yet, and how many alarms are quiet
- * for their devices are shelved. What a view has no room for is taken to be unseen.
+ * How many devices are in alarm, how many of them are not seen yet, and of how many all alarms are
+ * withheld by a shelf. What a view has no room for is taken to be unseen.
  */
 export function counts({ alarms, in_alarm: all }) {
-  const [open, shelved] = [new Set(), new Set()];
-  for (const alarm of alarms) {
-    if (alarm.shelved) shelved.add(alarm.device);
-    else if (!alarm.acknowledged) open.add(alarm.device);
-  }
-  const listed = new Set(alarms.map((alarm) => alarm.device)).size;
-  return { loud: all - shelved.size, unseen: open.size + all - listed, shelved: shelved.size };
+  const devices = (some) => new Set(some.map((alarm) => alarm.device)).size;
+  const loud = alarms.filter((alarm) => !alarm.shelved);
+  const [listed, heard] = [devices(alarms), devices(loud)];
+  const unseen = devices(loud.filter((alarm) => !alarm.acknowledged)) + all - listed;
+  return { loud: heard + all - listed, unseen, shelved: listed - heard };
 }
 
 function tell(alarms) {
@@ -119,7 +123,7 @@ function makeDevice(row) {
 function updateDevice(item, row, isChosen, now) {
   const link = item.firstElementChild;
   const state = row.priority ?? "ok";
-  const looks = row.shelved ? `${state} shelved` : state;
+  const looks = row.quiet ? `${state} shelved` : state;
   if (item.className !== looks) {
     item.className = looks;
     item.querySelector(".sign").replaceChildren(mark(state));
