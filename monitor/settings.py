@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -26,6 +28,7 @@ from pydantic_settings import NoDecode
 from monitor.alarms.decisions import Policy
 from monitor.alarms.operator_requests import ENDS
 from monitor.ecg.codec import Payload
+from monitor.ecg.rhythm import RhythmSettings
 from monitor.secret_files import ReadableFile, SecretFile, reveal
 from monitor.topics import DEVICE, check_filter, overlap, subscription, topic_of
 
@@ -34,7 +37,7 @@ Protocol = Literal["5", "3.1.1"]
 MIN_TOKEN_LENGTH = 16
 """Characters: 64 bits if they are hexadecimal digits, more than anybody can try over HTTP."""
 
-_POLICY = Policy()
+_POLICY, _RHYTHM = Policy(), RhythmSettings()
 
 _STRICT = ConfigDict(
     extra="forbid",  # a key that is not known
@@ -308,6 +311,85 @@ class SegmentSettings(Table):
     """TCP port of /metrics and /healthz, at metrics.host. 0: any free port."""
 
 
+class RhythmLimits(Table):
+    """What counts as an arrhythmia."""
+
+    asystole_after: float = Field(_RHYTHM.asystole_after, gt=0, le=60)
+    """Seconds without a QRS complex, the lead being on, after which the heart stands still."""
+
+    fibrillation_after: float = Field(_RHYTHM.fibrillation_after, gt=0, le=60)
+    """Seconds of fibrillation or flutter waves."""
+
+    run_beats: int = Field(_RHYTHM.run_beats, ge=3, le=40)
+    """Ventricular beats in a row that are a ventricular tachycardia."""
+
+    run_rate: float = Field(_RHYTHM.run_rate, gt=0, le=300)
+    """Beats a minute that such a run must exceed."""
+
+    bradycardia: float = Field(_RHYTHM.bradycardia, gt=0, le=300)
+    """Beats a minute below which the heart is too slow."""
+
+    bradycardia_beats: int = Field(_RHYTHM.bradycardia_beats, ge=2, le=40)
+    """Beats over which that is measured."""
+
+    tachycardia: float = Field(_RHYTHM.tachycardia, gt=0, le=400)
+    """Beats a minute above which the heart is too fast."""
+
+    tachycardia_beats: int = Field(_RHYTHM.tachycardia_beats, ge=2, le=40)
+    """Beats over which that is measured."""
+
+    extreme_tachycardia: float = Field(_RHYTHM.extreme_tachycardia, gt=0, le=400)
+    """Beats a minute from which the priority is high instead of medium."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "RhythmLimits":
+        if self.bradycardia >= self.tachycardia:
+            raise ValueError(
+                f"rhythm.bradycardia = {self.bradycardia:g}: must be below "
+                f"rhythm.tachycardia = {self.tachycardia:g}"
+            )
+        if self.extreme_tachycardia < self.tachycardia:
+            raise ValueError(
+                f"rhythm.extreme_tachycardia = {self.extreme_tachycardia:g}: must be at least "
+                f"rhythm.tachycardia = {self.tachycardia:g}"
+            )
+        return self
+
+    @property
+    def limits(self) -> RhythmSettings:
+        """The same for the decisions."""
+        own = RhythmSettings.__dataclass_fields__
+        return RhythmSettings(**{name: getattr(self, name) for name in own})
+
+
+class RhythmTable(RhythmLimits):
+    """What counts as an arrhythmia, as the PhysioNet/CinC 2015 challenge defines them."""
+
+    devices: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Limits of single devices: [rhythm.devices."bed-7"] with any of the keys above. * and ? may
+    stand in the name; the first pattern that fits counts, and what it does not set is as above."""
+
+    @model_validator(mode="after")
+    def _check_devices(self) -> "RhythmTable":
+        for pattern in self.devices:
+            self._own(pattern)
+        return self
+
+    def for_device(self, name: str) -> RhythmSettings:
+        """Return the limits of a device."""
+        pattern = next((each for each in self.devices if fnmatchcase(name, each)), None)
+        return self.limits if pattern is None else self._own(pattern).limits
+
+    def _own(self, pattern: str) -> RhythmLimits:
+        shared = self.model_dump(exclude={"devices"})
+        try:
+            return RhythmLimits.model_validate(shared | self.devices[pattern])
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f'rhythm.devices."{pattern}".{key}: {first["msg"]}') from None
+
+
 class HistorySettings(Table):
     """The history of alarms and of what people did about them."""
 
@@ -371,6 +453,7 @@ class Settings(BaseModel):
     model: ModelSettings = ModelSettings()
     alarm: AlarmSettings = AlarmSettings()
     output: OutputSettings = OutputSettings()
+    rhythm: RhythmTable = RhythmTable()
     segment: SegmentSettings = SegmentSettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -29,7 +29,12 @@ def _lines(settings: Settings) -> Iterator[str]:
             if isinstance(value, dict):
                 mark = "" if value else "# "
                 yield f"{mark}[{table}.{key}]"
-                yield from (f"{_toml(name)} = {_toml(str(path))}" for name, path in value.items())
+                for name, own in value.items():
+                    if isinstance(own, dict):
+                        yield f"[{table}.{key}.{_toml(name)}]"
+                        yield from (f"{each} = {_toml(figure)}" for each, figure in own.items())
+                    else:
+                        yield f"{_toml(name)} = {_toml(str(own))}"
             elif value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:

@@ -7,16 +7,14 @@ Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality,
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
-from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
+from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS
 from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
 from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm, RhythmKind
+from monitor.ecg.rhythm import Finding, RhythmSettings
 from monitor.times import rfc3339
-
-NORMAL, ANOMALOUS, POOR = range(3)
-"""What a beat was."""
 
 REMEMBERED = 16
 """How many of a device's last beats are known again when they come twice."""
@@ -58,6 +56,17 @@ class Rhythm(NamedTuple):
     since: float = 0.0
     heart_rate: float | None = None
     pause_s: float | None = None
+
+    @classmethod
+    def of(cls, finding: Finding, settings: RhythmSettings) -> Self:
+        """Return what an arrhythmia is at the moment; its times in seconds since 1970."""
+        return cls(
+            finding.kind,
+            finding.priority(settings),
+            finding.since,
+            finding.heart_rate,
+            finding.pause_s,
+        )
 
 
 class Decision(NamedTuple):

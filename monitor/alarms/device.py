@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from monitor.alarms.intervals import IntervalWatch
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.lifecycle import State, restored
 from monitor.alarms.messages import (
@@ -90,6 +91,7 @@ class Device:
         restored: True from a restart to the first beat that the broker had not sent before.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
         changes: how often an alarm of it has changed by its beats, or by their absence.
+        intervals: what follows its rhythm by the intervals between its beats; None until it must.
         rhythm_ended: when the last alarm of its rhythm ended, RFC 3339; "" if none has.
         shelf: while it is shelved.
     """
@@ -99,6 +101,7 @@ class Device:
         "changes",
         "clean",
         "heard",
+        "intervals",
         "known",
         "open",
         "quality",
@@ -122,6 +125,7 @@ class Device:
         self.changes = 0
         self.rhythm_ended = ""
         self.shelf: Shelf | None = None
+        self.intervals: IntervalWatch | None = None
 
     def update_clean(self) -> None:
         """Bring `clean` up to date, after all that may have changed it."""

@@ -4,6 +4,9 @@ from typing import Final, Literal, NamedTuple
 
 from monitor.alarms.messages import Kind, Priority
 
+NORMAL, ANOMALOUS, POOR = range(3)
+"""What a beat was."""
+
 
 class Properties(NamedTuple):
     """What tells a kind of alarm from the others.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from monitor.alarms import decisions, evaluation
+from monitor.alarms import decisions, evaluation, kinds
 from monitor.batch import plots
 from monitor.commands.replay import INTERVAL
 from monitor.detector.model_file import Detector
@@ -81,7 +81,7 @@ def outcomes(recording: Recording, detector: Detector) -> Iterator[SettingsTrial
             threshold = detector.threshold if rate is None else detector.threshold_at(rate)
         except ConfigurationError:
             continue
-        verdicts = np.where(poor, decisions.POOR, scores > threshold).astype(np.uint8).tobytes()
+        verdicts = np.where(poor, kinds.POOR, scores > threshold).astype(np.uint8).tobytes()
         for window, raise_at, clear_at in product(WINDOWS, RAISE_AT, CLEAR_AT):
             policy = decisions.Policy(window, raise_at, clear_at)
             raised = evaluation.alarms(verdicts, recording.times, policy)

@@ -76,7 +76,14 @@ class Daemon:
         self.operator = RequestHandler(self.alarms, self.history, detectors)
         self.lifecycle = Lifecycle((self.consumer, self.sender))
         topics = Topics(settings.input.topic)
-        self._pipeline = Pipeline(topics, settings.input.payload, detectors, self.alarms)
+        self._pipeline = Pipeline(
+            topics,
+            settings.input.payload,
+            detectors,
+            self.alarms,
+            settings.rhythm.for_device,
+            settings.segment.rate,
+        )
         self._mqtt = MqttSink(settings, self.alarms, self.sender)
         self._kept = HistorySink(self.history)
         self._counted = MetricsSink(metrics)

@@ -5,7 +5,7 @@ sinks.
 """
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms import messages
-from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms, Decision
+from monitor.alarms.decisions import Alarms, Decision, Rhythm
+from monitor.alarms.device import Device
+from monitor.alarms.intervals import IntervalWatch
+from monitor.alarms.kinds import ANOMALOUS, POOR
 from monitor.detector.model_file import Detector
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg import codec, quality
 from monitor.ecg.beat import SAMPLES, Beats, Floats, fingerprints, samples
+from monitor.ecg.rhythm import RhythmSettings
 from monitor.errors import Reason, Rejected
 from monitor.mqtt.beat_consumer import Message
 from monitor.times import rfc3339
@@ -154,9 +158,26 @@ class Pipeline:
     """Turns batches of messages into decisions, with the alarms as its only memory."""
 
     def __init__(
-        self, topics: Topics, payload: codec.Payload, detectors: Detectors, alarms: Alarms
+        self,
+        topics: Topics,
+        payload: codec.Payload,
+        detectors: Detectors,
+        alarms: Alarms,
+        rhythm: Callable[[str], RhythmSettings] = lambda _: RhythmSettings(),
+        rate: float | None = None,
     ) -> None:
+        """Decide with these alarms.
+
+        Args:
+            topics: that name the devices.
+            payload: how beats are encoded.
+            detectors: that score them.
+            alarms: that are decided on.
+            rhythm: what counts as an arrhythmia of a device.
+            rate: of the samples that devices number their beats by, in Hz; None if it is not known.
+        """
         self._topics, self._payload = topics, payload
+        self._rhythm, self._rate = rhythm, rate
         self._detectors, self._alarms = detectors, alarms
 
     def score(self, received: Sequence[Message]) -> ScoredBatch:
@@ -195,29 +216,64 @@ class Pipeline:
             return changes
         verdicts, small = batch.verdicts, len(batch.messages) <= SMALL_BATCH
         prints = fingerprints(batch.samples).tolist()
-        for message, name, beats, start, stop in batch.messages:
+        for each in batch.messages:
+            message, name, beats, start, stop = each
             device = self._alarms.hear(name, message.arrived)
             if announced is not None and name not in announced:
                 changes.unannounced[name] = None
                 device.unsaved = True  # it is shown with its alarm, even if none is open
             times = beats.times(now)
-            decisions = self._alarms.observe(
-                name,
-                device,
-                verdicts[start:stop],
-                beats.keys(prints[start:stop], times),
-                times,
-                beats.seq,
-                message.redelivered,
-            )
+            keys = beats.keys(prints[start:stop], times)
+            # What explains an anomaly comes first.
+            decisions = self._hear_rhythm(name, device, batch, each, times, keys, now)
+            if keys:
+                decisions += self._alarms.observe(
+                    name,
+                    device,
+                    verdicts[start:stop],
+                    keys,
+                    times,
+                    beats.seq,
+                    message.redelivered,
+                )
             for decision in decisions:
                 at = decision.beat or 0
-                evidence = _evidence(batch, start + at)
+                evidence = _evidence(batch, start + at) if keys else NO_EVIDENCE
+                moment = times[at] if keys else now
                 detector = self._detectors.for_device(name)
-                changes.add(decision, times[at], detector, evidence, message)
+                changes.add(decision, moment, detector, evidence, message)
             if decisions or (device.unsaved and not skip_saves) or (small and not device.clean):
                 changes.save(name, message)
         return changes
+
+    def _hear_rhythm(
+        self,
+        name: str,
+        device: Device,
+        batch: ScoredBatch,
+        decoded: DecodedMessage,
+        times: list[float],
+        keys: list[int],
+        now: float,
+    ) -> list[Decision]:
+        """Decide on a device's rhythm: as its messages tell it, or else by the intervals."""
+        message, _, beats, start, stop = decoded
+        found = beats.rhythm
+        if found is None:
+            repeats = (message.redelivered or beats.seq is not None) and keys[-1] in device.known
+            if repeats or (beats.rr_ms is None and beats.time is None and self._rate is None):
+                return []
+            if device.intervals is None:
+                device.intervals = IntervalWatch(self._rhythm(name))
+            verdicts = batch.verdicts[start:stop]
+            found = device.intervals.hear(beats, verdicts, times, message.arrived, rate=self._rate)
+            if found is None:
+                return []
+        if not found and not device.open:
+            return []  # nearly always
+        rhythm = Rhythm.of(found[0], self._rhythm(name)) if found else Rhythm()
+        moment = times[-1] if times else now
+        return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
     def _decode(self, received: Sequence[Message]) -> tuple[list[DecodedMessage], list[Rejection]]:
         decoded: list[DecodedMessage] = []

@@ -9,8 +9,9 @@ import time
 import structlog
 
 from monitor.alarms import messages
-from monitor.alarms.decisions import ANOMALOUS, POOR, Alarms
+from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import as_it_stands
+from monitor.alarms.kinds import ANOMALOUS, POOR
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter

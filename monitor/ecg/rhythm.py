@@ -7,10 +7,10 @@ event.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple
 
 RhythmKind = Literal[
     "ventricular-fibrillation",
@@ -137,7 +137,10 @@ class Standing:
         self._settings, self._hold = settings, hold
         self._standing: dict[RhythmKind, Finding] = {finding.kind: finding for finding in findings}
 
-    def __iter__(self) -> Any:
+    def __bool__(self) -> bool:
+        return bool(self._standing)
+
+    def __iter__(self) -> Iterator[Finding]:
         """Iterate over the findings that stand, the most serious first."""
         return iter([self._standing[kind] for kind in SEVERITY if kind in self._standing])
 
@@ -183,7 +186,7 @@ class IntervalRhythm:
     """The rhythm of one device, beat by beat, from the intervals between its beats.
 
     It tells bradycardia and tachycardia, and, where it is told which beats are ventricular, runs of
-    them. Its state is a few numbers; `state` and `restore` carry it over a restart.
+    them.
     """
 
     def __init__(self, settings: RhythmSettings | None = None) -> None:
@@ -194,6 +197,14 @@ class IntervalRhythm:
         self._run: deque[float] = deque(maxlen=max(self._settings.run_beats, LONGEST_RUN))
         self._run_since = 0.0
         self._standing = Standing(self._settings)
+        self._shortest = 60 / min(self._settings.tachycardia, self._settings.run_rate)
+        self._longest = 60 / self._settings.bradycardia
+        self._calm = 0  # intervals in a row of which no rate can be too fast or too slow
+
+    @property
+    def settled(self) -> bool:
+        """Whether enough beats are known to say that nothing is wrong."""
+        return len(self._times) == self._times.maxlen
 
     @property
     def standing(self) -> list[Finding]:
@@ -216,7 +227,12 @@ class IntervalRhythm:
             self._times.clear()
             self._run.clear()
             self._times.append(at - rr_s)
+        interval = at - self._times[-1] if self._times else 0.0
         self._times.append(at)
+        calm = not ventricular and self._shortest < interval < self._longest
+        self._calm = self._calm + 1 if calm else 0
+        if self._calm > len(self._times) and not self._standing:
+            return []  # nearly every beat ends here
         if ventricular:
             if not self._run:
                 self._run_since = at
@@ -229,6 +245,7 @@ class IntervalRhythm:
         """Forget the beats before a gap in the stream: no interval spans it."""
         self._times.clear()
         self._run.clear()
+        self._calm = 0
 
     def _heard(self) -> list[RhythmKind]:
         few = len(self._times) < self._settings.bradycardia_beats
@@ -251,28 +268,3 @@ class IntervalRhythm:
             since = times[-settings.bradycardia_beats]
             found.append(Finding("bradycardia", since, now, slow))
         return found
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, of plain numbers, strings, lists and dictionaries."""
-        return {
-            "times": list(self._times),
-            "run": list(self._run),
-            "run_since": self._run_since,
-            "standing": [finding._asdict() for finding in self._standing],
-        }
-
-    @classmethod
-    def restore(cls, state: Mapping[str, Any], settings: RhythmSettings | None = None) -> Self:
-        """Return the rhythm that `state` was taken of. Raises ValueError for anything else."""
-        rhythm = cls(settings)
-        try:
-            rhythm._times.extend(float(at) for at in state["times"])
-            rhythm._run.extend(float(at) for at in state["run"])
-            rhythm._run_since = float(state["run_since"])
-            findings = [Finding(**finding) for finding in state["standing"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not the state of a rhythm: {error!r}") from None
-        if any(finding.kind not in SEVERITY for finding in findings):
-            raise ValueError("not the state of a rhythm: a kind that is not known")
-        rhythm._standing = Standing(rhythm._settings, findings)
-        return rhythm

@@ -58,6 +58,7 @@ class Stream:
 
     Attributes:
         expected: the number of the next sample.
+        told: what `expected` was when something was last published of it; the caller's to set.
         heard: when its last chunk came, in seconds on the caller's clock.
     """
 
@@ -69,6 +70,7 @@ class Stream:
         Raises ConfigurationError for a rate that cannot be used.
         """
         self.expected = chunk.seq or 0
+        self.told = self.expected
         self.heard = 0.0
         self.lead = lead if lead in chunk.leads else next(iter(chunk.leads))
         self.leads = list(chunk.leads)

@@ -40,6 +40,10 @@ POLL_TIMEOUT = 0.25
 DRAIN_TIMEOUT = 3.0
 """Seconds that the last publishes may take when the daemon is asked to stop."""
 
+TOLD_EVERY = 2.0
+"""Seconds of signal without a beat after which the rhythm is told by itself: its device is heard,
+and its alarm goes on, also while its heart stands still."""
+
 CLOCK_INTERVAL = 0.5
 """Seconds between two looks for streams that have ended."""
 
@@ -73,7 +77,7 @@ class SegmentDaemon:
         )
         self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
         self._journal = Journal(settings.segment_journal)
-        self._streams = Streams(own.rate, own.lead)
+        self._streams = Streams(own.rate, own.lead, settings.rhythm.for_device)
         self.lifecycle = Lifecycle((self._consumer, self._sender))
         self._in_hand: deque[InHand | Message] = deque()
         self._numbers: dict[int, int] = {}  # of the journal's entries, by id of what is in hand
@@ -174,7 +178,10 @@ class SegmentDaemon:
         stream = self._streams.find(device)
         assert stream is not None
         self._metrics.cut.inc(len(taken.beats))
-        groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed else [])
+        unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
+        groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed or unheard else [])
+        if groups:
+            stream.told = stream.expected
         for group in groups:
             payload = _message(group, stream)
             self._sender.publish(self._topic(device), payload, cause=cause)

@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from monitor.alarms import messages
-from monitor.alarms.decisions import (
-    ANOMALOUS,
-    FORGET_AFTER,
-    NORMAL,
-    POOR,
-    REMEMBERED,
-    Alarms,
-    Decision,
-    Policy,
-    Rhythm,
-)
+from monitor.alarms.decisions import FORGET_AFTER, REMEMBERED, Alarms, Decision, Policy, Rhythm
 from monitor.alarms.device import Shelf, as_it_stands
+from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
 from monitor.ecg.beat import fingerprints, key
 
 THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)

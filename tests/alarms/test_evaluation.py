@@ -3,7 +3,8 @@
 import numpy as np
 
 from monitor.alarms import evaluation
-from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Policy
+from monitor.alarms.decisions import Policy
+from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
 
 THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
 

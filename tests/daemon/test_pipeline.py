@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy, Rhythm
+from monitor.alarms.decisions import Alarms, Policy, Rhythm
+from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
 from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality

@@ -1,7 +1,5 @@
 """Tests of the rhythm, on synthetic signals: no data needed."""
 
-import json
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -128,22 +126,6 @@ def test_an_interval_that_does_not_fit_forgets_what_was_before() -> None:
     changes += rhythm.beat(30.0, 0.8)
     changes += [c for i in range(1, 5) for c in rhythm.beat(30.0 + 0.8 * i, 0.8)]
     assert changes == []
-
-
-def test_state_survives_a_restart() -> None:
-    whole, first = IntervalRhythm(), IntervalRhythm()
-    times = [*every(0.4, 0, 10), *every(0.8, 10, 30)]
-    told = [change for at in times for change in whole.beat(at)]
-    parts = [change for at in times[:20] for change in first.beat(at)]
-    second = IntervalRhythm.restore(json.loads(json.dumps(first.state())))
-    parts += [change for at in times[20:] for change in second.beat(at)]
-    assert parts == told
-    assert {change.event for change in told} == {"raised", "cleared"}
-
-
-def test_a_foreign_state_is_refused() -> None:
-    with pytest.raises(ValueError, match="not the state of a rhythm"):
-        IntervalRhythm.restore({"times": [1, 2]})
 
 
 def test_the_more_serious_explains_the_less() -> None:

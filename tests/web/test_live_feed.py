@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from monitor.alarms.decisions import ANOMALOUS, NORMAL, POOR, Alarms, Policy, Rhythm
+from monitor.alarms.decisions import Alarms, Policy, Rhythm
 from monitor.alarms.device import Shelf
+from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.settings import ModelSettings

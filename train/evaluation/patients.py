@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monitor.alarms import decisions, evaluation
+from monitor.alarms import decisions, evaluation, kinds
 from monitor.ecg import quality, records
 from monitor.ecg.beat import Floats
 from monitor.errors import UsageError
@@ -125,7 +125,7 @@ def judge(name: str, ecg: records.Record, fitted: patient.Patient) -> Judged:
 
     def outcomes(allowed: float) -> Iterator[SettingsTrial]:
         above = scores > patient.threshold(fitted.fitted.held_out, allowed)
-        verdicts = np.where(believed[judged], above, decisions.POOR).astype(np.uint8).tobytes()
+        verdicts = np.where(believed[judged], above, kinds.POOR).astype(np.uint8).tobytes()
         for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS)):
             raised = evaluation.alarms(verdicts, at[judged] / ecg.rate, policy)
             again = sum(after.begin - before.end < SOON for before, after in pairwise(raised))

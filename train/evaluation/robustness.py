@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monitor.alarms import decisions, evaluation
+from monitor.alarms import evaluation, kinds
 from monitor.ecg import quality, records
 from monitor.ecg.segmenter import Segmenter
 from monitor.errors import UsageError
@@ -144,7 +144,7 @@ def _verdicts(
     beats = np.array([beat.samples for beat in cut])
     scores = score_graph.outputs(fitted.fitted.graph, beats)["score"]
     good = quality.assess(beats) == quality.GOOD
-    verdicts = np.where(good, scores > fitted.threshold, decisions.POOR).astype(np.uint8)
+    verdicts = np.where(good, scores > fitted.threshold, kinds.POOR).astype(np.uint8)
     return verdicts, np.array([beat.seq for beat in cut]) / ecg.rate
 
 
@@ -167,8 +167,8 @@ def _listen(ecg: records.Record, change: Change, fitted: patient.Patient, random
     raised = next((alarm for alarm in poor if BEFORE <= alarm.begin < late), None)
     return Heard(
         len(inside),
-        int((inside == decisions.POOR).sum()),
-        int((inside == decisions.ANOMALOUS).sum()),
+        int((inside == kinds.POOR).sum()),
+        int((inside == kinds.ANOMALOUS).sum()),
         sum(BEFORE <= alarm.begin < late for alarm in anomalies),
         float("nan") if raised is None else raised.begin - BEFORE,
         float("nan")
