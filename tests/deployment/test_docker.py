@@ -128,7 +128,9 @@ def extras_of(service: str) -> set[str]:
 def test_the_image_of_segment_has_what_cuts_beats() -> None:
     assert {"scipy", "sleepecg"} <= everything_behind("ecg-monitor", extras_of("segment"))
     services = compose("compose.yaml")["services"]
-    images = {name: (it["image"], str(it["build"])) for name, it in services.items() if "build" in it}
+    images = {
+        name: (it["image"], str(it["build"])) for name, it in services.items() if "build" in it
+    }
     assert len(set(images.values())) == len({image for image, _ in images.values()})
 
 
