@@ -441,7 +441,7 @@ def test_a_simulated_device_and_the_daemon_do_their_work_with_their_rights_alone
         own.terminate()
         own.wait()
         assert stranger.returncode
-        assert "refused a beat on ecg/bed-2/beats: not authorized" in stranger.stderr
+        assert "refused a message on ecg/bed-2/beats: not authorized" in stranger.stderr
         assert daemon.value("ecg_monitor_devices") == 1
         assert daemon.value("ecg_monitor_publishes_refused_total") == 0
         assert daemon.healthy()
