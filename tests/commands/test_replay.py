@@ -72,7 +72,7 @@ class Heard:
         assert subscribed.wait(WITHIN)
 
     def _take(self, _client: object, _data: object, message: MQTTMessage) -> None:
-        self.messages.append((message.topic, message.payload))
+        self.messages.append((message.topic, bytes(message.payload)))
 
     def wait(self, number: int) -> list[bytes]:
         """Return the payloads once there are so many; they must be on one topic."""
