@@ -41,6 +41,8 @@ class Entry(NamedTuple):
     Attributes:
         number: of the entry; they rise in the order in which chunks came.
         first: the number of its first sample, as it was counted here.
+        payload: of the message; empty where the stream ended, for want of chunks, with its last
+            beats.
         arrived: when it came, in seconds since 1970.
         done: whether the beats that it completed are with the broker.
     """

@@ -186,7 +186,7 @@ def test_segment_cuts_the_beats_that_replay_would_have_cut(
             for topic, payload in list(heard.messages):
                 if topic == "ecg/bed-1/beats":
                     message = msgspec.json.decode(payload)
-                    first = message["seq"]
+                    first = message.get("seq", 0)
                     count = range(first, first + len(message["beats"]))
                     found += message.get("seqs", count)
             return found
