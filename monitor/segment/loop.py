@@ -181,9 +181,7 @@ class SegmentDaemon:
         self._in_hand.append(in_hand)
         self._numbers[id(in_hand)] = number
 
-    def _publish(
-        self, device: str, stream: Stream, taken: Taken, cause: InHand | Message
-    ) -> None:
+    def _publish(self, device: str, stream: Stream, taken: Taken, cause: InHand | Message) -> None:
         """Publish the beats of a device in order, and its rhythm with them or by itself."""
         self._metrics.cut.inc(len(taken.beats))
         groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed else [])
