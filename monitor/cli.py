@@ -106,9 +106,20 @@ def model(
 @app.command()
 def replay(
     source: Annotated[
-        Path, typer.Argument(help="A .csv or .parquet file of beats, or a WFDB record.")
+        Path, typer.Argument(help="A .csv or .parquet file of beats, or a WFDB or EDF record.")
     ],
     device: Annotated[str, typer.Option("--device", metavar="ID", help="Device ID to publish as.")],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Publish the record's samples instead of its beats.")
+    ] = False,
+    lead: Annotated[
+        str | None,
+        typer.Option(
+            "--lead",
+            metavar="NAME",
+            help="Channel of the record (default: the first ECG lead; with --raw, all of them).",
+        ),
+    ] = None,
     rate: Annotated[
         Literal["1", "10", "max"],
         typer.Option(help="Speed: 1 is real time, 10 is ten times that, max is unpaced."),
@@ -117,7 +128,8 @@ def replay(
         int, typer.Option(min=1, max=10_000, help="Beats in each message.")
     ] = 1,
     payload: Annotated[
-        Literal["json", "float32"], typer.Option(help="Encoding of the beats.")
+        Literal["json", "float32"],
+        typer.Option(help="Encoding; float32 samples are of one lead."),
     ] = "json",
     qos: Annotated[int, typer.Option(min=0, max=1, help="MQTT quality of service.")] = 1,
     start: Annotated[
@@ -129,16 +141,29 @@ def replay(
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Publish the beats of a file as a device would."""
+    """Publish the beats of a file, or the samples of a record, as a device would."""
     from monitor import configuration
     from monitor.commands import replay
     from monitor.ecg import records
+    from monitor.errors import UsageError
 
     chosen = configuration.load(config, configuration.flags(broker=broker))
     pace = None if rate == "max" else float(rate)
-    read = replay.from_record if records.is_record(source) else replay.from_file
-    beats = read(source, start, stop)
-    replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+    if not records.is_record(source):
+        if raw or lead is not None:
+            raise UsageError(f"--{'raw' if raw else 'lead'}: {source} is no WFDB or EDF record")
+        beats = replay.from_file(source, start, stop)
+        replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+    elif raw:
+        if beats_per_message > 1:
+            raise UsageError("--beats-per-message: with --raw no beats are published")
+        every_lead = lead is None and payload == "json"
+        record = replay.read_record(source, lead, every_lead)
+        chunks = replay.chunks_of(record, start, stop, every_lead)
+        replay.publish_samples(chosen, chunks, device, pace, payload, qos)
+    else:
+        beats = replay.from_record(replay.read_record(source, lead), start, stop)
+        replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""Publishes the beats of a file, as a device would."""
+"""Publishes the beats of a file, or the samples of a recording, as a device would."""
 
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from monitor.ecg import beat_files, codec
+from monitor.ecg import beat_files, chunks, codec, records
 from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
 from monitor.settings import Settings
@@ -24,6 +24,12 @@ INTERVAL = 1.0
 
 UNDER_WAY = 20
 """Messages at QoS 1 that the broker has not acknowledged, at most: what mosquitto allows."""
+
+
+CHUNK = 1.0
+"""Seconds of samples in a message, as devices send them."""
+
+Payload = Literal["json", "float32"]
 
 
 class RecordedBeat(NamedTuple):
@@ -61,17 +67,56 @@ def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterat
     return islice(rows, first, last)
 
 
-def from_record(path: Path, start: float = 0, stop: float | None = None) -> Iterator[RecordedBeat]:
-    """The beats of a WFDB record from second `start` to `stop`, each when its R peak was.
+def read_record(path: Path, lead: str | None = None, every_lead: bool = False) -> records.Record:
+    """Read a record without its annotations; say on stderr what is taken if no lead is named.
 
     Raises:
         Failure: the record cannot be read.
+        UsageError: it has no such lead.
     """
-    from monitor.ecg import records
+    record = records.read(path, lead, annotated=False)
+    if lead is None:
+        others = [name for name in record.leads if name != record.lead]
+        taken = [record.lead, *others] if every_lead else [record.lead]
+        left = "" if every_lead or not others else f"; --lead takes another: {_quoted(others)}"
+        print(f"{path}: {_quoted(taken)} is taken{left}", file=sys.stderr)
+    return record
 
-    ecg = records.read(path)
-    for beat in records.beats(ecg, start, stop):
-        yield RecordedBeat(beat.samples, beat.seq, beat.seq / ecg.rate, beat.rr_ms)
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def from_record(
+    record: records.Record, start: float = 0, stop: float | None = None
+) -> Iterator[RecordedBeat]:
+    """Yield the beats of a record from second `start` to `stop`, each when its R peak was."""
+    for beat in records.beats(record, start, stop):
+        yield RecordedBeat(beat.samples, beat.seq, beat.seq / record.rate, beat.rr_ms)
+
+
+def chunks_of(
+    record: records.Record, start: float = 0, stop: float | None = None, every_lead: bool = False
+) -> Iterator[chunks.Chunk]:
+    """Yield the samples of a record from second `start` to `stop`, in chunks of `CHUNK` seconds.
+
+    They are in millivolts, without a time, and `seq` counts from the record's start. With
+    `every_lead` a chunk holds all ECG leads by their names, the one that beats are cut from first.
+
+    Raises UsageError if those are more than a chunk can hold.
+    """
+    leads = {"": record.signal}
+    if every_lead and len(record.leads) > 1:
+        leads = {record.lead: record.signal} | record.leads
+    if len(leads) > chunks.MAX_LEADS:
+        raise UsageError(f"{len(leads)} ECG leads, {chunks.MAX_LEADS} at most: choose with --lead")
+    n = max(1, round(CHUNK * record.rate))
+    last = len(record.signal)
+    if stop is not None:
+        last = min(last, round(stop * record.rate))
+    for first in range(round(start * record.rate), last, n):
+        samples = {name: signal[first : min(first + n, last)] for name, signal in leads.items()}
+        yield chunks.Chunk(samples, record.rate, first)
 
 
 def publish(
@@ -80,7 +125,7 @@ def publish(
     device: str,
     pace: float | None,
     beats_per_message: int = 1,
-    payload: Literal["json", "float32"] = "json",
+    payload: Payload = "json",
     qos: int = 1,
 ) -> None:
     """Publish beats at `pace` times the speed they had; as fast as it goes if that is None.
@@ -90,44 +135,106 @@ def publish(
         Failure: the broker cannot be reached, or refuses or loses us.
     """
     topic = topic_to_publish(settings.input.topic[0], device)
+    _send(settings, _beat_messages(source, beats_per_message, payload), topic, pace, qos, "beats")
+
+
+def publish_samples(
+    settings: Settings,
+    source: Iterable[chunks.Chunk],
+    device: str,
+    pace: float | None,
+    payload: Payload = "json",
+    qos: int = 1,
+) -> None:
+    """Publish chunks of samples at `pace` times the speed they had; without a pause if it is None.
+
+    As float32 a chunk carries its first lead, and neither rate nor number.
+
+    Raises:
+        UsageError: the device cannot have that name.
+        Failure: the broker cannot be reached, or refuses or loses us.
+    """
+    topic = topic_to_publish(settings.segment.topic[0], device)
+    _send(settings, _sample_messages(source, payload), topic, pace, qos, "samples")
+
+
+class _Message(NamedTuple):
+    """A message that is ready to go.
+
+    Attributes:
+        payload: as it is published.
+        end: when the last of its content was over, in seconds from the first content's time.
+        content: how many beats or samples it holds.
+    """
+
+    payload: bytes
+    end: float
+    content: int
+
+
+def _beat_messages(
+    source: Iterable[RecordedBeat], beats_per_message: int, payload: Payload
+) -> Iterator[_Message]:
     recording = iter(source)
+    begun: float | None = None
+    while group := list(islice(recording, beats_per_message)):
+        begun = group[0].time if begun is None else begun
+        yield _Message(_encode_beats(group, payload), group[-1].time - begun, len(group))
+
+
+def _sample_messages(source: Iterable[chunks.Chunk], payload: Payload) -> Iterator[_Message]:
+    encode = chunks.encode_float32 if payload == "float32" else chunks.encode_json
+    end = 0.0
+    for chunk in source:
+        assert chunk.rate is not None
+        end += len(chunk) / chunk.rate
+        leads = 1 if payload == "float32" else len(chunk.leads)
+        yield _Message(encode(chunk), end, len(chunk) * leads)
+
+
+def _encode_beats(group: list[RecordedBeat], payload: Payload) -> bytes:
+    samples = np.stack([beat.samples for beat in group])
+    if payload == "float32":
+        return codec.encode_float32(samples)
+    intervals = [beat.rr_ms for beat in group if beat.rr_ms is not None]
+    numbers = [beat.seq for beat in group]
+    return codec.encode_json(samples, numbers, intervals if len(intervals) == len(group) else None)
+
+
+def _send(
+    settings: Settings,
+    source: Iterator[_Message],
+    topic: str,
+    pace: float | None,
+    qos: int,
+    content: str,
+) -> None:
+    """Publish messages, each when its content was over; `content` is what they hold, in words."""
     try:
-        ahead = next(recording)  # a file that cannot be read says so before anything is published
+        ahead = next(source)  # a file that cannot be read says so before anything is published
     except StopIteration:
-        raise UsageError("there is no beat between --start and --stop") from None
+        raise UsageError(f"there are no {content} between --start and --stop") from None
     publisher = _Publisher(settings, topic, qos)
     number = messages = 0
-    begun, first = time.monotonic(), ahead.time
+    begun = time.monotonic()
     try:
-        with _progress() as progress:
-            task = progress.add_task(f"replaying as {device}", total=None, beats=0)
-            chunk = [ahead, *islice(recording, beats_per_message - 1)]
-            while chunk:
-                if pace:  # a message goes out when its last beat is over
-                    due = begun + (chunk[-1].time - first) / pace
-                    time.sleep(max(0.0, due - time.monotonic()))
-                publisher.publish(_message(chunk, payload))
-                number += len(chunk)
+        with _progress(content) as progress:
+            task = progress.add_task(f"replaying on {topic}", total=None, number=0)
+            for message in chain([ahead], source):
+                if pace:
+                    time.sleep(max(0.0, begun + message.end / pace - time.monotonic()))
+                publisher.publish(message.payload)
+                number += message.content
                 messages += 1
-                progress.update(task, beats=number)
-                chunk = list(islice(recording, beats_per_message))
+                progress.update(task, number=number)
         publisher.finish()
     finally:
         publisher.close()
     seconds = time.monotonic() - begun
     print(
-        f"published {number} beats in {messages} messages on {topic} in {seconds:.1f} s",
+        f"published {number} {content} in {messages} messages on {topic} in {seconds:.1f} s",
         file=sys.stderr,
     )
-
-
-def _message(chunk: list[RecordedBeat], payload: Literal["json", "float32"]) -> bytes:
-    samples = np.stack([beat.samples for beat in chunk])
-    if payload == "float32":
-        return codec.encode_float32(samples)
-    intervals = [beat.rr_ms for beat in chunk if beat.rr_ms is not None]
-    numbers = [beat.seq for beat in chunk]
-    return codec.encode_json(samples, numbers, intervals if len(intervals) == len(chunk) else None)
 
 
 class _Publisher:
@@ -162,16 +269,18 @@ class _Publisher:
             if not self._client.is_connected():
                 raise Failure(f"lost the broker at {self._where}")
         if self._refusal:
-            raise Failure(f"{self._where} refused a beat on {self._topic}: {self._refusal.lower()}")
+            raise Failure(
+                f"{self._where} refused a message on {self._topic}: {self._refusal.lower()}"
+            )
 
     def close(self) -> None:
         client.leave(self._client)
 
 
-def _progress() -> Progress:
+def _progress(content: str) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}: {task.fields[beats]} beats"),
+        TextColumn(f"{{task.description}}: {{task.fields[number]}} {content}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),

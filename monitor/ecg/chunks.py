@@ -44,6 +44,21 @@ class Chunk:
         return len(next(iter(self.leads.values())))
 
 
+def encode_json(chunk: Chunk) -> bytes:
+    """Return a chunk as JSON without its time; lost samples are `null`."""
+    message: dict[str, object] = {"rate": chunk.rate, "seq": chunk.seq}
+    if list(chunk.leads) == [""]:
+        message["samples"] = chunk.leads[""].tolist()
+    else:
+        message["leads"] = {name: samples.tolist() for name, samples in chunk.leads.items()}
+    return msgspec.json.encode(message)  # which writes NaN as null
+
+
+def encode_float32(chunk: Chunk) -> bytes:
+    """Return the samples of a chunk's first lead as little-endian float32."""
+    return next(iter(chunk.leads.values())).astype("<f4").tobytes()
+
+
 _Samples = list[float | None]
 
 

@@ -239,8 +239,12 @@ class Streams:
     def end_silent(self, now: float) -> list[tuple[str, Stream, list[CutBeat]]]:
         """End the streams that were not heard for `SILENT_AFTER`, and return their last beats."""
         ended = [name for name, it in self._streams.items() if it.heard + SILENT_AFTER < now]
-        over = [(name, self._streams.pop(name)) for name in ended]
-        return [(name, stream, stream.finish()) for name, stream in over]
+        return [(name, *self.end(name)) for name in ended]
+
+    def end(self, device: str) -> tuple[Stream, list[CutBeat]]:
+        """End the stream of a device that has one, and return it and its last beats."""
+        stream = self._streams.pop(device)
+        return stream, stream.finish()
 
 
 def _breaks(stream: Stream, chunk: Chunk, rate: float) -> str | None:

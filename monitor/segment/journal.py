@@ -41,6 +41,8 @@ class Entry(NamedTuple):
     Attributes:
         number: of the entry; they rise in the order in which chunks came.
         first: the number of its first sample, as it was counted here.
+        payload: of the message; empty where the stream ended, for want of chunks, with its last
+            beats.
         arrived: when it came, in seconds since 1970.
         done: whether the beats that it completed are with the broker.
     """
@@ -64,6 +66,7 @@ class Journal:
         """
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # signals are about patients
             self._database = sqlite3.connect(file, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = OFF")  # the process may die at any time

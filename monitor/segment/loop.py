@@ -93,16 +93,12 @@ class SegmentDaemon:
         entries = self._journal.read()
         for entry in entries:
             try:
-                chunk = chunks.decode(entry.payload)
-                chunk = replace(chunk, seq=entry.first)
-                taken = self._streams.take(
-                    entry.device, chunk, time.monotonic(), wall=entry.arrived
-                )
+                stream, taken = self._take_again(entry)
             except Rejected:  # its settings may have changed since
                 continue
-            if not entry.done:
+            if stream is not None and not entry.done:
                 in_hand = InHand(entry.number, time.monotonic())
-                self._publish(entry.device, taken, in_hand)
+                self._publish(entry.device, stream, taken, in_hand)
                 self._keep(in_hand, entry.number)
         log.info("started", topics=self._settings.segment.topic, streams=len(self._streams))
 
@@ -166,17 +162,31 @@ class SegmentDaemon:
         first = taken.first if chunk.seq is None else chunk.seq
         entry = Entry(self._journal.number(), device, first, message.payload, now, False)
         self._unwritten.append(entry)
-        self._publish(device, taken, message)
+        stream = self._streams.find(device)
+        assert stream is not None
+        self._publish(device, stream, taken, message)
         self._keep(message, entry.number)
+
+    def _take_again(self, entry: Entry) -> tuple[Stream | None, Taken]:
+        """Return the stream of an entry of the journal, and what the entry brought it.
+
+        Raises Rejected for a chunk that cannot be taken any more.
+        """
+        if entry.payload:
+            chunk = replace(chunks.decode(entry.payload), seq=entry.first)
+            taken = self._streams.take(entry.device, chunk, time.monotonic(), wall=entry.arrived)
+            return self._streams.find(entry.device), taken
+        if self._streams.find(entry.device) is None:
+            return None, Taken([])
+        stream, beats = self._streams.end(entry.device)
+        return stream, Taken(beats)
 
     def _keep(self, in_hand: InHand | Message, number: int) -> None:
         self._in_hand.append(in_hand)
         self._numbers[id(in_hand)] = number
 
-    def _publish(self, device: str, taken: Taken, cause: InHand | Message) -> None:
+    def _publish(self, device: str, stream: Stream, taken: Taken, cause: InHand | Message) -> None:
         """Publish the beats of a device in order, and its rhythm with them or by itself."""
-        stream = self._streams.find(device)
-        assert stream is not None
         self._metrics.cut.inc(len(taken.beats))
         unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
         groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed or unheard else [])
@@ -208,9 +218,12 @@ class SegmentDaemon:
 
     def _keep_house(self, now: float, monotonic: float) -> None:
         for device, stream, beats in self._streams.end_silent(monotonic):
-            for group in _alike(beats):
-                self._sender.publish(self._topic(device), _message(group, stream))
-            self._metrics.cut.inc(len(beats))
+            # That it ended is written down, too: the next process must not end it once more.
+            end = Entry(self._journal.number(), device, stream.expected, b"", now, False)
+            self._unwritten.append(end)
+            in_hand = InHand(end.number, monotonic)
+            self._publish(device, stream, Taken(beats), in_hand)
+            self._keep(in_hand, end.number)
         self.lifecycle.publish_status(self._sender, self._consumer.trouble)
         self._consumer.measure()
         self._metrics.connected.set(self._consumer.connected and self._sender.connected)

@@ -3,7 +3,6 @@
 What is held against the recording is what a subscriber hears: beats and alerts.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -220,24 +219,19 @@ def test_noise_and_a_lead_that_is_off_are_a_matter_of_the_signal(
 def test_so_they_are_live(source: Path, model: Path, tmp_path: Path) -> None:
     rate = 250
     signal = spoilt(source, rate)
-    with ward(tmp_path, model) as (broker, _, heard), (tmp_path / "segment.log").open("wb") as log:
-        settings = {"ECG_MONITOR_MQTT__BROKER": broker.url}
-        cutter = subprocess.Popen(
-            [sys.executable, "-m", "monitor", "segment"], env=os.environ | settings, stderr=log
-        )
-        try:
-            until(lambda: b"started" in Path(log.name).read_bytes(), "segment has started")
-            device = Client(CallbackAPIVersion.VERSION2)
-            device.connect("127.0.0.1", broker.port)
-            device.loop_start()
-            for first in range(300 * rate, len(signal), rate):
-                chunk = {"samples": signal[first : first + rate].tolist(), "rate": rate}
-                payload = msgspec.json.encode(chunk | {"seq": first})
-                device.publish("ecg/bed-1/samples", payload, qos=1).wait_for_publish(WITHIN)
-            until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, "it cleared")
-            device.disconnect()
-            device.loop_stop()
-        finally:
-            cutter.terminate()
-            cutter.wait(WITHIN)
+    with (
+        ward(tmp_path, model) as (broker, _, heard),
+        RunningDaemon(tmp_path, broker.url, {}, command="segment") as segment,
+    ):
+        device = Client(CallbackAPIVersion.VERSION2)
+        device.connect("127.0.0.1", broker.port)
+        device.loop_start()
+        for first in range(300 * rate, len(signal), rate):
+            chunk = {"samples": signal[first : first + rate].tolist(), "rate": rate}
+            payload = msgspec.json.encode(chunk | {"seq": first})
+            device.publish("ecg/bed-1/samples", payload, qos=1).wait_for_publish(WITHIN)
+        segment.wait_until("ecg_monitor_samples_received_total", len(signal) - 300 * rate)
+        until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, "it cleared")
+        device.disconnect()
+        device.loop_stop()
     assert_a_matter_of_the_signal(heard, rate)

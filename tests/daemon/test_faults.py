@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,36 @@ def test_a_broker_that_forgets_costs_none_of_the_beats_that_the_daemon_had(
     assert outcome.lost == 0
     assert outcome.recovered is not None
     assert outcome.recovered < 2
+
+
+@pytest.mark.parametrize(
+    "scenario", [faults.raw_killed, faults.raw_broker_restarted, faults.raw_rebooted]
+)
+def test_what_is_cut_from_raw_samples_is_what_an_uninterrupted_run_cuts(
+    tmp_path: Path, hearts: Hearts, scenario: Callable[[Path, Hearts], faults.Outcome]
+) -> None:
+    outcome = scenario(tmp_path, hearts)
+    print(outcome)
+    assert outcome.sent > 200
+    assert (outcome.lost, outcome.repeated) == (0, 0)
+
+
+def test_from_raw_samples_to_the_alert_no_beat_is_scored_twice(
+    tmp_path: Path, hearts: Hearts
+) -> None:
+    outcome = faults.chain_segment_killed(tmp_path, hearts)
+    print(outcome)
+    assert (outcome.lost, outcome.repeated) == (0, 0)
+    assert outcome.raised == outcome.devices
+
+
+def test_from_raw_samples_to_the_alert_no_beat_is_lost_to_a_monitor_that_is_killed(
+    tmp_path: Path, hearts: Hearts
+) -> None:
+    outcome = faults.chain_monitor_killed(tmp_path, hearts)
+    print(outcome)
+    assert outcome.lost == 0
+    assert outcome.raised == outcome.devices
 
 
 def test_an_alarm_stands_across_a_restart_and_is_cleared_by_normal_beats(

@@ -21,21 +21,25 @@ from monitor.alarms import messages
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg import codec
 from monitor.ecg.beat import BYTES
+from monitor.ecg.segmenter import Segmenter
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
 from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.prometheus import Labels, Prometheus
+from tests.harness.signals import heart
 
 FOLDER = Path(__file__).parents[2] / "docker" / "grafana" / "dashboards"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the panels of every dashboard, without the headings of its rows."""
     for name, dashboard in DASHBOARDS.items():
         for panel in dashboard["panels"]:
-            yield name, panel
+            if panel["type"] != "row":
+                yield name, panel
 
 
 def expressions() -> dict[tuple[str, str, str], str]:
@@ -81,7 +85,7 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_from_where(
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"]["uid"] == "${datasource}"
     assert panel["targets"]
-    others = [p["gridPos"] for n, p in panels() if n == name and p["id"] != panel["id"]]
+    others = [p["gridPos"] for p in DASHBOARDS[name]["panels"] if p["id"] != panel["id"]]
     own = panel["gridPos"]
     assert own["x"] + own["w"] <= 24
     for other in others:
@@ -122,6 +126,11 @@ BAD_MESSAGES: dict[str, bytes] = {
 }
 """One a tick, in turn. What begins like JSON is said to be JSON."""
 
+RAW_RATE = 100
+"""Hertz of three devices that send raw samples, a chunk each tick."""
+
+HEART, _ = heart(120, RAW_RATE)
+
 
 @dataclass
 class Load:
@@ -140,7 +149,7 @@ class Load:
             "$__rate_interval": f"{RATE_INTERVAL:g}s",
             "$__range_s": f"{self.seen:g}",
             "$__range": f"{self.seen:g}s",
-            "$job": "ecg-monitor",
+            "$job": ".+",
             "$instance": ".+",
         }.items():
             expression = expression.replace(variable, value)
@@ -202,9 +211,24 @@ def play(url: str, payloads: dict[str, bytes], over: threading.Event) -> None:
         reason = list(BAD_MESSAGES)[number % len(BAD_MESSAGES)]
         bad = BAD_MESSAGES[reason]
         ward.publish("ecg/broken/beats", bad, qos=1, properties=_said_to_be_json(reason))
+        for device, chunk in chunks(number).items():
+            ward.publish(f"ecg/{device}/samples", chunk, qos=1)
         number += 1
     ward.disconnect()
     ward.loop_stop()
+
+
+def chunks(number: int) -> dict[str, bytes]:
+    """Return what the devices that send raw samples send in a tick."""
+    n = round(RAW_RATE * TICK)
+    first = number * n
+    samples = HEART[np.arange(first, first + n) % len(HEART)].tolist()
+    message = {"rate": RAW_RATE, "seq": first}
+    return {
+        "heart": messages.encode(message | {"samples": samples}),
+        "off": messages.encode(message | {"samples": [None] * n}),
+        "odd": messages.encode(message | {"samples": "none"}),
+    }
 
 
 def _said_to_be_json(reason: str) -> Any:
@@ -221,7 +245,7 @@ ALWAYS = """
 groups:
   - name: test
     rules:
-      - {alert: EcgMonitorTest, expr: ecg_monitor_mqtt_connected == 1, labels: {severity: info}}
+      - {alert: EcgMonitorTest, expr: ecg_monitor_devices > 1, labels: {severity: info}}
 """
 
 
@@ -233,13 +257,18 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
     with (
         Mosquitto(folder) as broker,
         RunningDaemon(folder, broker.url, ALARM__SILENT_AFTER="2") as daemon,
+        # Its beats go elsewhere, so that those of the monitor stay known.
+        RunningDaemon(
+            folder, broker.url, command="segment", INPUT__TOPIC="cut/{device}/beats"
+        ) as segment,
     ):
         ward = threading.Thread(target=play, args=(broker.url, payloads, over))
         ward.start()
         try:
             daemon.wait_until('ecg_monitor_alarms{kind="silent",priority="medium"}', 1)
             daemon.wait_until("ecg_monitor_alarms_recurring_total", 1)
-            with Prometheus(folder, daemon.address, ALWAYS) as prometheus:
+            segment.wait_until("ecg_monitor_beats_cut_total", 10)
+            with Prometheus(folder, daemon.address, ALWAYS, segment.address) as prometheus:
                 prometheus.wait_for("max(count_over_time(up[1h]))", WATCHED)
                 at = time.time()
                 stamps = prometheus.ask("query", query="ecg_monitor_devices[1h]", time=at)
@@ -329,7 +358,9 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
         (o, "Rejected messages", "A"): by(
             "reason",
             **{
-                reason: near(A_SECOND / len(BAD_MESSAGES) if reason in BAD_MESSAGES else 0)
+                reason: near(
+                    A_SECOND * ((reason in BAD_MESSAGES) / len(BAD_MESSAGES) + (reason == "shape"))
+                )
                 for reason in errors.REASONS
             },
         ),
@@ -345,6 +376,17 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
         (o, "What runs", "B"): {
             frozenset({("name", detector.name), ("sha256", detector.sha256)}): 1
         },
+        (o, "Streams", "A"): one(2),
+        (o, "Chunks a second", "A"): one(2 * A_SECOND),
+        (o, "Beats cut a second", "A"): one(beats_cut_a_second(), rel=0.2),
+        (o, "Beats cut a second", "B"): one(0),
+        (o, "Lost samples", "A"): one(1 / 2, rel=0.02),
+        (o, "Chunks not acknowledged", "A"): one(0.0, abs=20),
+        (o, "Chunks not acknowledged", "B"): one(0),
+        (o, "Rejected chunks", "A"): by(
+            "reason",
+            **{reason: near(A_SECOND * (reason == "shape")) for reason in errors.REASONS},
+        ),
         (b, "Alarms an hour a device", "A"): one(3600 * CYCLES / HEARD),
         (b, "Time in alarm", "A"): one(open_alarms / HEARD),
         (b, "Chatter", "A"): one(1),
@@ -363,6 +405,13 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
         ),
         (b, "Open alarms", "A"): by("kind", anomaly=near(2.5, abs=0.5), signal_quality=1, silent=1),
     }
+
+
+def beats_cut_a_second() -> float:
+    """Return how many beats the samples hold, those of the lead that is off among them."""
+    signals = (HEART, np.full_like(HEART, np.nan))
+    number = sum(len(Segmenter(RAW_RATE).feed(signal)) for signal in signals)
+    return number / (len(HEART) / RAW_RATE)
 
 
 def version() -> str:
@@ -392,10 +441,14 @@ def test_variables_and_annotations_find_what_is_there(load: Load, name: str) -> 
         metric, label = re.fullmatch(
             r"label_values\((.+), (\w+)\)", variable["query"]["query"]
         ).groups()  # type: ignore[union-attr]
-        series = {"match[]": metric.replace("$job", "ecg-monitor")}
-        (value,) = load.prometheus.ask(f"label/{label}/values", **series)
+        series = {"match[]": metric.replace("$job", ".+")}
+        values = load.prometheus.ask(f"label/{label}/values", **series)
         assert label == variable["name"]
-        assert value == "ecg-monitor" if label == "job" else value.startswith("127.0.0.1:")
+        if label == "job":
+            assert values == ["ecg-monitor", "ecg-monitor-segment"]
+        else:
+            assert len(values) == 2
+            assert all(value.startswith("127.0.0.1:") for value in values)
     (annotation,) = dashboard["annotations"]["list"]
     (firing,) = load.run(annotation["expr"])
     assert dict(firing) == {

@@ -24,6 +24,7 @@ from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped
+from tests.harness.signals import heart
 
 TOP = Path(__file__).parents[2]
 USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
@@ -115,9 +116,27 @@ def everything_behind(package: str, extras: set[str]) -> set[str]:
     return found
 
 
+def extras_of(service: str) -> set[str]:
+    """Return the extras that the image of a service in compose.yaml is built with."""
+    build = compose("compose.yaml")["services"][service]["build"]
+    text = (DOCKER / "Dockerfile").read_text()
+    assert "\nARG EXTRAS=\n" in text
+    assert '".${EXTRAS}"' in text
+    return set(Requirement(f"ecg-monitor{build.get('args', {}).get('EXTRAS', '')}").extras)
+
+
+def test_the_image_of_segment_has_what_cuts_beats() -> None:
+    assert {"scipy", "sleepecg"} <= everything_behind("ecg-monitor", extras_of("segment"))
+    services = compose("compose.yaml")["services"]
+    images = {
+        name: (it["image"], str(it["build"])) for name, it in services.items() if "build" in it
+    }
+    assert len(set(images.values())) == len({image for image, _ in images.values()})
+
+
 def test_the_image_of_the_daemon_has_room_to_spare_below_400_mb() -> None:
     """What it installs, compiled; the base image, python:3.11-slim, has less than 150."""
-    names = everything_behind("ecg-monitor", set())
+    names = everything_behind("ecg-monitor", extras_of("monitor"))
     assert not {"tensorflow", "pandas", "scikit-learn", "scipy", "matplotlib"} & names
     packages = [distribution(name) for name in names]
     files = {Path(str(file.locate())) for package in packages for file in package.files or ()}
@@ -140,7 +159,10 @@ def test_an_image_copies_what_exists_and_runs_as_nobody_special(name: str) -> No
             assert f"!{source}" in ignored
 
 
-def test_the_daemon_writes_nothing_in_the_environment_of_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "segment"])
+def test_a_daemon_writes_nothing_in_the_environment_of_the_image(
+    tmp_path: Path, command: str
+) -> None:
     text = (DOCKER / "Dockerfile").read_text()
     (given,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", text, re.M)
     environment = dict(pair.split("=", 1) for pair in given.replace("\\\n", " ").split())
@@ -149,21 +171,36 @@ def test_the_daemon_writes_nothing_in_the_environment_of_the_image(tmp_path: Pat
     del environment["PATH"], environment["ECG_MONITOR_METRICS__HOST"]
     with (
         Mosquitto(tmp_path) as broker,
-        RunningDaemon(tmp_path, broker.url, {**environment, "HOME": str(home)}) as daemon,
+        RunningDaemon(
+            tmp_path, broker.url, {**environment, "HOME": str(home)}, command=command
+        ) as daemon,
     ):
         daemon.wait_until("ecg_monitor_mqtt_connected", 1)
     assert not list(home.rglob("*"))
 
 
-def test_the_health_check_of_the_image_sees_how_the_daemon_is(tmp_path: Path) -> None:
-    text = (DOCKER / "Dockerfile").read_text()
-    (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])\n", text, re.S)
-    _, *arguments = json.loads(check)
-    with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url) as daemon:
-        command = [
-            sys.executable,
-            *(argument.replace("127.0.0.1:9464", daemon.address) for argument in arguments),
-        ]
+def health_check(command: str) -> list[str]:
+    """Return the health check of a daemon: the image's, or the one that Compose sets instead."""
+    if command == "run":
+        text = (DOCKER / "Dockerfile").read_text()
+        (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])\n", text, re.S)
+        _, *arguments = json.loads(check)
+    else:
+        check = compose("compose.yaml")["services"][command]["healthcheck"]["test"]
+        _, _, *arguments = check
+    return [str(argument) for argument in arguments]
+
+
+@pytest.mark.parametrize(("name", "port"), [("run", 9464), ("segment", 9465)])
+def test_the_health_check_sees_how_a_daemon_is(tmp_path: Path, name: str, port: int) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, command=name) as daemon,
+    ):
+        there = f"127.0.0.1:{port}"
+        arguments = [text.replace(there, daemon.address) for text in health_check(name)]
+        assert any(daemon.address in argument for argument in arguments)
+        command = [sys.executable, *arguments]
         assert subprocess.run(command, check=False).returncode == 0
         broker.stop()
         time.sleep(1)
@@ -291,10 +328,11 @@ def test_the_broker_refuses_a_login_that_it_does_not_know(
 MAY_PUBLISH = {
     "bed-1": {"ecg/bed-1/beats", "ecg/bed-1/samples"},
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
-    "segmenter": {f"ecg/{user}/beats" for user in USERS},
+    "segmenter": {*(f"ecg/{user}/beats" for user in USERS), "ecg-monitor/ward/status"},
     "viewer": set(),
     "attendant": {"ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve"},
     "monitor": {
+        *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
         "ecg/bed-1/alerts",
         "ecg/bed-1/alarm",
         "ecg/bed-1/scores",
@@ -324,6 +362,7 @@ MAY_READ = {
     "attendant": {*(f"ecg/{user}/beats" for user in USERS if user != "attendant"), *SEEN},
     "monitor": {
         *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
+        *("ecg/bed-1/samples", "ecg/bed-2/samples"),
         "ecg/bed-1/alarm",
         "ecg/bed-1/alarm/acknowledge",
         "ecg/bed-1/alarm/shelve",
@@ -402,8 +441,28 @@ def test_a_simulated_device_and_the_daemon_do_their_work_with_their_rights_alone
         own.terminate()
         own.wait()
         assert stranger.returncode
-        assert "refused a beat on ecg/bed-2/beats: not authorized" in stranger.stderr
+        assert "refused a message on ecg/bed-2/beats: not authorized" in stranger.stderr
         assert daemon.value("ecg_monitor_devices") == 1
+        assert daemon.value("ecg_monitor_publishes_refused_total") == 0
+        assert daemon.healthy()
+
+
+@pytest.mark.parametrize("user", ["segmenter", "monitor"])
+def test_segment_does_its_work_with_a_login_of_its_own_or_the_monitor_s(
+    broker: Mosquitto, secrets: Path, tmp_path: Path, user: str
+) -> None:
+    signal, _ = heart(20, 250)
+    settings = login(secrets, user)
+    with RunningDaemon(tmp_path, broker.url, {}, command="segment", **settings) as daemon:
+        device = client.join(as_user(broker, secrets, "bed-1"), "device")
+        for second in range(20):
+            chunk = signal[250 * second : 250 * (second + 1)].tolist()
+            text = json.dumps({"samples": chunk, "rate": 250, "seq": 250 * second})
+            device.publish("ecg/bed-1/samples", text, qos=1).wait_for_publish(10)
+        device.disconnect()
+        device.loop_stop()
+        daemon.wait_until("ecg_monitor_beats_cut_total", 10)
+        daemon.wait_until("ecg_monitor_chunks_received_total", 20)
         assert daemon.value("ecg_monitor_publishes_refused_total") == 0
         assert daemon.healthy()
 

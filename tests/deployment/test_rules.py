@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from monitor.metrics import Metrics
+from monitor.metrics import Metrics, SegmentMetrics
 from tests.harness.brokers import program
 
 TOP = Path(__file__).parents[2]
@@ -66,10 +66,11 @@ def test_the_runbook_speaks_of_these_alerts_and_of_every_reason() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(REASONS)
 
 
-def test_the_rules_use_metrics_that_the_daemon_has() -> None:
-    registry = CollectorRegistry()
-    Metrics(registry).model.labels("ecg", "0").set(1)
-    series = set(re.findall(r"^\w+", generate_latest(registry).decode(), re.M))
+def test_the_rules_use_metrics_that_the_daemons_have() -> None:
+    ours = Metrics(CollectorRegistry())
+    ours.model.labels("ecg", "0").set(1)
+    pages = [generate_latest(it.registry) for it in (ours, SegmentMetrics(CollectorRegistry()))]
+    series = set(re.findall(r"^\w+", b"".join(pages).decode(), re.M))
     used = {
         name
         for rule in GROUP["rules"]
@@ -77,3 +78,9 @@ def test_the_rules_use_metrics_that_the_daemon_has() -> None:
     }
     assert len(used) > 5
     assert used <= series
+
+
+def test_the_rules_by_job_name_the_jobs_that_are_scraped() -> None:
+    jobs = {job["job_name"] for job in read("prometheus.yml")["scrape_configs"]}
+    named = re.findall(r'up\{job="([^"]+)"\}', "".join(rule["expr"] for rule in GROUP["rules"]))
+    assert set(named) == jobs == {"ecg-monitor", "ecg-monitor-segment"}

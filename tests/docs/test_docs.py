@@ -52,6 +52,7 @@ INSTEAD = {
     "python3 -m venv .venv && . .venv/bin/activate": "true",
     "pip install .": "true",
     "sudo /opt/ecg-monitor/bin/pip install .": "cp bin/ecg-monitor opt/ecg-monitor/bin/",
+    "sudo /opt/ecg-monitor/bin/pip install '.[segment]'": "true",
     f"curl -fsSO {datasets.FOLDERS[''][0]}ecg.csv": "test -s ecg.csv",
     # They would go on for ever, or for long.
     "make demo": "ecg-monitor demo --seconds 14",
@@ -69,7 +70,10 @@ INSTEAD = {
     "ecg-monitor acknowledge 3f9a17c2 --by Anna": "ecg-monitor acknowledge --by Anna $("
     'ecg-monitor alarms --json | grep -o \'"id":"[0-9a-f]*\' | head -1 | cut -c 7-14)',
     # There is no systemd that could start it; tests/deployment/test_systemd.py looks at the unit.
-    "sudo systemctl enable --now ecg-monitor": "test -s etc/systemd/system/ecg-monitor.service",
+    **{
+        f"sudo systemctl enable --now {unit}": f"test -s etc/systemd/system/{unit}.service"
+        for unit in ("ecg-monitor", "ecg-monitor-segment")
+    },
 }
 """Commands that are replaced, and by what."""
 

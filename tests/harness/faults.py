@@ -1,25 +1,39 @@
 """What becomes of the beats when something breaks: real brokers, real signals.
 
+Beats come ready cut, or are cut from raw samples by a daemon that breaks, too.
+
 Each scenario states what the user is promised and gives its figures. `make faults` prints them;
 `tests/daemon/test_faults.py` holds them to the promises.
 """
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import msgspec
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 from rich.table import Table
 
 from monitor.batch import datasets
+from monitor.ecg import chunks
+from monitor.ecg.chunks import Chunk
+from monitor.ecg.rpeaks import Signal
+from monitor.ecg.segmenter import Segmenter
+from monitor.ecg.streams import SILENT_AFTER
 from monitor.errors import Failure
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.signals import heart
 from tests.harness.wards import Hearts, Sent, Ward, as_json, in_turn
 
 DEVICES = 60
@@ -28,6 +42,12 @@ EPISODE = (20, 8, 32)
 
 RATE = 1000
 """Messages a second, one beat each."""
+
+RAW_DEVICES, RAW_SECONDS, RAW_RATE = 5, 60, 250
+"""Devices that send raw samples: how many, for how long, and Hz."""
+
+RAW_SPEED = 4
+"""Times real time at which they send: segment does ten times as much on one core."""
 
 SETTINGS = {"OUTPUT__SCORES": "true", "ALARM__SILENT_AFTER": "0"}
 ALERTS = "ecg_monitor_alerts_total"
@@ -40,18 +60,25 @@ class Outcome:
     """What became of the beats of one scenario.
 
     Attributes:
-        sent: beats that the broker took.
-        lost: beats that were never scored.
-        repeated: beats that were scored again.
-        raised: devices with exactly one id among their `raised` alerts, of `DEVICES`.
+        sent: beats that the broker took; of raw samples, those that an uninterrupted run cuts.
+        lost: beats that were never scored, or never cut.
+        repeated: beats that were scored again; of raw samples without a monitor, those that were
+            published again and differed.
+        raised: devices with exactly one id among their `raised` alerts, of `devices`; None where
+            there is no monitor.
         recovered: seconds until the daemon was well again; None where it never was unwell.
+        devices: how many there were.
+        again: beats cut from raw samples that were published again, the same to the last bit, by
+            which the monitor knows them.
     """
 
     sent: int = 0
     lost: int = 0
     repeated: int = 0
-    raised: int = 0
+    raised: int | None = 0
     recovered: float | None = None
+    devices: int = DEVICES
+    again: int = 0
 
 
 def streams(hearts: Hearts) -> list[Sent]:
@@ -59,15 +86,18 @@ def streams(hearts: Hearts) -> list[Sent]:
     return in_turn([as_json(f"bed-{i}", hearts.episode(*EPISODE)) for i in range(DEVICES)])
 
 
-def judge(ward: Ward, sent: int, within: float = 30) -> Outcome:
-    """Wait until every beat was scored, or nothing more comes, and count by what was published."""
+def judge(ward: Ward, sent: int, within: float = 30, pause: float = 2) -> Outcome:
+    """Wait until every beat was scored, or nothing more comes, and count by what was published.
+
+    `pause` is how many seconds without anything new are the end.
+    """
     deadline = time.monotonic() + within
     before = -1
     while sum(len(set(of)) for of in ward.scored().values()) < sent:
         if time.monotonic() > deadline or len(ward.seen) == before:
             break
         before = len(ward.seen)
-        time.sleep(2)
+        time.sleep(pause)
     time.sleep(0.5)  # for the alerts behind the last scores
     numbers = ward.scored()
     distinct = sum(len(set(of)) for of in numbers.values())
@@ -217,6 +247,186 @@ def overflowed(folder: Path, hearts: Hearts) -> Outcome:
     return outcome
 
 
+def raw_killed(folder: Path, _hearts: Hearts) -> Outcome:
+    """Raw samples: segment is killed three times and cuts every beat."""
+    with Mosquitto(folder, OPEN) as broker, _CutBeats(broker.port) as beats:
+        with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
+            sender = _RawSender(broker.port, raw_streams())
+            recovered = 0.0
+            for _ in range(3):
+                time.sleep(1.5)
+                recovered = max(recovered, _kill(segment))
+            sender.finish()
+            return beats.judge([raw_signals()], recovered)
+
+
+def raw_broker_restarted(folder: Path, _hearts: Hearts) -> Outcome:
+    """Raw samples: a broker that restarts with its store costs no beat."""
+    conf = OPEN + PERSISTENT.format(folder=folder)
+    chunks = raw_streams()
+    half = len(chunks) // 2
+    with Mosquitto(folder, conf) as broker, _CutBeats(broker.port) as beats:
+        with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
+            _RawSender(broker.port, chunks[:half]).finish()
+            broker.stop()
+            time.sleep(1)
+            broker.start()
+            recovered = until_healthy(segment)
+            _RawSender(broker.port, chunks[half:]).finish()
+            return beats.judge([raw_signals()], recovered)
+
+
+def raw_rebooted(folder: Path, _hearts: Hearts) -> Outcome:
+    """Raw samples: a device that restarts, and counts from 0 again, is heard at once."""
+    with Mosquitto(folder, OPEN) as broker, _CutBeats(broker.port) as beats:
+        with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
+            before, after = raw_signals(), raw_signals(seed=100)
+            _RawSender(broker.port, raw_streams()).finish()
+            _RawSender(broker.port, raw_streams(seed=100)).finish()
+            outcome = beats.judge([before, after])
+            assert segment.value("ecg_monitor_streams_broken_total") == RAW_DEVICES
+    return outcome
+
+
+def chain_segment_killed(folder: Path, _hearts: Hearts) -> Outcome:
+    """From raw samples to the alert: segment is killed, and no beat is scored twice."""
+    return _chain(folder, "segment")
+
+
+def chain_monitor_killed(folder: Path, _hearts: Hearts) -> Outcome:
+    """From raw samples to the alert: the monitor is killed, and no beat is lost."""
+    return _chain(folder, "run")
+
+
+def _chain(folder: Path, victim: str) -> Outcome:
+    """Both daemons, one of which is killed half-way; judged by the numbers of the scores."""
+    with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
+        with (
+            RunningDaemon(folder, broker.url, **SETTINGS) as monitor,
+            RunningDaemon(folder, broker.url, {}, command="segment") as segment,
+        ):
+            sender = _RawSender(broker.port, raw_streams())
+            time.sleep(RAW_SECONDS / RAW_SPEED / 2)
+            recovered = _kill(segment if victim == "segment" else monitor)
+            sender.finish()
+            sent = sum(len(cut(signal)) for signal in raw_signals().values())
+            outcome = judge(ward, sent, within=40, pause=SILENT_AFTER + 4)
+    outcome.recovered = recovered
+    outcome.devices = RAW_DEVICES
+    return outcome
+
+
+def _kill(daemon: RunningDaemon) -> float:
+    """Kill a daemon, start it again, and return the seconds until it is well."""
+    os.kill(daemon.process.pid, signal.SIGKILL)
+    daemon.process.wait()
+    daemon.start()
+    return until_healthy(daemon)
+
+
+def raw_signals(seed: int = 0) -> dict[str, Signal]:
+    """Return the signal of each device that sends raw samples."""
+    return {
+        f"raw-{i}": heart(RAW_SECONDS, RAW_RATE, 60 + 10 * i, seed + i)[0]
+        for i in range(RAW_DEVICES)
+    }
+
+
+def raw_streams(seed: int = 0) -> list[Sent]:
+    """Return the chunks of all devices in turn, one a second, numbered from 0."""
+    streams = [
+        [
+            Sent(device, chunks.encode_json(Chunk({"": signal[at : at + RAW_RATE]}, RAW_RATE, at)))
+            for at in range(0, len(signal), RAW_RATE)
+        ]
+        for device, signal in raw_signals(seed).items()
+    ]
+    return in_turn(streams)
+
+
+def cut(signal: Signal) -> list[int]:
+    """Return the numbers of the beats that an uninterrupted run cuts from a signal, to its end."""
+    segmenter = Segmenter(RAW_RATE)
+    return [beat.seq for beat in segmenter.feed(signal) + segmenter.finish()]
+
+
+class _CutBeats:
+    """Hears the beats that segment publishes; those of a time without us are kept for us."""
+
+    def __init__(self, port: int) -> None:
+        self._heard: list[tuple[str, int, str]] = []  # device, number and samples
+        subscribed = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, "beats", clean_session=False)
+        self._client.on_message = self._take
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_connect = lambda mqtt, *_: mqtt.subscribe("ecg/+/beats", 1)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _take(self, _client: object, _data: object, message: MQTTMessage) -> None:
+        content = msgspec.json.decode(message.payload)
+        first = content.get("seq", 0)  # a message may be of the rhythm alone
+        numbers = content.get("seqs", range(first, first + len(content["beats"])))
+        device = message.topic.split("/")[1]
+        for number, beat in zip(numbers, content["beats"], strict=True):
+            self._heard.append((device, number, repr(beat)))
+
+    def judge(self, runs: list[dict[str, Signal]], recovered: float | None = None) -> Outcome:
+        """Wait until nothing more comes, and count; each run numbers its beats from 0 again."""
+        expected = Counter(
+            (device, number)
+            for signals in runs
+            for device, signal in signals.items()
+            for number in cut(signal)
+        )
+        before, since = -1, time.monotonic()
+        while time.monotonic() - since < SILENT_AFTER + 4:  # the last come with the stream's end
+            if len(self._heard) != before:
+                before, since = len(self._heard), time.monotonic()
+            time.sleep(0.1)
+        different = set(self._heard)
+        found = Counter((device, number) for device, number, _ in different)
+        return Outcome(
+            sent=expected.total(),
+            lost=(expected - found).total(),
+            repeated=(found - expected).total(),
+            raised=None,
+            recovered=recovered,
+            devices=RAW_DEVICES,
+            again=len(self._heard) - len(different),
+        )
+
+
+class _RawSender:
+    """Sends chunks at `RAW_SPEED` from a thread of its own."""
+
+    def __init__(self, port: int, messages: list[Sent]) -> None:
+        def send() -> None:
+            begun = time.monotonic()
+            with Ward(port, "raw devices", listen=False) as devices:
+                for number, message in enumerate(messages):
+                    due = begun + number / (RAW_DEVICES * RAW_SPEED)
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    devices.publish(f"ecg/{message.device}/samples", message.payload)
+                devices.flush()
+
+        self._thread = threading.Thread(target=send)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until all are sent."""
+        self._thread.join()
+
+
 class _Sender:
     """Sends beats at `RATE` from a thread of its own."""
 
@@ -245,19 +455,26 @@ SCENARIOS: tuple[Callable[[Path, Hearts], Outcome], ...] = (
     broker_away,
     broker_killed,
     overflowed,
+    raw_killed,
+    raw_broker_restarted,
+    raw_rebooted,
+    chain_segment_killed,
+    chain_monitor_killed,
 )
 
 
 def main() -> None:
-    """Run every scenario and print its figures."""
+    """Run every scenario, or those that are named, and print their figures."""
     hearts = Hearts(datasets.ecg())
     table = Table("promise", "sent", "lost", "repeated", "alarms", "well again")
-    for scenario in SCENARIOS:
+    named = sys.argv[1:] or [scenario.__name__ for scenario in SCENARIOS]
+    for scenario in (each for each in SCENARIOS if each.__name__ in named):
         with tempfile.TemporaryDirectory() as folder:
             outcome = scenario(Path(folder), hearts)
         again = "" if outcome.recovered is None else f"{outcome.recovered:.1f} s"
         promise = (scenario.__doc__ or "").strip()
-        row = (outcome.sent, outcome.lost, outcome.repeated, f"{outcome.raised}/{DEVICES}", again)
+        alarms = "" if outcome.raised is None else f"{outcome.raised}/{outcome.devices}"
+        row = (outcome.sent, outcome.lost, outcome.repeated, alarms, again)
         print(f"{scenario.__name__}: {outcome}", flush=True)
         table.add_row(promise, *map(str, row))
     Console().print(table)

@@ -22,9 +22,13 @@ Labels = frozenset[tuple[str, str]]
 
 
 class Prometheus:
-    """Scrapes one address every second as the job `ecg-monitor`; use it in a `with` statement."""
+    """Scrapes every second; use it in a `with` statement."""
 
-    def __init__(self, folder: Path, target: str, rules: str = "groups: []") -> None:
+    def __init__(
+        self, folder: Path, target: str, rules: str = "groups: []", segment: str | None = None
+    ) -> None:
+        """Scrape `target` as the job `ecg-monitor`, and `segment` as `ecg-monitor-segment`."""
+        jobs = {"ecg-monitor": target} | ({"ecg-monitor-segment": segment} if segment else {})
         self._port = free_port()
         self._folder = folder / "prometheus"
         self._folder.mkdir()
@@ -36,7 +40,8 @@ class Prometheus:
                     "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                     "rule_files": ["rules.yml"],
                     "scrape_configs": [
-                        {"job_name": "ecg-monitor", "static_configs": [{"targets": [target]}]}
+                        {"job_name": job, "static_configs": [{"targets": [address]}]}
+                        for job, address in jobs.items()
                     ],
                 }
             )

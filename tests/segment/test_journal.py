@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,13 @@ def test_what_was_written_is_read_by_the_next(tmp_path: Path) -> None:
     again = Journal(tmp_path / "state" / "journal.db")
     assert again.read() == [entries[0]._replace(done=True), *entries[1:]]
     assert again.number() > entries[-1].number
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.write([entry(journal, "a", 1.0)], [])
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {0o600}
 
 
 def test_a_process_that_dies_leaves_what_it_wrote(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor.ecg.segmenter import Segmenter
+from monitor.ecg.streams import SILENT_AFTER
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
@@ -64,7 +65,7 @@ class Bed:
         numbers: list[int] = []
         for name, message in list(self.messages):
             if name == device:
-                first = message["seq"]
+                first = message.get("seq", 0)  # a message may be of the rhythm alone
                 numbers += message.get("seqs", range(first, first + len(message["beats"])))
         return numbers
 
@@ -137,7 +138,9 @@ def test_nothing_is_lost_to_three_kills(tmp_path: Path, broker: Mosquitto, bed: 
     payloads: dict[int, set[str]] = {}
     for _, message in bed.messages:
         for number, beat in zip(
-            message.get("seqs", [message["seq"]]), message["beats"], strict=True
+            message.get("seqs", [message.get("seq")])[: len(message["beats"])],
+            message["beats"],
+            strict=True,
         ):
             payloads.setdefault(number, set()).add(json.dumps(beat))
     # A beat that was published but not acknowledged when the process died comes again; it is the
@@ -217,3 +220,24 @@ def test_the_end_of_a_signal_gives_its_last_beats(
         beats = whole.feed(SIGNAL[: 20 * RATE]) + whole.finish()
         bed.wait(lambda: bed.beats("a") == [beat.seq for beat in beats])
         assert running.value("ecg_monitor_streams") == 0
+
+
+def test_a_signal_that_has_ended_does_not_end_again_after_a_restart(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    whole = Segmenter(RATE)
+    beats = [beat.seq for beat in whole.feed(SIGNAL[: 20 * RATE]) + whole.finish()]
+    running = segment(tmp_path, broker)
+    with running:
+        play(bed, "a", 0, 20)
+        bed.wait(lambda: bed.beats("a") == beats)
+        bed.wait(lambda: running.value("ecg_monitor_streams") == 0)
+        time.sleep(1)  # the end is marked as done in a turn after the broker's answer
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait(WITHIN)
+        running.start()
+        bed.wait(running.healthy)
+        time.sleep(SILENT_AFTER + 2)  # in which it would end
+        assert bed.beats("a") == beats
+        play(bed, "a", 20, 40)  # and it begins again
+        bed.wait(lambda: len(bed.beats("a")) > len(beats) + 10)
