@@ -151,7 +151,7 @@ class Daemon:
         skip_saves = self.sender.backlog > BACKLOG_SKIP_SAVES
         changes = self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced)
         if self._recovered:
-            self._decide_requests(changes)
+            self._decide_requests(changes, now)
         if self.consumer.new_session:
             self.consumer.new_session = False
             self._save_all(changes)
@@ -191,7 +191,7 @@ class Daemon:
 
     # -- what is decided without a beat
 
-    def _decide_requests(self, changes: Changes) -> None:
+    def _decide_requests(self, changes: Changes, now: float) -> None:
         """Do what people have asked, over MQTT and over HTTP."""
         for asked in self.sender.take_requests():
             try:
@@ -202,8 +202,8 @@ class Daemon:
             except Rejected as error:
                 self._counted.count_rejection(Rejection(asked.topic, error.reason, str(error)))
             else:
-                self.operator.handle(request, device, changes)
-        self.operator.answer(changes)
+                self.operator.handle(request, device, changes, now)
+        self.operator.answer(changes, now)
 
     def _decide_by_the_clock(self, changes: Changes, now: float, monotonic: float) -> None:
         """Unshelve devices, and find those that fell silent or are to be forgotten."""

@@ -37,24 +37,27 @@ class RequestHandler:
         self._asked.put((device, request, answer))
         return answer
 
-    def answer(self, changes: Changes) -> None:
-        """Do what other threads have asked, and add what it changes."""
+    def answer(self, changes: Changes, now: float) -> None:
+        """Do what other threads have asked, `now` in seconds since 1970, and add what it changes.
+
+        It is the turn's own `now`: by another clock, a shelf could begin after the turn looks which
+        are over, and count as one of them.
+        """
         while not self._asked.empty():
             device, request, answer = self._asked.get()
             if answer.set_running_or_notify_cancel():  # who asked may have been told that it failed
-                answer.set_result(self._do(request, device, changes))
+                answer.set_result(self._do(request, device, changes, now))
 
-    def handle(self, request: Request, device: str, changes: Changes) -> None:
+    def handle(self, request: Request, device: str, changes: Changes, now: float) -> None:
         """Do what was asked over MQTT, where nobody waits for an answer."""
-        problem = self._do(request, device, changes)
+        problem = self._do(request, device, changes, now)
         what = type(request).__name__.lower()
         if problem is not None and self._lines.admits((what, device), time.monotonic()):
             withheld = self._lines.take_withheld()
             log.warning("not done", request=what, reason=problem, withheld=withheld)
 
-    def _do(self, request: Request, device: str | None, changes: Changes) -> str | None:
+    def _do(self, request: Request, device: str | None, changes: Changes, now: float) -> str | None:
         """Do what is asked; return why it cannot be done, None once it is."""
-        now = time.time()
         if isinstance(request, Shelve):
             return self._shelve(request, device or "", now, changes)
         name = self._alarms.open.get(request.id)

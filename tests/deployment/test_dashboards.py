@@ -18,6 +18,7 @@ import pytest
 
 from monitor import errors
 from monitor.alarms import messages
+from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg import codec
 from monitor.ecg.beat import BYTES
@@ -310,8 +311,8 @@ def by(label: str, **values: Any) -> dict[Labels, Any]:
 
 
 def kinds(anomaly: float, signal_quality: float = 0.0, silent: float = 0.0) -> dict[Labels, Any]:
-    near_all = {"anomaly": anomaly, "signal_quality": signal_quality, "silent": silent}
-    return by("kind", **{kind: near(value) for kind, value in near_all.items()})
+    happening = {"anomaly": anomaly, "signal-quality": signal_quality, "silent": silent}
+    return by("kind", **{kind: near(happening.get(kind, 0.0)) for kind in KINDS})
 
 
 def buckets(load: Load) -> dict[Labels, Any]:
@@ -403,7 +404,13 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
             escalated=near(0),
             cleared=near(3600 * CYCLES),
         ),
-        (b, "Open alarms", "A"): by("kind", anomaly=near(2.5, abs=0.5), signal_quality=1, silent=1),
+        (b, "Open alarms", "A"): by(
+            "kind",
+            **dict.fromkeys(RHYTHM_KINDS, 0),
+            anomaly=near(2.5, abs=0.5),
+            signal_quality=1,
+            silent=1,
+        ),
     }
 
 
