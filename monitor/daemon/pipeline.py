@@ -239,7 +239,7 @@ class Pipeline:
             for decision in decisions:
                 at = decision.beat or 0
                 evidence = _evidence(batch, start + at) if keys else NO_EVIDENCE
-                moment = times[at] if keys else now
+                moment = times[at] if keys else (beats.time or now)
                 detector = self._detectors.for_device(name)
                 changes.add(decision, moment, detector, evidence, message)
             if decisions or (device.unsaved and not skip_saves) or (small and not device.clean):
@@ -272,7 +272,7 @@ class Pipeline:
         if not found and not device.open:
             return []  # nearly always
         rhythm = Rhythm.of(found[0], self._rhythm(name)) if found else Rhythm()
-        moment = times[-1] if times else now
+        moment = times[-1] if times else (beats.time or now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
     def _decode(self, received: Sequence[Message]) -> tuple[list[DecodedMessage], list[Rejection]]:

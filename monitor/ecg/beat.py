@@ -22,7 +22,8 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         seqs: the number of each beat, where they do not follow one another. None where they do.
         rhythm: the arrhythmias that were there with the last beat, the most serious first, their
             times in seconds since 1970. None where whoever sent it does not follow the rhythm.
-        time: when the first beat was, in seconds since 1970 UTC. None where not given.
+        time: when the first beat was, or the rhythm where there is no beat, in seconds since 1970
+            UTC. None where not given.
         rr_ms: for each beat the RR interval before it, in milliseconds. None where not given.
     """
 

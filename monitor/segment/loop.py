@@ -257,7 +257,7 @@ def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
 
 def _message(beats: list[CutBeat], stream: Stream) -> bytes:
     intervals = [beat.rr_ms for beat in beats if beat.rr_ms is not None]
-    first = stream.time_of(beats[0].seq) if beats else None
+    first = stream.time_of(beats[0].seq if beats else stream.expected)
     return codec.encode_json(
         np.array([beat.samples for beat in beats], np.float32).reshape(-1, SAMPLES),
         [beat.seq for beat in beats],
