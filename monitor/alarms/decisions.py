@@ -16,8 +16,12 @@ from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm,
 from monitor.ecg.rhythm import Finding, RhythmSettings
 from monitor.times import rfc3339
 
-REMEMBERED = 16
-"""How many of a device's last beats are known again when they come twice."""
+REMEMBERED, REMEMBERED_NUMBERED = 16, 256
+"""How many of a device's last beats are known again when they come twice.
+
+The second where it numbers them: it may send minutes of them again. The broker delivers again what
+was not acknowledged, which rarely is more than some beats of each device.
+"""
 
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
@@ -133,6 +137,7 @@ class Alarms:
         times: Sequence[float],
         seq: int | None = None,
         redelivered: bool = False,
+        seqs: Sequence[int] | None = None,
     ) -> list[Decision]:
         """Take in the beats of one message and decide.
 
@@ -140,39 +145,39 @@ class Alarms:
             name: of the device.
             device: as `hear` gave it.
             verdicts: for each beat NORMAL, ANOMALOUS or POOR.
-            keys: for each beat what tells it from others, 64 bits (`wire.key`).
+            keys: for each beat what tells it from others, 64 bits (`ecg.beat.key`).
             times: when each beat was, in seconds since 1970.
             seq: the number of the first beat; None where the device does not number them.
             redelivered: whether the broker marked the message as delivered before.
+            seqs: the number of each beat, where they do not follow one another.
         """
         if seq is None and not redelivered and device.clean and not any(verdicts):
             # Nearly every message ends here.
             device.restored = False
-            device.known.extend(keys[-REMEMBERED:])
-            del device.known[:-REMEMBERED]
+            device.remember(keys, REMEMBERED)
             anomaly = device.anomaly
             anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
             return []
-        if (redelivered or seq is not None) and keys[-1] in device.known:
+        if (redelivered or seq is not None) and device.knows(keys[-1]):
             return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
         device.restored = device.restored and redelivered
-        anomaly, known = device.anomaly, device.known
+        anomaly, remembered = device.anomaly, REMEMBERED if seq is None else REMEMBERED_NUMBERED
         for beat, verdict in enumerate(verdicts):
             key = keys[beat]
             if seq is not None or redelivered:
-                if _counted(device, None if seq is None else seq + beat, key):
+                number = seqs[beat] if seqs is not None else None if seq is None else seq + beat
+                if _counted(device, number, key):
                     continue
-                device.seq = device.seq if seq is None else seq + beat
-            known.append(key)
+                device.seq = device.seq if number is None else number
+            device.remember((key,), remembered)
             if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.seen = min(anomaly.seen + 1, self.policy.window)
                 continue
             device.unsaved |= verdict != NORMAL
             self._count(name, device, beat, verdict, times[beat], decisions)
-        del known[:-REMEMBERED]
         device.update_clean()
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
@@ -283,22 +288,23 @@ class Alarms:
             most: how many devices are looked at.
         """
         decisions: list[Decision] = []
-        after = self.policy.silent_after
-        if not after or since + after > now:
+        after = self.policy.silent_after or FORGET_AFTER
+        if since + after > now:
             return decisions
         fallen: list[str] = []
         for name, device in self.devices.items():
             if len(fallen) == most or device.heard + after > now:
                 break
             fallen.append(name)
-            if "silent" in device.open:
-                continue  # since then it has only repeated itself
+            if "silent" in device.open or not self.policy.silent_after:
+                continue  # since then it has only repeated itself, or nobody wants to hear of it
             device.open["silent"] = ActiveAlarm("", KINDS["silent"].priorities[0], wall)
             device.unsaved, device.clean = True, False
             decisions += self._step(Trigger.RAISE, name, device, "silent")
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
-            device.heard = now  # from here on, the time until it is forgotten
+            if self.policy.silent_after:
+                device.heard = now  # from here on, the time until it is forgotten
         return decisions
 
     def forget(self, now: float, most: int) -> tuple[list[str], list[Decision]]:
@@ -455,7 +461,7 @@ def _counted(device: Device, seq: int | None, key: int) -> bool:
     delivers again it marks, so there the samples are enough; and after a restart, when only what
     the retained alarm tells is known, so is a number that was passed already.
     """
-    return key in device.known or (device.restored and seq is not None and seq <= device.seq)
+    return device.knows(key) or (device.restored and seq is not None and seq <= device.seq)
 
 
 def _identity(
@@ -474,7 +480,8 @@ def _identity(
         return _digest(alarm.id, event)
     if kind in RHYTHM_KINDS:
         return _digest(name, kind, event, rfc3339(alarm.since))
-    last = device.known[-1] if device.known else 0
+    keys = device.keys()
+    last = keys[-1] if keys else 0
     number = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
     device.changes += 1
     return _digest(name, kind, event, str(last), number)

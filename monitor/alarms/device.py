@@ -1,8 +1,9 @@
 """What is known of one device: its last beats, its open alarms, and whether it is shelved."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from sys import byteorder
 from typing import NamedTuple
 
 from monitor.alarms.intervals import IntervalWatch
@@ -19,6 +20,9 @@ from monitor.alarms.messages import (
     or_unset,
 )
 from monitor.times import from_rfc3339, rfc3339
+
+KEPT = 32
+"""Keys of a device's last beats in its retained alarm: of what came before, the number tells."""
 
 HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
 
@@ -78,7 +82,7 @@ class Shelf(NamedTuple):
 
 
 class Device:
-    """What is known of one device, in under 1 kB.
+    """What is known of one device, in under 1 kB, or 3 kB if it numbers its beats.
 
     Attributes:
         heard: when its last message came, in seconds on the caller's clock.
@@ -87,7 +91,7 @@ class Device:
         open: its open alarms.
         clean: whether nothing is open and no beat in sight speaks for an alarm.
         seq: the number of the last beat; -1 where the device does not number them.
-        known: the keys of its last beats, the newest last.
+        known: the keys of its last beats, 8 bytes each, the newest last.
         restored: True from a restart to the first beat that the broker had not sent before.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
         changes: how often an alarm of it has changed by its beats, or by their absence.
@@ -119,13 +123,30 @@ class Device:
         self.open: dict[Kind, ActiveAlarm] = {}
         self.clean = True
         self.seq = -1
-        self.known = array("Q")
+        self.known = bytearray()
         self.restored = False
         self.unsaved = False
         self.changes = 0
         self.rhythm_ended = ""
         self.shelf: Shelf | None = None
         self.intervals: IntervalWatch | None = None
+
+    def remember(self, keys: Sequence[int], most: int) -> None:
+        """Add the keys of beats, of which the last `most` are kept."""
+        self.known += array("Q", keys[-most:]).tobytes()
+        del self.known[: -8 * most]
+
+    def knows(self, key: int) -> bool:
+        """Whether a beat is among those that are remembered."""
+        sought = key.to_bytes(8, byteorder)
+        at = self.known.find(sought)
+        while at > 0 and at % 8:  # the end of one key and the start of the next
+            at = self.known.find(sought, at + 1)
+        return at >= 0
+
+    def keys(self) -> "array[int]":
+        """Return the keys of the last beats, the newest last."""
+        return array("Q", bytes(self.known))
 
     def update_clean(self) -> None:
         """Bring `clean` up to date, after all that may have changed it."""
@@ -195,7 +216,7 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
         anomalous=device.anomaly.window(),
         poor=device.quality.window() if device.quality else "",
         seq=None if device.seq < 0 else device.seq,
-        counted=[f"{key:016x}" for key in device.known],
+        counted=[f"{key:016x}" for key in device.keys()[-KEPT:]],
         changes=device.changes,
         rhythm_ended=device.rhythm_ended or None,
     )
@@ -234,7 +255,7 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     device.changes = saved.changes
     device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
-    device.known.extend(int(key, 16) for key in saved.counted)
+    device.remember([int(key, 16) for key in saved.counted], KEPT)
     device.restored = True
     device.update_clean()
     return device

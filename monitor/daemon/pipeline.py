@@ -235,6 +235,7 @@ class Pipeline:
                     times,
                     beats.seq,
                     message.redelivered,
+                    beats.seqs,
                 )
             for decision in decisions:
                 at = decision.beat or 0
@@ -260,7 +261,7 @@ class Pipeline:
         message, _, beats, start, stop = decoded
         found = beats.rhythm
         if found is None:
-            repeats = (message.redelivered or beats.seq is not None) and keys[-1] in device.known
+            repeats = (message.redelivered or beats.seq is not None) and device.knows(keys[-1])
             if repeats or (beats.rr_ms is None and beats.time is None and self._rate is None):
                 return []
             if device.intervals is None:

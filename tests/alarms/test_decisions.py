@@ -807,3 +807,52 @@ def test_a_shelf_by_kind_withholds_these_and_another_one_tells_what_it_does_not_
         150,
     )
     assert late.withheld_by is None
+
+
+# -- what comes again
+
+
+def numbered(alarms: Alarms, verdicts: bytes, first: int, now: float = 0.0) -> list[Decision]:
+    """Send beats one by one, numbered from `first` on, each with samples of its own."""
+    decisions: list[Decision] = []
+    for i, verdict in enumerate(verdicts, start=first):
+        device = alarms.hear("a", now)
+        own = key(0x9E3779B97F4A7C15 * (i + 1) % 2**64, i, None)
+        decisions += alarms.observe("a", device, bytes([verdict]), [own], [now], i)
+    return decisions
+
+
+@pytest.mark.parametrize("again", [20, 200])
+def test_beats_that_a_device_sends_again_count_once(again: int) -> None:
+    alarms = Alarms(Policy(window=36, raise_at=6))
+    story = bytes([NORMAL] * 300)
+    numbered(alarms, story[:-5] + bytes([ANOMALOUS] * 5), 0)
+    before = alarms.devices["a"].anomaly.bits.bit_count()
+    assert before == 5
+    tail = (story[:-5] + bytes([ANOMALOUS] * 5))[-again:]
+    for _ in range(3):
+        assert numbered(alarms, tail, 300 - again) == []
+    assert alarms.devices["a"].anomaly.bits.bit_count() == before
+
+
+def test_a_beat_with_a_number_of_its_own_leaves_it_in_the_retained_alarm() -> None:
+    alarms = Alarms(Policy(window=10, raise_at=3))
+    device = alarms.hear("a", 0.0)
+    seqs = [250, 460, 710]
+    keys = [key(7**i, seq, None) for i, seq in enumerate(seqs, start=20)]
+    alarms.observe("a", device, bytes([ANOMALOUS] * 3), keys, [0.0] * 3, 250, False, seqs)
+    assert as_it_stands("a", device, 0.0).seq == 710
+
+
+def test_where_nobody_is_silent_devices_are_forgotten_all_the_same() -> None:
+    alarms = Alarms(Policy(silent_after=0))
+    numbered(alarms, bytes([ANOMALOUS] * 36), 0)
+    assert alarms.open
+    assert alarms.fall_silent(FORGET_AFTER - 1, 0.0, 0.0, 10) == []
+    assert alarms.fall_silent(FORGET_AFTER + 1, 0.0, 0.0, 10) == []
+    gone, decisions = alarms.forget(FORGET_AFTER + 1, 10)
+    assert gone == ["a"]
+    assert [decision.event for decision in decisions] == ["cleared"]
+    assert not alarms.devices
+    assert not alarms.silent
+    assert not alarms.open
