@@ -66,6 +66,9 @@ class ConnectionMetrics:
             "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
         )
         self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
+        self.scores_dropped = self._counter(
+            "scores_dropped", "Messages of scores that the network was too slow for, or away."
+        )
         self.connects = self._counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = self._counter(
             "messages_redelivered", "Messages that the broker marked as delivered before."
@@ -76,6 +79,9 @@ class ConnectionMetrics:
         )
         self.oldest = self._gauge(
             "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
+        )
+        self.paused = self._gauge(
+            "reading_paused", "1 while nothing is read, for too much waits to be published."
         )
         self.build = self._gauge("build_info", "The program that runs.", ("version",))
         self.beat_to_alert = Histogram(

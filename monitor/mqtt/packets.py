@@ -205,9 +205,9 @@ class PacketSocket:
             self._out += struct.pack("!BBH", 0x40, 2, mid)
 
     @property
-    def unsent(self) -> bool:
-        """Whether something waits for `flush`."""
-        return bool(self._out)
+    def unsent(self) -> int:
+        """Bytes that wait for `flush`."""
+        return len(self._out)
 
     def flush(self) -> None:
         """Write as much as the network takes."""
