@@ -206,6 +206,7 @@ class FakeBroker:
         self.reachable = True
         self.clock = Clock()
         self._protocol = protocol
+        self._ends: list[socket.socket] = []
         patch.setattr(Client, "_create_socket", lambda client: self._connect(client))
         for module in (connection, alert_sender, beat_consumer):
             patch.setattr(module, "time", self.clock)
@@ -216,6 +217,7 @@ class FakeBroker:
             raise ConnectionRefusedError("refused")
         ours, theirs = socket.socketpair()
         self.lines.append(Line(ours, self._protocol))
+        self._ends.append(theirs)
         client.packets = PacketSocket(theirs)
         return client.packets
 
@@ -224,6 +226,8 @@ class FakeBroker:
         return next(line for line in reversed(self.lines) if own(line))
 
     def close(self) -> None:
-        """Close all."""
+        """Close both ends of all connections."""
         for line in self.lines:
             line.cut()
+        for end in self._ends:
+            end.close()
