@@ -21,7 +21,6 @@ from monitor.mqtt.connection import KEEPALIVE, Connection
 from monitor.mqtt.packets import Client, parse_publish
 from monitor.settings import MqttSettings
 
-
 MAX_UNSENT = 1024 * 1024
 """Bytes that may wait for a slow network, above which scores are dropped.
 
@@ -103,6 +102,7 @@ class BeatConsumer(Connection):
         self._paused = False
         self._next_ping = 0.0
         self._unacknowledged: OrderedDict[Message, None] = OrderedDict()
+        self._of_this_connection = 0  # how many of them
         # Of this session, by packet identifier: what was delivered last, as a hash, and which
         # messages of earlier connections are in hand.
         self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
@@ -125,6 +125,7 @@ class BeatConsumer(Connection):
             message, _ = unacknowledged.popitem(last=False)
             if message.epoch == self._epoch:
                 done.append(message.mid)
+                self._of_this_connection -= 1
             elif self._redeliverable.get(message.mid) is message:
                 del self._redeliverable[message.mid]
         client = self._client
@@ -141,9 +142,8 @@ class BeatConsumer(Connection):
         the network is too slow, they are dropped and counted.
         """
         client = self._client
-        if client is None or client.packets is None or not self._accepted:
-            self._metrics.scores_dropped.inc()
-        elif client.packets.unsent > MAX_UNSENT:
+        packets = client.packets if client is not None and self._accepted else None
+        if client is None or packets is None or packets.unsent > MAX_UNSENT:
             self._metrics.scores_dropped.inc()
         else:
             client.publish(topic, payload, qos=0)
@@ -210,22 +210,25 @@ class BeatConsumer(Connection):
             (m.mid, m) for m in self._unacknowledged if m.epoch == self._epoch
         )
         self._epoch += 1
+        self._of_this_connection = 0
 
     def _forget_session(self) -> None:
         self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
         self._redeliverable.clear()
 
-    def _wants_input(self) -> bool:
-        # Not every broker keeps to the Receive Maximum, and MQTT 3.1.1 has none.
-        full = len(self._unacknowledged) >= self._mqtt.receive_maximum
-        return not self._accepted or not (full or self._paused)
+    def _wants_publish(self) -> bool:
+        # Not every broker keeps to the Receive Maximum, and MQTT 3.1.1 has none. What is in hand
+        # from an earlier connection leaves room: it comes again, and takes no more of it.
+        limit = self._mqtt.receive_maximum
+        full = self._of_this_connection >= limit or len(self._unacknowledged) >= 2 * limit
+        return not full and not self._paused
 
     def _housekeeping(self, now: float) -> None:
         client = self._client
-        if client is None or client.packets is None or self._wants_input():
+        if client is None or client.packets is None or not self._blocked:
             super()._housekeeping(now)
         elif now >= self._next_ping:
-            # paho would miss the answers, which are not read, and give the connection up.
+            # paho would miss the answer, which stands behind the PUBLISH, and give up.
             client.packets.send(PINGREQ)
             self._next_ping = now + KEEPALIVE / 2
 
@@ -237,6 +240,7 @@ class BeatConsumer(Connection):
         if dup:
             self._metrics.redelivered.inc()
         if qos:
+            self._of_this_connection += 1
             earlier = self._redeliverable.pop(mid, None)
             content = hash((topic, payload)) & 0xFFFF_FFFF_FFFF_FFFF
             delivered, self._delivered[mid] = self._delivered[mid], content

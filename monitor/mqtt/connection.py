@@ -83,7 +83,7 @@ class Connection:
         self._next_housekeeping = 0.0
         self._fatal: ConfigurationError | None = None
         self._closing = False
-        self._unread = False  # whether the last `read` left packets that were wanted no more
+        self._held = False  # whether `read` came to a PUBLISH that was not wanted
 
     # -- what subclasses fill in
 
@@ -98,8 +98,8 @@ class Connection:
     def _on_lost(self) -> None:
         """The connection is lost."""
 
-    def _wants_input(self) -> bool:
-        """Return whether the socket is to be read now."""
+    def _wants_publish(self) -> bool:
+        """Return whether PUBLISH packets are to be taken in now; the next one waits if not."""
         return True
 
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
@@ -108,6 +108,11 @@ class Connection:
         Raises:
             ValueError: it is malformed.
         """
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether nothing is read, for the next packet is a PUBLISH that is not wanted yet."""
+        return self._held and not self._wants_publish()
 
     # -- called once a turn
 
@@ -134,25 +139,28 @@ class Connection:
     def read(self, limit: int = READ_SIZE) -> None:
         """Take in what has arrived, about `limit` bytes at most, without waiting."""
         client = self._client
-        if client is None or client.packets is None or not self._wants_input():
+        if client is None or client.packets is None or self._blocked:
             return
         packets = client.packets
-        if not self._unread:
+        if not self._held:
             packets.fill(limit)
+        self._held = False
         arrived = time.monotonic()
-        while self._client is client and self._wants_input():
-            packet = packets.next_packet()
+        while self._client is client:
+            packet = packets.next_packet(self._wants_publish())
             if packet is True:
                 if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     break
             elif packet is False:
+                break
+            elif packet is None:
+                self._held = True
                 break
             else:
                 try:
                     self._receive(*packet, arrived)
                 except ValueError as error:
                     self._drop(str(error))
-        self._unread = self._client is client and not self._wants_input()
 
     def write(self) -> None:
         """Write as much of what is queued as the network takes."""
@@ -284,7 +292,7 @@ class Connection:
         if self._client is not None and self._client.packets is not None:
             self._client.packets.close()
         self._client, self._accepted, self.since = None, False, now
-        self._unread = False
+        self._held = False
         self._on_lost()
         first, longest = RECONNECT_DELAYS
         pause = min(first * 2**self._failures, longest)
@@ -314,18 +322,18 @@ class Connection:
         client = self._client
         if client is None or client.packets is None or client.packets.fileno() < 0:
             return None
-        reading = select.POLLIN if self._wants_input() else HANG_UP_EVENTS
+        reading = HANG_UP_EVENTS if self._blocked else select.POLLIN
         writing = select.POLLOUT if client.want_write() or client.packets.unsent else 0
         return client.packets.fileno(), reading | writing
 
     def _on_hang_up(self) -> None:
-        """Drop the connection if nothing is read now; else `read` comes to the end of the stream."""
-        if not self._wants_input():
+        """Drop the connection if nothing is read now; else `read` finds the end of the stream."""
+        if self._blocked:
             self._drop("the broker hung up")
 
     def _next_deadline(self) -> float:
         """Return when `maintain` has something to do, on the monotonic clock."""
-        if self._unread and self._wants_input():
+        if self._held and not self._blocked:
             return 0.0
         return self._retry_at if self._client is None else self._next_housekeeping
 
