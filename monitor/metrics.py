@@ -80,9 +80,6 @@ class ConnectionMetrics:
         self.oldest = self._gauge(
             "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
         )
-        self.paused = self._gauge(
-            "reading_paused", "1 while nothing is read, for too much waits to be published."
-        )
         self.build = self._gauge("build_info", "The program that runs.", ("version",))
         self.beat_to_alert = Histogram(
             "ecg_monitor_beat_to_alert_duration_seconds",

@@ -151,7 +151,6 @@ class BeatConsumer(Connection):
     def pause(self, paused: bool) -> None:
         """Stop reading, or go on: the broker keeps what is not read, unless it is at QoS 0."""
         self._paused = paused
-        self._metrics.paused.set(paused)
 
     def abandon(self, problem: str) -> None:
         """Drop the connection and all messages in hand: the broker delivers them again."""
