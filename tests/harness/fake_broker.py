@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -210,7 +211,7 @@ class FakeBroker:
         patch.setattr(Client, "_create_socket", lambda client: self._connect(client))
         for module in (connection, alert_sender, beat_consumer):
             patch.setattr(module, "time", self.clock)
-        patch.setattr(connection.random, "uniform", lambda _low, high: high)
+        patch.setattr(connection, "random", SimpleNamespace(uniform=lambda _low, high: high))
 
     def _connect(self, client: Client) -> PacketSocket:
         if not self.reachable:

@@ -19,7 +19,7 @@ def state(payload: bytes, device: str = "1", because: SimpleNamespace | None = N
 
 def hand_over(outbox: Outbox, first_mid: int = 1) -> list[bytes]:
     """Hand over what can be, under consecutive identifiers, and return the payloads."""
-    payloads = []
+    payloads: list[bytes] = []
     while (publication := outbox.take()) is not None:
         outbox.hand_over(publication, first_mid + len(payloads))
         payloads.append(publication.payload)
