@@ -66,6 +66,9 @@ class ConnectionMetrics:
             "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
         )
         self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
+        self.scores_dropped = self._counter(
+            "scores_dropped", "Messages of scores that the network was too slow for, or away."
+        )
         self.connects = self._counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = self._counter(
             "messages_redelivered", "Messages that the broker marked as delivered before."

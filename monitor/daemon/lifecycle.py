@@ -91,7 +91,7 @@ class Lifecycle:
         """Publish "online", or "offline" while there is trouble, once there was a time without."""
         self._was_online = self._was_online or trouble is None
         if self._was_online:
-            sender.say("online" if trouble is None else "offline")
+            sender.publish_status("online" if trouble is None else "offline")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True

@@ -120,11 +120,11 @@ class Daemon:
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, publish the status "stopped", disconnect."""
-        self.sender.say("stopped")
+        self.sender.publish_status("stopped")
         self.sender.finish(DRAIN_TIMEOUT)
         self.consumer.acknowledge()
-        self.consumer.hang_up()
-        self.sender.hang_up()
+        self.consumer.disconnect()
+        self.sender.disconnect()
         self.history.close(HISTORY_DRAIN_TIMEOUT)
         log.info("stopped")
 
@@ -134,8 +134,9 @@ class Daemon:
         """Return the messages that have come, after waiting for some."""
         timeout = REFRESH_INTERVAL / 2 if self.live.watched else POLL_TIMEOUT
         ready = wait((self.consumer, self.sender), timeout)
-        self.consumer.keep_up()
-        self.sender.keep_up()
+        self.consumer.maintain()
+        self.sender.maintain()
+        self.consumer.pause(self.sender.full)
         if self.sender in ready:
             self.sender.read()
         short = self.sender.backlog >= BACKLOG_SHORT_READS

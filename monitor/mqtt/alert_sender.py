@@ -1,6 +1,6 @@
-"""The alerts' way out: everything is published until the broker has acknowledged it.
+"""Publishes alerts, retained alarms and the daemon's status until the broker has accepted them.
 
-What people ask of us comes in here, too, where it does not stand in line behind beats.
+Operator requests arrive over this connection, too, where they do not queue behind beats.
 """
 
 import time
@@ -21,18 +21,25 @@ from monitor.settings import MqttSettings
 log = structlog.get_logger()
 
 IN_FLIGHT = 1000
-"""Publishes under way at once, where the broker allows that many."""
+"""Publications under way at most; fewer where the broker's Receive Maximum is lower."""
 
-REFUSED_PAUSE = 5.0
-"""Seconds after which a publish that the broker refused is tried again."""
+MAX_BACKLOG = 32 * 1024 * 1024
+"""Bytes of publications not accepted, above which no more beats should be read: 6,000 alerts.
+
+Alerts are never dropped. Those of beats at QoS 1 are bounded by the beats in hand, those of beats
+at QoS 0 only by this.
+"""
+
+RETRY_DELAY = 5.0
+"""Seconds after which a publication that the broker refused is tried again."""
 
 
-UNSEEN = 1000
-"""Requests at QoS 0 that wait to be looked at, at most; of the others, the broker bounds them."""
+MAX_UNSEEN_REQUESTS = 1000
+"""Operator requests at QoS 0 kept at most until they are taken; the broker bounds the others."""
 
 
 class AlertSender(Connection):
-    """What the daemon says, and that it is there: its status, with a last will."""
+    """A connection to publish over, with the status "offline" as its last will."""
 
     def __init__(
         self,
@@ -52,15 +59,20 @@ class AlertSender(Connection):
         self._filters = requests
         self._requests: list[Publish] = []
         self._topic = f"ecg-monitor/{program}/status"
-        self._status = ""  # what was last said on this connection
+        self._status = ""  # last published over this connection
         self._outbox = Outbox()
         self._window = IN_FLIGHT
-        self._refused_until = 0.0
+        self._retry_refused_at = 0.0
 
     @property
     def backlog(self) -> int:
-        """Publishes that the broker has not acknowledged."""
+        """Publications that the broker has not accepted."""
         return len(self._outbox)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the broker that nothing more should be decided."""
+        return self._outbox.size > MAX_BACKLOG
 
     def publish(
         self,
@@ -71,30 +83,33 @@ class AlertSender(Connection):
         cause: Waiting | None = None,
         timed: bool = False,
     ) -> None:
-        """Publish at QoS 1, now or when the broker is back; `cause` is not acknowledged before.
+        """Publish at QoS 1, now or when the broker is back.
 
         Args:
-            timed: whether the time from the cause's arrival to the broker's acknowledgement is one
-                that people look at.
+            topic: where to.
+            payload: what.
+            retain: whether it is a state, which replaces older ones for the topic.
+            cause: the message that is not acknowledged before the broker has accepted this.
+            timed: whether to measure the time from the arrival of the cause until then.
         """
         self._outbox.add(Publication(topic, payload, retain, cause, timed))
 
     def take_requests(self) -> list[Publish]:
-        """What people asked since it was last looked at; it counts as taken."""
+        """Return the operator requests that have arrived, and acknowledge them."""
         requests, self._requests = self._requests, []
         client = self._client
         if client is not None and client.packets is not None:
             client.packets.acknowledge([request.mid for request in requests if request.qos])
-        return [request for request in requests if not request.retain]  # the alarm may be over
+        return [request for request in requests if not request.retain]  # those may be of any age
 
-    def say(self, status: str) -> None:
-        """Publish our status, unless it is what we said last on this connection."""
+    def publish_status(self, status: str) -> None:
+        """Publish the daemon's status, unless it is the one last published over this connection."""
         if self._accepted and status != self._status:
             self._status = status
             self.publish(self._topic, status.encode(), retain=True)
 
     def send(self) -> None:
-        """Hand over as many publishes as the broker takes at once."""
+        """Hand over as many publications as the broker takes at once."""
         client = self._client
         while client is not None and self._accepted and self._outbox.under_way < self._window:
             publication = self._outbox.take()
@@ -103,46 +118,46 @@ class AlertSender(Connection):
             info = client.publish(
                 publication.topic, publication.payload, qos=1, retain=publication.retain
             )
-            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # its identifier is still in use
+            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the identifier is still in use
                 self._outbox.put_back(publication)
                 return
-            self._outbox.handed_over(publication, info.mid)
+            self._outbox.hand_over(publication, info.mid)
 
-    def finish(self, patience: float) -> None:
-        """Wait until everything is acknowledged, at most `patience` seconds."""
+    def finish(self, timeout: float) -> None:
+        """Wait until the broker has accepted everything, at most `timeout` seconds."""
         self._closing = True
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while self._client is not None and self.backlog and time.monotonic() < deadline:
             self.send()
             self.write()
             wait([self], 0.05)
             self.read()
 
-    # -- what a connection does
+    # -- what subclasses of Connection fill in
 
-    def _set_up(self, client: Client) -> None:
+    def _prepare(self, client: Client) -> None:
         client.max_inflight_messages_set(0)  # `send` keeps to the broker's window
         client.will_set(self._topic, b"offline", qos=1, retain=True)
         client.on_publish = self._on_publish
 
-    def _begin(
+    def _on_accepted(
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
-        # A broker that does not let us hear requests is no trouble: alerts matter more.
+        # Whether the broker grants this is not checked: alerts go out without requests, too.
         if self._filters:
             client.subscribe([(topic, 1) for topic in self._filters])
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
-        self._status = ""  # the last will has spoken since
+        self._status = ""  # the broker may have published the last will since
         self.trouble = None
 
-    def _end(self) -> None:
+    def _on_lost(self) -> None:
         self._outbox.lose()
-        # What they ask is done, but can no longer be acknowledged.
+        # They are still handled, but can no longer be acknowledged.
         self._requests = [request._replace(qos=0) for request in self._requests]
 
-    def _take(self, header: int, body: bytes, _arrived: float) -> None:
+    def _receive(self, header: int, body: bytes, _arrived: float) -> None:
         request = parse_publish(header, body, self._protocol == "5")
-        if request.qos or len(self._requests) < UNSEEN:
+        if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
             self._requests.append(request)
 
     def _on_publish(
@@ -168,15 +183,15 @@ class AlertSender(Connection):
     def _on_refused(self, topic: str, reason: str) -> None:
         self._metrics.refused.inc()
         self.trouble = f"{self._mqtt.where} refused a publish to {topic}: {reason.lower()}"
-        if self.trouble != self._said:
+        if self.trouble != self._logged_trouble:
             log.error("refused", topic=topic, reason=reason, retrying=True)
-            self._said = self.trouble
-        if self._outbox.refused == 1:
-            self._refused_until = time.monotonic() + REFUSED_PAUSE
+            self._logged_trouble = self.trouble
+        if self._outbox.refused == 1:  # the first since the last retry
+            self._retry_refused_at = time.monotonic() + RETRY_DELAY
 
     def _housekeeping(self, now: float) -> None:
         super()._housekeeping(now)
-        if self._outbox.refused and now >= self._refused_until:
+        if self._outbox.refused and now >= self._retry_refused_at:
             self._outbox.retry()
             if self._accepted:
                 self.trouble = None

@@ -1,11 +1,13 @@
-"""The beats' way in: what came, in its order, and what of it is still to be acknowledged.
+"""Reads beats over a session that the broker keeps, and acknowledges them in order.
 
-What is in hand is kept across connections, and so is its order; that it could be acknowledged is
-not, for an acknowledgement belongs to the connection over which its message came.
+Messages in hand are kept when the connection is lost. Their acknowledgements are not: a packet
+identifier is valid only on the connection over which its message came. The broker delivers such a
+message again; it is recognised, not decided on twice, and acknowledged in its new place.
 """
 
 import time
-from collections import deque
+from array import array
+from collections import OrderedDict
 
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
@@ -15,9 +17,19 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from monitor.errors import ConfigurationError
 from monitor.metrics import ConnectionMetrics
-from monitor.mqtt.connection import Connection
+from monitor.mqtt.connection import KEEPALIVE, Connection
 from monitor.mqtt.packets import Client, parse_publish
 from monitor.settings import MqttSettings
+
+MAX_UNSENT = 1024 * 1024
+"""Bytes that may wait for a slow network, above which scores are dropped.
+
+Acknowledgements of beats queue behind them: at 1 Mbit/s for 8 s, at most.
+"""
+
+PACKET_IDENTIFIERS = 65536
+
+PINGREQ = b"\xc0\x00"
 
 
 class Message:
@@ -25,10 +37,10 @@ class Message:
 
     Attributes:
         mid: its packet identifier; 0 at QoS 0.
-        epoch: the connection it came over.
-        arrived: when, on the monotonic clock.
+        epoch: the number of the connection it came over.
+        arrived: when it was read, on the monotonic clock.
         redelivered: whether the broker marked it as delivered before.
-        waiting: how many publishes must be acknowledged before it may be.
+        waiting: how many publications must be acknowledged before it may be.
     """
 
     __slots__ = (
@@ -63,10 +75,10 @@ class Message:
 
 
 class BeatConsumer(Connection):
-    """A session with the broker: what comes while we are away is kept there.
+    """A session with the broker, which keeps the messages that arrive while the daemon is away.
 
     Attributes:
-        new_session: set when the broker knew nothing of us any more.
+        new_session: set when the broker had no session of ours any more.
     """
 
     def __init__(
@@ -84,61 +96,85 @@ class BeatConsumer(Connection):
         self._setting = setting
         self.new_session = False
         self._filters, self._qos, self._metrics = filters, qos, metrics
-        self._listened = False  # the broker granted our subscriptions, on any connection
+        self._subscribed = False  # whether the broker ever granted the subscriptions
         self._epoch = 0
         self._inbox: list[Message] = []
-        self._ledger: deque[Message] = deque()
-        self._carried: dict[int, Message] = {}
+        self._paused = False
+        self._next_ping = 0.0
+        self._unacknowledged: OrderedDict[Message, None] = OrderedDict()
+        self._of_this_connection = 0  # how many of them
+        # Of this session, by packet identifier: what was delivered last, as a hash, and which
+        # messages of earlier connections are in hand.
+        self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
+        self._redeliverable: dict[int, Message] = {}
 
-    def collect(self, most: int) -> list[Message]:
-        """Read what has come, about so many bytes at most, and give it."""
-        self.read(most)
+    def collect(self, limit: int) -> list[Message]:
+        """Read about `limit` bytes at most, and return the messages."""
+        self.read(limit)
         messages, self._inbox = self._inbox, []
         return messages
 
     def acknowledge(self) -> None:
-        """Acknowledge, in the order they came, the messages that wait for nothing any more."""
+        """Acknowledge, in the order they came, the messages that wait for nothing any more.
+
+        MQTT asks for that order (version 5, 4.6); a message that waits holds up those behind it.
+        """
         done: list[int] = []
-        ledger = self._ledger
-        while ledger and not ledger[0].waiting:
-            message = ledger.popleft()
+        unacknowledged = self._unacknowledged
+        while unacknowledged and not next(iter(unacknowledged)).waiting:
+            message, _ = unacknowledged.popitem(last=False)
             if message.epoch == self._epoch:
                 done.append(message.mid)
+                self._of_this_connection -= 1
+            elif self._redeliverable.get(message.mid) is message:
+                del self._redeliverable[message.mid]
         client = self._client
         if done and client is not None and client.packets is not None:
             if client.want_write():
-                client.loop_write()  # scores go before the acknowledgements of their beats
+                client.loop_write()  # scores before the acknowledgements of their beats
             if client is self._client:
                 client.packets.acknowledge(done)
 
     def publish_unassured(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 0: lost if the broker is not there, but not if only we die."""
-        if self._client is not None and self._accepted:
-            self._client.publish(topic, payload, qos=0)
+        """Publish scores at QoS 0, over the connection on which their beats are acknowledged.
+
+        So they are lost with the broker, but not with this process. Without a connection, or where
+        the network is too slow, they are dropped and counted.
+        """
+        client = self._client
+        packets = client.packets if client is not None and self._accepted else None
+        if client is None or packets is None or packets.unsent > MAX_UNSENT:
+            self._metrics.scores_dropped.inc()
+        else:
+            client.publish(topic, payload, qos=0)
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading, or go on: the broker keeps what is not read, unless it is at QoS 0."""
+        self._paused = paused
 
     def abandon(self, problem: str) -> None:
-        """Leave this connection, nothing acknowledged: all that came comes again over the next."""
-        self._lost(problem)
-        self._ledger.clear()
-        self._carried.clear()
+        """Drop the connection and all messages in hand: the broker delivers them again."""
+        self._drop(problem)
+        self._unacknowledged.clear()
+        self._forget_session()
 
     def measure(self) -> None:
-        """Set the gauges of how far behind we are."""
-        self._metrics.unacknowledged.set(len(self._ledger))
-        oldest = time.monotonic() - self._ledger[0].arrived if self._ledger else 0.0
-        self._metrics.oldest.set(oldest)
+        """Set the gauges of how far behind the daemon is."""
+        self._metrics.unacknowledged.set(len(self._unacknowledged))
+        oldest = min((each.arrived for each in self._unacknowledged), default=None)
+        self._metrics.oldest.set(0.0 if oldest is None else time.monotonic() - oldest)
 
-    # -- what a connection does
+    # -- what subclasses of Connection fill in
 
-    def _set_up(self, client: Client) -> None:
+    def _prepare(self, client: Client) -> None:
         client.on_subscribe = self._on_subscribe
 
-    def _begin(
+    def _on_accepted(
         self, client: PahoClient, flags: ConnectFlags, _properties: Properties | None
     ) -> None:
         self._metrics.connects.inc()
         if not flags.session_present:
-            self._carried.clear()
+            self._forget_session()
             self.new_session = True
         if self._protocol == "5":
             options = SubscribeOptions(qos=self._qos, retainHandling=2)
@@ -157,38 +193,63 @@ class BeatConsumer(Connection):
         for topic, reason in zip(self._filters, reasons, strict=False):
             if reason.is_failure:
                 problem = f"the broker refused the subscription ({str(reason).lower()})"
-                if not self._listened:
+                if not self._subscribed:
                     where = self._mqtt.where
                     self._fatal = ConfigurationError(
                         f"{self._setting} = {topic!r}: {where}: {problem}"
                     )
-                self._lost(problem)
+                self._drop(problem)
                 return
-        self._listened = True
+        self._subscribed = True
         self.trouble = None
 
-    def _end(self) -> None:
-        """Keep the messages in hand, and forget that they could be acknowledged."""
-        self._carried.update((m.mid, m) for m in self._ledger if m.epoch == self._epoch)
+    def _on_lost(self) -> None:
+        """Keep the messages in hand, without their acknowledgements."""
+        self._redeliverable.update(
+            (m.mid, m) for m in self._unacknowledged if m.epoch == self._epoch
+        )
         self._epoch += 1
+        self._of_this_connection = 0
 
-    def _listening(self) -> bool:
-        # With both hands full, more of it helps nobody: it is better off with the broker.
-        return not self._accepted or len(self._ledger) < self._mqtt.receive_maximum
+    def _forget_session(self) -> None:
+        self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
+        self._redeliverable.clear()
 
-    def _take(self, header: int, body: bytes, arrived: float) -> None:
+    def _wants_publish(self) -> bool:
+        # Not every broker keeps to the Receive Maximum, and MQTT 3.1.1 has none. What is in hand
+        # from an earlier connection leaves room: it comes again, and takes no more of it.
+        limit = self._mqtt.receive_maximum
+        full = self._of_this_connection >= limit or len(self._unacknowledged) >= 2 * limit
+        return not full and not self._paused
+
+    def _housekeeping(self, now: float) -> None:
+        client = self._client
+        if client is None or client.packets is None or not self._blocked:
+            super()._housekeeping(now)
+        elif now >= self._next_ping:
+            # paho would miss the answer, which stands behind the PUBLISH, and give up.
+            client.packets.send(PINGREQ)
+            self._next_ping = now + KEEPALIVE / 2
+
+    def _receive(self, header: int, body: bytes, arrived: float) -> None:
         mqtt5 = self._protocol == "5"
         topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
         kind = content_type.decode(errors="replace") if content_type else None
         message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
-        earlier = None
-        if qos:
-            self._ledger.append(message)
-            earlier = self._carried.pop(mid, None)
         if dup:
             self._metrics.redelivered.inc()
-            if earlier and earlier.topic == topic and earlier.payload == payload:
-                return  # it is in hand or done; being behind it, it is acknowledged after it
+        if qos:
+            self._of_this_connection += 1
+            earlier = self._redeliverable.pop(mid, None)
+            content = hash((topic, payload)) & 0xFFFF_FFFF_FFFF_FFFF
+            delivered, self._delivered[mid] = self._delivered[mid], content
+            if dup and delivered == content:
+                again = earlier or message  # in hand still, or done and its acknowledgement lost
+                again.epoch = self._epoch
+                self._unacknowledged[again] = None
+                self._unacknowledged.move_to_end(again)  # acknowledged in the order of delivery
+                return
+            self._unacknowledged[message] = None
         if retain:
             self._metrics.rejected.labels("retained").inc()
             return  # an old beat, kept by the broker

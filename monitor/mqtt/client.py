@@ -23,7 +23,7 @@ LOGIN_REFUSED = {
 }
 UNKNOWN_VERSION = "Unsupported protocol version"
 
-WITHIN = 5.0
+CONNACK_TIMEOUT = 5.0
 """Seconds that a broker may take to answer."""
 
 
@@ -164,7 +164,7 @@ def _attempt(mqtt: MqttSettings, role: str, protocol: Protocol) -> Client | str:
     except (OSError, ValueError) as error:  # ValueError: no host can have that name
         raise Failure(f"cannot reach the broker at {mqtt.where}: {error}") from None
     client.loop_start()
-    in_time = answered.wait(WITHIN)
+    in_time = answered.wait(CONNACK_TIMEOUT)
     if answer == "Success":
         client.on_connect = client.on_disconnect = None
         return client

@@ -1,10 +1,10 @@
 """A connection to the broker that is made again whenever it is lost.
 
-The daemon has two, `BeatConsumer` for beats and `AlertSender` for what it publishes: the broker's
-answers to our alerts must not stand in line behind a mountain of beats, and they must still be
-heard where we stop reading beats.
+A daemon has two, `BeatConsumer` for what it reads and `AlertSender` for what it publishes: the
+acknowledgements of alerts must not queue behind a backlog of beats, and must still be read while
+no beats are.
 
-One paho client for each attempt; nothing of an old one can reach a new one.
+Each attempt gets a new paho client, so nothing that belongs to an old connection reaches a new one.
 """
 
 import random
@@ -37,33 +37,36 @@ from monitor.settings import MqttSettings
 log = structlog.get_logger()
 
 KEEPALIVE = 30
-"""Seconds after which a silent connection is probed."""
+"""Seconds of silence after which the connection is probed (MQTT's keep alive)."""
 
 MAXIMUM_PACKET = 16 * 1024 * 1024
-"""Bytes of the largest message that the broker may send us (MQTT 5)."""
+"""Bytes of the largest packet that the broker may send (MQTT 5): 30,000 beats in one message."""
 
-PAUSES = (0.1, 1.0)
-"""Seconds before the first and before a later attempt to connect."""
+RECONNECT_DELAYS = (0.1, 1.0)
+"""Seconds before the first attempt to reconnect, and the most before a later one.
 
-LONGEST_PAUSE = 30.0
-"""Seconds between attempts where connections are lost as soon as they stand."""
+The delay doubles between the two: a broker that restarts is found again within a second.
+"""
 
-STEADY = 2.0
-"""Seconds after which a connection that is lost did stand."""
+MAX_FLAPPING_DELAY = 30.0
+"""Seconds between attempts, at most, where connections are lost as soon as they are accepted."""
 
-HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-"""What a poll says of a socket whose other side has gone."""
+STABLE_AFTER = 2.0
+"""Seconds after which a connection that is lost does not count as flapping."""
 
-ANSWER_WITHIN = 5.0
-"""Seconds that a broker may take for its CONNACK."""
+HANG_UP_EVENTS = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+"""What `poll` reports of a socket whose peer has closed."""
+
+CONNACK_TIMEOUT = 5.0
+"""Seconds within which the broker must answer a CONNECT."""
 
 
 class Connection:
-    """One of the daemon's connections; its children say what it is for.
+    """One of a daemon's connections; the subclasses give it its purpose.
 
     Attributes:
-        trouble: why it is of no use at the moment, in words; None while all is well.
-        since: of the connection, or of its loss, on the monotonic clock.
+        trouble: what is wrong with it, in words; None while all is well.
+        since: when it was accepted, or lost, on the monotonic clock.
     """
 
     def __init__(self, mqtt: MqttSettings, client_id: str, keep_session: bool) -> None:
@@ -72,47 +75,57 @@ class Connection:
         self._mqtt, self._client_id, self._keep_session = mqtt, client_id, keep_session
         self._protocol = mqtt.protocol
         self._client: Client | None = None
-        self._accepted = False  # the broker said yes to this connection
-        self._ever = False  # … to any
-        self._said: str | None = None  # the trouble that the log knows of
+        self._accepted = False  # whether the broker has accepted this connection
+        self._was_accepted = False  # … or any before it
+        self._logged_trouble: str | None = None  # the trouble last written to the log
         self._retry_at = 0.0
         self._failures = self._flaps = 0
         self._next_housekeeping = 0.0
         self._fatal: ConfigurationError | None = None
         self._closing = False
+        self._held = False  # whether `read` came to a PUBLISH that was not wanted
 
-    # -- what its children fill in
+    # -- what subclasses fill in
 
-    def _set_up(self, client: Client) -> None:
-        """Prepare a client that has not connected yet."""
+    def _prepare(self, client: Client) -> None:
+        """Set up a client before it connects."""
 
-    def _begin(
+    def _on_accepted(
         self, client: PahoClient, flags: ConnectFlags, properties: Properties | None
     ) -> None:
-        """The broker accepted us."""
+        """The broker has accepted the connection."""
 
-    def _end(self) -> None:
+    def _on_lost(self) -> None:
         """The connection is lost."""
 
-    def _listening(self) -> bool:
-        """Whether what comes in is to be read now."""
+    def _wants_publish(self) -> bool:
+        """Return whether PUBLISH packets are to be taken in now; the next one waits if not."""
         return True
 
-    def _take(self, header: int, body: bytes, arrived: float) -> None:
-        """Take a PUBLISH packet. Raises ValueError if it is malformed."""
+    def _receive(self, header: int, body: bytes, arrived: float) -> None:
+        """Take in a PUBLISH packet, read at `arrived` on the monotonic clock.
 
-    # -- its turn
+        Raises:
+            ValueError: it is malformed.
+        """
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether nothing is read, for the next packet is a PUBLISH that is not wanted yet."""
+        return self._held and not self._wants_publish()
+
+    # -- called once a turn
 
     @property
     def connected(self) -> bool:
-        """Whether the broker accepted us and has not gone since."""
+        """Whether the broker has accepted the connection, and it is not lost."""
         return self._accepted
 
-    def keep_up(self) -> None:
-        """Connect if it is time to; twice a second, see that all is well.
+    def maintain(self) -> None:
+        """Connect if it is time to, and twice a second do the housekeeping.
 
         Raises:
-            ConfigurationError: the broker will not have us, and has never had us.
+            ConfigurationError: the broker refuses the connection, and never accepted one.
         """
         now = time.monotonic()
         if self._client is None and now >= self._retry_at:
@@ -123,29 +136,34 @@ class Connection:
         if self._fatal:
             raise self._fatal
 
-    def read(self, most: int = READ_SIZE) -> None:
-        """Take in what has come, about so many bytes at most; gives at once if nothing has."""
+    def read(self, limit: int = READ_SIZE) -> None:
+        """Take in what has arrived, about `limit` bytes at most, without waiting."""
         client = self._client
-        if client is None or client.packets is None or not self._listening():
+        if client is None or client.packets is None or self._blocked:
             return
         packets = client.packets
-        packets.fill(most)
+        if not self._held:
+            packets.fill(limit)
+        self._held = False
         arrived = time.monotonic()
         while self._client is client:
-            packet = packets.next_packet()
+            packet = packets.next_packet(self._wants_publish())
             if packet is True:
                 if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     break
             elif packet is False:
                 break
+            elif packet is None:
+                self._held = True
+                break
             else:
                 try:
-                    self._take(*packet, arrived)
+                    self._receive(*packet, arrived)
                 except ValueError as error:
-                    self._lost(str(error))
+                    self._drop(str(error))
 
     def write(self) -> None:
-        """Hand what is to be written to the network, as much as it takes."""
+        """Write as much of what is queued as the network takes."""
         client = self._client
         if client is None or client.packets is None:
             return
@@ -154,8 +172,8 @@ class Connection:
         if self._client is client:
             client.packets.flush()
 
-    def hang_up(self) -> None:
-        """Disconnect in order, so that the last will is not sent."""
+    def disconnect(self) -> None:
+        """Disconnect in order, so that the broker does not publish the last will."""
         self._closing = True
         if self._client is not None:
             self._client.disconnect()
@@ -167,9 +185,9 @@ class Connection:
         try:
             client = self._make_client()
         except ConfigurationError as error:
-            if not self._ever:
+            if not self._was_accepted:
                 raise
-            self._lost(str(error))  # files that are just being exchanged mend themselves
+            self._drop(str(error))  # certificates may be in the middle of being replaced
             return
         host, port = self._mqtt.address
         self._client, self._accepted, self.since = client, False, time.monotonic()
@@ -186,20 +204,20 @@ class Connection:
             else:
                 client.connect(host, port, KEEPALIVE)
         except ssl.SSLCertVerificationError as error:
-            if not self._ever:
+            if not self._was_accepted:
                 self._fatal = unverified(self._mqtt, error)
-            self._lost(f"its certificate cannot be verified: {error.verify_message}")
+            self._drop(f"its certificate cannot be verified: {error.verify_message}")
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 self._fatal = self._refused_certificate(error)
-            self._lost(str(error) or type(error).__name__)
+            self._drop(str(error) or type(error).__name__)
 
     def _make_client(self) -> Client:
         made = make(Client, self._mqtt, self._client_id, self._protocol, self._keep_session)
         made.on_connect = self._on_connect
-        made.on_disconnect = self._on_disconnect
-        made.on_socket_register_write = _only_queue
-        self._set_up(made)
+        made.on_disconnect = self._on_disconnected
+        made.on_socket_register_write = _defer_write
+        self._prepare(made)
         return made
 
     def _on_connect(
@@ -213,29 +231,29 @@ class Connection:
         if reason.is_failure:
             self._on_refusal(str(reason))
             return
-        self._accepted = self._ever = True
+        self._accepted = self._was_accepted = True
         self.since = time.monotonic()
         self._failures = 0
         if self._flaps < 2:
             log.info("connected", client_id=self._client_id, protocol=self._protocol)
-        self._begin(client, flags, properties)
+        self._on_accepted(client, flags, properties)
 
     def _on_refusal(self, reason: str) -> None:
         if reason == UNKNOWN_VERSION and self._protocol == "5":
             self._protocol = other(self._protocol)
             self._failures = 0
             log.info("trying another protocol", broker=self._mqtt.where, protocol=self._protocol)
-        elif not self._ever and reason in LOGIN_REFUSED:
+        elif not self._was_accepted and reason in LOGIN_REFUSED:
             self._fatal = refused_login(self._mqtt, reason)
-        elif not self._ever and reason == "Client identifier not valid":
+        elif not self._was_accepted and reason == "Client identifier not valid":
             self._fatal = ConfigurationError(
                 f"mqtt.client_id = {self._mqtt.client_id!r}: {self._mqtt.where} refused it"
             )
-        self._lost(f"the broker refused us: {reason.lower()}")
+        self._drop(f"the broker refused us: {reason.lower()}")
 
     # -- losing the connection
 
-    def _on_disconnect(
+    def _on_disconnected(
         self,
         client: PahoClient,
         _userdata: object,
@@ -243,50 +261,51 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if client is not self._client:  # it may come twice
+        if client is not self._client:  # paho may call it twice
             return
         failure = client.packets.failure if client.packets is not None else None
         self._fatal = self._fatal or self._refused_certificate(failure)
-        # A reset and an orderly end take turns where a broker hangs up: that is one thing to say.
+        # Whether a broker that hangs up resets or closes is chance: the log has one line for both.
         said = failure if isinstance(failure, ssl.SSLError) else reason
-        self._no_answer(str(said).lower())
+        self._on_no_answer(str(said).lower())
 
     def _refused_certificate(self, error: OSError | None) -> ConfigurationError | None:
-        # With TLS 1.3 the broker looks at our certificate when we think that we are connected.
-        return None if self._ever else refused_certificate(self._mqtt, error)
+        # With TLS 1.3 the broker checks our certificate only after our handshake is complete.
+        return None if self._was_accepted else refused_certificate(self._mqtt, error)
 
-    def _no_answer(self, problem: str) -> None:
-        if not self._ever and self._mqtt.protocol == "5":
-            # Some brokers hang up on a version that they do not know, or fall silent; and so does
-            # what stands in front of a broker that is not there yet: take turns.
+    def _on_no_answer(self, problem: str) -> None:
+        if not self._was_accepted and self._mqtt.protocol == "5":
+            # Some brokers close the connection on a version that they do not know, or do not
+            # answer; so does a proxy whose broker is not up yet. Hence the versions alternate.
             self._protocol = other(self._protocol)
-        self._lost(problem)
+        self._drop(problem)
 
-    def _lost(self, problem: str) -> None:
-        """Keep the messages in hand, forget that they could be acknowledged, and plan to return."""
+    def _drop(self, problem: str) -> None:
+        """Close the connection, and set the time of the next attempt."""
         now = time.monotonic()
         if self._accepted:
-            if now - self.since < STEADY:
+            if now - self.since < STABLE_AFTER:
                 self._flaps += 1
             else:
-                self._flaps, self._said = 0, None
+                self._flaps, self._logged_trouble = 0, None
             self._failures = 0
         if self._client is not None and self._client.packets is not None:
             self._client.packets.close()
         self._client, self._accepted, self.since = None, False, now
-        self._end()
-        first, longest = PAUSES
+        self._held = False
+        self._on_lost()
+        first, longest = RECONNECT_DELAYS
         pause = min(first * 2**self._failures, longest)
         if self._flaps:
-            pause = min(max(pause, 2.0 ** (self._flaps - 1)), LONGEST_PAUSE)
+            pause = min(max(pause, 2.0 ** (self._flaps - 1)), MAX_FLAPPING_DELAY)
         self._failures = min(self._failures + 1, 16)
         self._retry_at = now + pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if "taken over" in problem or self._flaps > 1:
             problem += f"; perhaps another client uses mqtt.client_id {self._client_id!r}"
         self.trouble = f"no connection to {self._mqtt.where}: {problem}"
-        if self.trouble != self._said and not self._fatal and not self._closing:
+        if self.trouble != self._logged_trouble and not self._fatal and not self._closing:
             log.warning("disconnected", broker=self._mqtt.where, reason=problem, retrying=True)
-            self._said = self.trouble
+            self._logged_trouble = self.trouble
 
     # -- twice a second
 
@@ -295,30 +314,32 @@ class Connection:
         if client is None:
             return
         client.loop_misc()
-        if self._client is client and not self._accepted and now - self.since > ANSWER_WITHIN:
-            self._no_answer("it does not answer")
+        if self._client is client and not self._accepted and now - self.since > CONNACK_TIMEOUT:
+            self._on_no_answer("it does not answer")
 
     def _events(self) -> tuple[int, int] | None:
-        """The socket and what to wait for on it; None where there is none."""
+        """Return the file descriptor and the events to poll for; None without a socket."""
         client = self._client
         if client is None or client.packets is None or client.packets.fileno() < 0:
             return None
-        reading = select.POLLIN if self._listening() else HUNG_UP
+        reading = HANG_UP_EVENTS if self._blocked else select.POLLIN
         writing = select.POLLOUT if client.want_write() or client.packets.unsent else 0
         return client.packets.fileno(), reading | writing
 
     def _on_hang_up(self) -> None:
-        """The broker has gone; whoever reads finds it at the end of what is still to be read."""
-        if not self._listening():
-            self._lost("the broker hung up")
+        """Drop the connection if nothing is read now; else `read` finds the end of the stream."""
+        if self._blocked:
+            self._drop("the broker hung up")
 
-    def _due(self) -> float:
-        """When something is to be done even if nothing comes."""
+    def _next_deadline(self) -> float:
+        """Return when `maintain` has something to do, on the monotonic clock."""
+        if self._held and not self._blocked:
+            return 0.0
         return self._retry_at if self._client is None else self._next_housekeeping
 
 
-def wait(connections: Sequence[Connection], patience: float) -> list[Connection]:
-    """Wait until some of the connections have something to do, at most `patience` seconds."""
+def wait(connections: Sequence[Connection], timeout: float) -> list[Connection]:
+    """Wait until sockets are ready, at most `timeout` seconds, and return their connections."""
     poll = select.poll()
     polled: dict[int, Connection] = {}
     for connection in connections:
@@ -326,13 +347,13 @@ def wait(connections: Sequence[Connection], patience: float) -> list[Connection]
         if events is not None:
             poll.register(*events)
             polled[events[0]] = connection
-    until = min(connection._due() for connection in connections) - time.monotonic()
-    happened = poll.poll(1000 * min(patience, max(until, 0.001)))
-    for socket, event in happened:
-        if event & HUNG_UP:
+    deadline = min(connection._next_deadline() for connection in connections) - time.monotonic()
+    events_by_socket = poll.poll(1000 * min(timeout, max(deadline, 0.001)))
+    for socket, event in events_by_socket:
+        if event & HANG_UP_EVENTS:
             polled[socket]._on_hang_up()
-    return [polled[socket] for socket, _ in happened]
+    return [polled[socket] for socket, _ in events_by_socket]
 
 
-def _only_queue(_client: PahoClient, _userdata: object, _socket: object) -> None:
-    """Stands where paho looks whether it should write at once; `write` does."""
+def _defer_write(_client: PahoClient, _userdata: object, _socket: object) -> None:
+    """Keep paho from writing at once, which it does unless this callback is set; `write` does."""

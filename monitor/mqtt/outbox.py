@@ -1,8 +1,16 @@
 """What is still to be published, and which messages wait for it. No network in here.
 
-Alerts come first and in their order. A device's alarm as it stands comes after them, and of several
-that wait for the same topic only the newest is published: so however much happens at once, there is
-no more to be said than one alarm for each device and the alerts themselves.
+Publications whose topics differ in the last level only, such as a device's alerts and its retained
+alarm, form a lane. Three rules hold whatever the broker accepts, refuses or loses:
+
+- Within a lane, alerts go out one after the other, the next when the broker has accepted the last:
+  an alarm is never cleared before it was raised.
+- A retained state goes out when its lane has no alert left: whoever finds an alarm retained can
+  rely on its alert, also after a crash, when the beats of a retained alarm are not decided again.
+- Of the states for a topic only the newest is kept, and one is under way at a time: a state that
+  was refused, or lost with the connection, never follows a newer one.
+
+A refusal holds up its own lane alone. Alerts of all lanes come before states of all lanes.
 """
 
 from collections import deque
@@ -10,7 +18,7 @@ from typing import Protocol
 
 
 class Waiting(Protocol):
-    """A message in hand; `waiting` counts the publishes that it waits for."""
+    """A message in hand; `waiting` counts the publications that it waits for."""
 
     waiting: int
     arrived: float
@@ -22,7 +30,7 @@ class Publication:
     Attributes:
         retain: whether it is a state, of which the newest replaces what came before.
         causes: the messages that wait for it.
-        timed: whether people look at how long it took from its cause to its acknowledgement.
+        timed: whether to measure the time from the arrival of the cause to the acknowledgement.
     """
 
     __slots__ = ("causes", "payload", "retain", "timed", "topic")
@@ -43,23 +51,57 @@ class Publication:
         if cause is not None:
             cause.waiting += 1
 
+    @property
+    def lane(self) -> str:
+        """The topic without its last level."""
+        return self.topic.rpartition("/")[0]
 
-class Outbox:
-    """Publishes that the broker has not acknowledged: queued, under way, or refused."""
+
+class _Lane:
+    """The publications of one lane: `alerts` and `states` are queued, the others under way."""
+
+    __slots__ = ("alert_under_way", "alerts", "refused", "state_under_way", "states")
 
     def __init__(self) -> None:
-        self._alerts: deque[Publication] = deque()
-        self._states: dict[str, Publication] = {}
-        self._under_way: dict[int, Publication] = {}
-        self._refused: list[Publication] = []
-
-    def __len__(self) -> int:
-        return self.queued + len(self._under_way) + len(self._refused)
+        self.alerts: deque[Publication] = deque()
+        self.states: dict[str, Publication] = {}
+        self.alert_under_way = self.state_under_way = False
+        self.refused = False
 
     @property
-    def queued(self) -> int:
-        """How many were not handed to the broker yet."""
-        return len(self._alerts) + len(self._states)
+    def alert_is_next(self) -> bool:
+        return bool(self.alerts) and not self.alert_under_way and not self.refused
+
+    @property
+    def state_is_next(self) -> bool:
+        alerted = not self.alerts and not self.alert_under_way
+        return bool(self.states) and alerted and not self.state_under_way and not self.refused
+
+    @property
+    def empty(self) -> bool:
+        under_way = self.alert_under_way or self.state_under_way
+        return not (self.alerts or self.states or under_way)
+
+
+class Outbox:
+    """Publications that the broker has not acknowledged: queued, under way, or refused.
+
+    Attributes:
+        size: bytes of their payloads.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._queued = 0
+        self._lanes: dict[str, _Lane] = {}
+        # Lanes whose next publication is an alert or a state: dicts, for their order and speed.
+        self._with_alert: dict[str, None] = {}
+        self._with_state: dict[str, None] = {}
+        self._refused: set[str] = set()
+        self._under_way: dict[int, Publication] = {}
+
+    def __len__(self) -> int:
+        return self._queued + len(self._under_way)
 
     @property
     def under_way(self) -> int:
@@ -68,70 +110,118 @@ class Outbox:
 
     @property
     def refused(self) -> int:
-        """How many the broker refused, and `retry` has not queued again."""
+        """How many lanes wait for `retry`, for the broker has refused a publication of theirs."""
         return len(self._refused)
 
     def add(self, publication: Publication) -> None:
-        """Queue a publication; a state takes the place of an older one."""
-        if not publication.retain:
-            self._alerts.append(publication)
-            return
-        topic = publication.topic
-        older = [p for p in self._refused if p.retain and p.topic == topic]
-        if topic in self._states:
-            older.append(self._states.pop(topic))
-        for one in older:
-            publication.causes += one.causes
-        self._refused = [p for p in self._refused if p not in older]
-        self._states[topic] = publication
+        """Queue a publication; a state takes the place of an older one that is queued."""
+        lane = self._lanes.setdefault(publication.lane, _Lane())
+        if publication.retain:
+            older = lane.states.pop(publication.topic, None)
+            if older is not None:
+                publication.causes += older.causes
+                self._queued -= 1
+                self.size -= len(older.payload)
+            lane.states[publication.topic] = publication
+        else:
+            lane.alerts.append(publication)
+        self._queued += 1
+        self.size += len(publication.payload)
+        self._schedule(publication.lane)
 
     def take(self) -> Publication | None:
-        """The next one to hand to the broker."""
-        if self._alerts:
-            return self._alerts.popleft()
-        if self._states:
-            return self._states.pop(next(iter(self._states)))
-        return None
+        """Return the next one to hand to the broker, None where all wait for its answers.
 
-    def handed_over(self, publication: Publication, mid: int) -> None:
-        """The broker has it under this packet identifier."""
+        It must go to `hand_over` or `put_back` before anything else is done.
+        """
+        name = next(iter(self._with_alert), None)
+        if name is not None:
+            lane = self._lanes[name]
+            lane.alert_under_way = True
+            publication = lane.alerts.popleft()
+        else:
+            name = next(iter(self._with_state), None)
+            if name is None:
+                return None
+            lane = self._lanes[name]
+            lane.state_under_way = True
+            publication = lane.states.pop(next(iter(lane.states)))
+        self._queued -= 1
+        self._schedule(name)
+        return publication
+
+    def hand_over(self, publication: Publication, mid: int) -> None:
+        """Note that the broker gets a publication under this packet identifier."""
         self._under_way[mid] = publication
 
     def acknowledge(self, mid: int) -> Publication | None:
-        """The broker has taken it: nobody waits for it any more."""
+        """Note that the broker has accepted a publication: no message waits for it any more."""
         publication = self._under_way.pop(mid, None)
         if publication is not None:
+            self.size -= len(publication.payload)
             for cause in publication.causes:
                 cause.waiting -= 1
+            lane = self._lanes[publication.lane]
+            self._land(lane, publication)
+            self._schedule(publication.lane)
         return publication
 
     def refuse(self, mid: int) -> Publication | None:
-        """The broker will not have it now."""
+        """Note that the broker has refused a publication; its lane waits for `retry`."""
         publication = self._under_way.pop(mid, None)
         if publication is not None:
-            self._refused.append(publication)
+            self._refused.add(publication.lane)
+            self._lanes[publication.lane].refused = True
+            self.put_back(publication)
         return publication
 
     def retry(self) -> None:
-        """Queue again what was refused."""
-        refused, self._refused = self._refused, []
-        self._put_back(refused)
+        """Let go on what was refused."""
+        refused, self._refused = self._refused, set()
+        for name in refused:
+            self._lanes[name].refused = False
+            self._schedule(name)
 
     def lose(self) -> None:
-        """The connection is gone, and nobody knows what the broker made of what was under way."""
+        """Queue again what was under way: the connection is gone, and with it the answers."""
         under_way, self._under_way = list(self._under_way.values()), {}
-        self._put_back(under_way)
+        for publication in under_way:
+            self.put_back(publication)
 
     def put_back(self, publication: Publication) -> None:
-        """Queue one again that could not be handed over."""
-        self._put_back([publication])
+        """Queue one again, where it was, that was taken and not accepted."""
+        lane = self._lanes[publication.lane]
+        self._land(lane, publication)
+        newer = lane.states.get(publication.topic) if publication.retain else None
+        if newer is not None:
+            newer.causes += publication.causes
+            self.size -= len(publication.payload)
+        elif publication.retain:
+            lane.states[publication.topic] = publication
+            self._queued += 1
+        else:
+            lane.alerts.appendleft(publication)
+            self._queued += 1
+        self._schedule(publication.lane)
 
-    def _put_back(self, publications: list[Publication]) -> None:
-        for publication in reversed(publications):
-            newer = self._states.get(publication.topic) if publication.retain else None
-            if newer is not None:
-                newer.causes += publication.causes
-            elif publication.retain:
-                self._states[publication.topic] = publication
+    def _land(self, lane: _Lane, publication: Publication) -> None:
+        """Note that a publication is not under way any more."""
+        if publication.retain:
+            lane.state_under_way = False
+        else:
+            lane.alert_under_way = False
+
+    def _schedule(self, name: str) -> None:
+        """Put a lane where `take` finds it, or forget it if nothing is left in it."""
+        lane = self._lanes[name]
+        for lanes, is_next in (
+            (self._with_alert, lane.alert_is_next),
+            (self._with_state, lane.state_is_next),
+        ):
+            if is_next:
+                lanes.setdefault(name)
             else:
-                self._alerts.appendleft(publication)
+                lanes.pop(name, None)
+        if lane.empty:
+            del self._lanes[name]
+            self._refused.discard(name)

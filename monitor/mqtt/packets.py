@@ -158,8 +158,11 @@ class PacketSocket:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
-    def next_packet(self) -> tuple[int, bytes] | bool:
-        """The next PUBLISH as its header and body; True: the next packet is paho's; False: none."""
+    def next_packet(self, publish_wanted: bool = True) -> tuple[int, bytes] | bool | None:
+        """Return the next PUBLISH as its header and body; None if it is there and not wanted.
+
+        True: the next packet is paho's; False: none is complete.
+        """
         data, at = self._in, self._at
         if len(data) - at < 2:
             return self._ended
@@ -179,6 +182,8 @@ class PacketSocket:
         if header & 0xF0 != PUBLISH:
             self._for_paho = end - at
             return True
+        if not publish_wanted:
+            return None
         self._at = end
         return header, bytes(data[start:end])
 
@@ -205,9 +210,9 @@ class PacketSocket:
             self._out += struct.pack("!BBH", 0x40, 2, mid)
 
     @property
-    def unsent(self) -> bool:
-        """Whether something waits for `flush`."""
-        return bool(self._out)
+    def unsent(self) -> int:
+        """Bytes that wait for `flush`."""
+        return len(self._out)
 
     def flush(self) -> None:
         """Write as much as the network takes."""

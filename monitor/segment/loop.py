@@ -122,11 +122,11 @@ class SegmentDaemon:
 
     def shutdown(self) -> None:
         """Publish and acknowledge what is in hand, publish the status "stopped", disconnect."""
-        self._sender.say("stopped")
+        self._sender.publish_status("stopped")
         self._sender.finish(DRAIN_TIMEOUT)
         self._acknowledge()
-        self._consumer.hang_up()
-        self._sender.hang_up()
+        self._consumer.disconnect()
+        self._sender.disconnect()
         self._journal.close()
         log.info("stopped")
 
@@ -134,8 +134,9 @@ class SegmentDaemon:
 
     def _receive(self) -> list[Message]:
         ready = wait((self._consumer, self._sender), POLL_TIMEOUT)
-        self._consumer.keep_up()
-        self._sender.keep_up()
+        self._consumer.maintain()
+        self._sender.maintain()
+        self._consumer.pause(self._sender.full)
         if self._sender in ready:
             self._sender.read()
         return self._consumer.collect(READ_SIZE)

@@ -164,7 +164,7 @@ def take_all(packets: PacketSocket, at_once: int) -> list[tuple[str, bytes]]:
             assert read, "a turn for paho, and nothing to read"
             out.append(("paho", read))
         else:
-            assert not isinstance(packet, bool)
+            assert isinstance(packet, tuple)
             out.append(("us", packed(*packet)))
     return out
 
