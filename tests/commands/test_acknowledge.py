@@ -18,7 +18,7 @@ from monitor.commands import acknowledge
 from monitor.settings import MqttSettings, Settings
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32, as_json
+from tests.harness.devices import Hearts, Ward, as_float32, as_json
 
 
 @pytest.fixture

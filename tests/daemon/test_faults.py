@@ -13,7 +13,7 @@ from monitor.batch.datasets import Beats
 from tests.harness import faults
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32, as_json
+from tests.harness.devices import Hearts, Ward, as_float32, as_json
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from monitor.commands.demo import EmbeddedBroker, free_port
 from monitor.detector.model_file import Detector, shipped
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32, as_json, in_turn
+from tests.harness.devices import Hearts, Ward, as_float32, as_json, in_turn
 
 UNBOUNDED = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
 

@@ -33,8 +33,8 @@ from monitor.ecg.streams import SILENT_AFTER
 from monitor.errors import Failure
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Hearts, Sent, Ward, as_json, in_turn
 from tests.harness.signals import heart
-from tests.harness.wards import Hearts, Sent, Ward, as_json, in_turn
 
 DEVICES = 60
 EPISODE = (20, 8, 32)

@@ -17,7 +17,7 @@ from monitor.ecg.simulator import Simulator
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Sent, Ward
+from tests.harness.devices import Sent, Ward
 
 BEDS = 7
 ILL, WELL_AGAIN = "bed-2", "bed-5"
