@@ -3,18 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from monitor.commands.demo import free_port
-
-WITHIN = 20.0
-"""Seconds that a daemon may take to be well, or to go."""
+from tests.harness.waiting import WITHIN, wait_until
 
 
 class RunningDaemon:
@@ -62,13 +57,15 @@ class RunningDaemon:
 
     def __enter__(self) -> Self:
         self.start()
-        deadline = time.monotonic() + WITHIN
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if self.healthy():
-                return self
-            time.sleep(0.05)
-        self.stop()
-        pytest.fail(f"the daemon is not well:\n{self.log.read_text(errors='replace')}")
+        try:
+            wait_until(
+                lambda: self.process.poll() is not None or self.healthy(), said=self.log.read_text
+            )
+            assert self.process.poll() is None, self.log.read_text()
+        except BaseException:
+            self.stop()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -96,11 +93,10 @@ class RunningDaemon:
 
     def wait_until(self, series: str, least: float) -> None:
         """Wait until a series has reached a value."""
-        deadline = time.monotonic() + WITHIN
-        while self.value(series) < least:
-            if time.monotonic() > deadline:
-                pytest.fail(f"{series} is {self.value(series)}, not {least}")
-            time.sleep(0.05)
+        wait_until(
+            lambda: self.value(series) >= least,
+            said=lambda: f"{series} is {self.value(series)}, not {least}",
+        )
 
     def stop(self) -> int:
         """Ask it to stop and wait; its exit code."""

@@ -2,8 +2,9 @@
 
 import threading
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -17,9 +18,7 @@ from paho.mqtt.properties import Properties
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.mqtt import client
-
-WITHIN = 20.0
-"""Seconds that a message may take."""
+from tests.harness.waiting import WITHIN, wait_until
 
 
 class Sent(NamedTuple):
@@ -125,12 +124,16 @@ class Ward:
         """The daemon's status, as it changed."""
         return [p.decode() for _, topic, p, _ in list(self.seen) if topic.endswith("/status")]
 
-    def wait(self, ready: Any, within: float = WITHIN) -> None:
+    def wait(self, ready: Callable[..., object], within: float = WITHIN) -> None:
         """Wait until `ready()` is true."""
-        deadline = time.monotonic() + within
-        while not ready():
-            assert time.monotonic() < deadline, f"not so within {within} s: {self.seen[-3:]}"
-            time.sleep(0.02)
+        wait_until(ready, within, lambda: self.seen[-3:])
+
+    def catch_up(self) -> None:
+        """Wait until everything has come that the broker had for us until now."""
+        echo = f"harness/{uuid.uuid4()}"
+        self._client.subscribe(echo, 1)
+        self.publish(echo, b"")
+        self.wait(lambda: any(topic == echo for _, topic, _, _ in list(self.seen)))
 
 
 class Hearts:

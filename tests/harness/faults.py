@@ -35,6 +35,7 @@ from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json, in_turn
 from tests.harness.signals import heart
+from tests.harness.waiting import wait_until
 
 DEVICES = 60
 EPISODE = (20, 8, 32)
@@ -51,6 +52,16 @@ RAW_SPEED = 4
 
 SETTINGS = {"OUTPUT__SCORES": "true", "ALARM__SILENT_AFTER": "0"}
 ALERTS = "ecg_monitor_alerts_total"
+SCORED = "ecg_monitor_beats_scored_total"
+UNDER_WAY = 300
+"""Beats that a daemon has scored when it is in mid-stream: a twelfth of all."""
+
+QUIET = 4.0
+"""Seconds without a message after which no more is waited for."""
+
+LAST_ALERTS = 3.0
+"""Seconds that the alerts may come behind the last scores."""
+
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
 OPEN = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
 
@@ -86,23 +97,33 @@ def streams(hearts: Hearts) -> list[Sent]:
     return in_turn([as_json(f"bed-{i}", hearts.episode(*EPISODE)) for i in range(DEVICES)])
 
 
-def judge(ward: Ward, sent: int, within: float = 30, pause: float = 2) -> Outcome:
-    """Wait until every beat was scored, or nothing more comes, and count by what was published.
+def judge(ward: Ward, sent: int, within: float = 30, pause: float = QUIET) -> Outcome:
+    """Wait until every beat was scored or nothing more comes, and count what was published.
 
     `pause` is how many seconds without anything new are the end.
     """
-    deadline = time.monotonic() + within
-    before = -1
-    while sum(len(set(of)) for of in ward.scored().values()) < sent:
-        if time.monotonic() > deadline or len(ward.seen) == before:
-            break
-        before = len(ward.seen)
-        time.sleep(pause)
-    time.sleep(0.5)  # for the alerts behind the last scores
+    _wait(lambda: _distinct(ward) >= sent or _quiet(ward), within)
+    _wait(lambda: raised_once(ward) == DEVICES, LAST_ALERTS)
     numbers = ward.scored()
     distinct = sum(len(set(of)) for of in numbers.values())
     total = sum(len(of) for of in numbers.values())
     return Outcome(sent, sent - distinct, total - distinct, raised_once(ward))
+
+
+def _distinct(ward: Ward) -> int:
+    return sum(len(set(of)) for of in ward.scored().values())
+
+
+def _quiet(ward: Ward) -> bool:
+    """Whether nothing has come for so long that nothing more will."""
+    return bool(ward.seen) and time.monotonic() - ward.seen[-1][0] > QUIET
+
+
+def _wait(ready: Callable[[], bool], within: float) -> None:
+    """Wait until something is so, but at most so many seconds: a loss is a figure, no error."""
+    deadline = time.monotonic() + within
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.1)  # each look counts all that came
 
 
 def raised_once(ward: Ward) -> int:
@@ -121,26 +142,22 @@ def judge_by_metrics(daemon: RunningDaemon, sent: int) -> Outcome:
     acknowledged, but not to the broker's knowledge, is scored again. So `lost` is the least, and
     `repeated` the most that it can have been.
     """
-    deadline = time.monotonic() + 10
-    while (taken := int(daemon.value("ecg_monitor_beats_scored_total"))) < sent:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    time.sleep(1)
+    _wait(lambda: daemon.value(SCORED) >= sent, 10)
+    _wait(lambda: _raised(daemon) == DEVICES, LAST_ALERTS)
+    taken = int(daemon.value(SCORED))
     repeated = int(daemon.value("ecg_monitor_messages_redelivered_total"))
-    raised = sum(
-        int(daemon.value(f'{ALERTS}{{event="raised",kind="anomaly",priority="{priority}"}}'))
-        for priority in ("medium", "high")
-    )
-    return Outcome(sent, max(0, sent - taken), repeated, raised)
+    return Outcome(sent, max(0, sent - taken), repeated, _raised(daemon))
+
+
+def _raised(daemon: RunningDaemon) -> int:
+    series = f'{ALERTS}{{event="raised",kind="anomaly",priority="{{}}"}}'
+    return sum(int(daemon.value(series.format(priority))) for priority in ("medium", "high"))
 
 
 def until_healthy(daemon: RunningDaemon, within: float = 30) -> float:
     """Seconds until the daemon says that it is well."""
     begun = time.monotonic()
-    while not daemon.healthy():
-        assert time.monotonic() - begun < within, daemon.log.read_text()
-        time.sleep(0.02)
+    wait_until(daemon.healthy, within, daemon.log.read_text)
     return time.monotonic() - begun
 
 
@@ -151,7 +168,7 @@ def killed(folder: Path, hearts: Hearts) -> Outcome:
             sender = _Sender(broker.port, streams(hearts))
             recovered = 0.0
             for _ in range(3):
-                time.sleep(0.7)
+                daemon.wait_until(SCORED, UNDER_WAY)
                 os.kill(daemon.process.pid, signal.SIGKILL)
                 daemon.process.wait()
                 daemon.start()
@@ -166,9 +183,9 @@ def restarted(folder: Path, hearts: Hearts) -> Outcome:
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
             sender = _Sender(broker.port, streams(hearts))
-            time.sleep(1)
+            daemon.wait_until(SCORED, UNDER_WAY)
             assert daemon.stop() == 0
-            time.sleep(1)
+            time.sleep(1)  # the devices go on
             daemon.start()
             recovered = until_healthy(daemon)
             outcome = judge(ward, sender.finish())
@@ -181,9 +198,9 @@ def stalled(folder: Path, hearts: Hearts) -> Outcome:
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
             sender = _Sender(broker.port, streams(hearts))
-            time.sleep(0.5)
+            daemon.wait_until(SCORED, UNDER_WAY)
             daemon.process.send_signal(signal.SIGSTOP)
-            time.sleep(5)
+            time.sleep(5)  # the devices go on
             daemon.process.send_signal(signal.SIGCONT)
             return judge(ward, sender.finish())
 

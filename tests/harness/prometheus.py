@@ -9,11 +9,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import yaml
 
 from monitor.commands.demo import free_port
 from tests.harness.brokers import program, wait_for
+from tests.harness.waiting import wait_until
 
 WITHIN = 30.0
 """Seconds that may pass until a query gives what is waited for."""
@@ -58,11 +58,7 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._port, self._process, self._log)
-        deadline = time.monotonic() + WITHIN
-        while not self._ready():
-            if time.monotonic() > deadline:
-                pytest.fail(f"Prometheus does not get ready:\n{self._log.read_text()}")
-            time.sleep(0.05)
+        wait_until(self._ready, WITHIN, self._log.read_text)
         return self
 
     def _ready(self) -> bool:
@@ -97,8 +93,8 @@ class Prometheus:
 
     def wait_for(self, expression: str, least: float) -> None:
         """Wait until an expression has reached a value."""
-        deadline = time.monotonic() + WITHIN
-        while max(self.query(expression, time.time()).values(), default=0) < least:
-            if time.monotonic() > deadline:
-                pytest.fail(f"{expression} does not reach {least}:\n{self._log.read_text()}")
-            time.sleep(0.2)
+        wait_until(
+            lambda: max(self.query(expression, time.time()).values(), default=0) >= least,
+            WITHIN,
+            lambda: f"{expression} does not reach {least}:\n{self._log.read_text()}",
+        )
