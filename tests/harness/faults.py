@@ -1,9 +1,9 @@
-"""What becomes of the beats when something breaks: real brokers, real signals.
+"""What becomes of the beats when something breaks, with a real broker and real signals.
 
 Beats come ready cut, or are cut from raw samples by a daemon that breaks, too.
 
-Each scenario states what the user is promised and gives its figures. `make faults` prints them;
-`tests/daemon/test_faults.py` holds them to the promises.
+The docstring of each scenario is a promise to the user, and its figures say how it went. `make
+faults` prints them; `tests/daemon/test_faults.py` tests the promises.
 """
 
 import os
@@ -39,7 +39,7 @@ from tests.harness.waiting import wait_until
 
 DEVICES = 60
 EPISODE = (20, 8, 32)
-"""Normal, anomalous, and again normal beats of each device: one alarm, raised and cleared."""
+"""Normal, anomalous and again normal beats of each device: one alarm, raised and cleared."""
 
 RATE = 1000
 """Messages a second, one beat each."""
@@ -54,13 +54,13 @@ SETTINGS = {"OUTPUT__SCORES": "true", "ALARM__SILENT_AFTER": "0"}
 ALERTS = "ecg_monitor_alerts_total"
 SCORED = "ecg_monitor_beats_scored_total"
 UNDER_WAY = 300
-"""Beats that a daemon has scored when it is in mid-stream: a twelfth of all."""
+"""Scored beats after which a daemon is in mid-stream: a twelfth of all."""
 
 QUIET = 4.0
 """Seconds without a message after which no more is waited for."""
 
 LAST_ALERTS = 3.0
-"""Seconds that the alerts may come behind the last scores."""
+"""Seconds that the last alerts may come after the last scores."""
 
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
 OPEN = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
@@ -77,7 +77,7 @@ class Outcome:
             published again and differed.
         raised: devices with exactly one id among their `raised` alerts, of `devices`; None where
             there is no monitor.
-        recovered: seconds until the daemon was well again; None where it never was unwell.
+        recovered: seconds until the daemon was healthy again; None where it always was.
         devices: how many there were.
         again: beats cut from raw samples that were published again, the same to the last bit, by
             which the monitor knows them.
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def streams(hearts: Hearts) -> list[Sent]:
-    """The beats of all devices in turn; each has one episode."""
+    """Return the beats of all devices in turn; each has one episode."""
     return in_turn([as_json(f"bed-{i}", hearts.episode(*EPISODE)) for i in range(DEVICES)])
 
 
@@ -120,14 +120,14 @@ def _quiet(ward: Ward) -> bool:
 
 
 def _wait(ready: Callable[[], bool], within: float) -> None:
-    """Wait until something is so, but at most so many seconds: a loss is a figure, no error."""
+    """Wait until `ready`, but no longer than `within`: what is missing then is a figure."""
     deadline = time.monotonic() + within
     while not ready() and time.monotonic() < deadline:
         time.sleep(0.1)  # each look counts all that came
 
 
 def raised_once(ward: Ward) -> int:
-    """How many devices raised their alarm under exactly one id."""
+    """Return how many devices raised their alarm under exactly one id."""
     ids: dict[str, set[str]] = {}
     for alert in ward.alerts():
         if alert["event"] == "raised" and alert["kind"] == "anomaly":
@@ -136,11 +136,11 @@ def raised_once(ward: Ward) -> int:
 
 
 def judge_by_metrics(daemon: RunningDaemon, sent: int) -> Outcome:
-    """The same where the broker was gone, which keeps neither scores nor, without a store, us.
+    """Count by the daemon's metrics, where the broker was away and may have lost scores.
 
-    A message that comes again over a new connection is known again while it is in hand; what was
-    acknowledged, but not to the broker's knowledge, is scored again. So `lost` is the least, and
-    `repeated` the most that it can have been.
+    A message that comes again over a new connection is recognised while it is in hand; one whose
+    acknowledgement the broker never got is scored again. So `lost` is a lower bound and `repeated`
+    an upper one.
     """
     _wait(lambda: daemon.value(SCORED) >= sent, 10)
     _wait(lambda: _raised(daemon) == DEVICES, LAST_ALERTS)
@@ -155,7 +155,7 @@ def _raised(daemon: RunningDaemon) -> int:
 
 
 def until_healthy(daemon: RunningDaemon, within: float = 30) -> float:
-    """Seconds until the daemon says that it is well."""
+    """Wait until the daemon is healthy and return the seconds that it took."""
     begun = time.monotonic()
     wait_until(daemon.healthy, within, daemon.log.read_text)
     return time.monotonic() - begun
@@ -228,7 +228,7 @@ def broker_away(folder: Path, hearts: Hearts) -> Outcome:
 def _broker_away(
     folder: Path, hearts: Hearts, conf: str, end: Callable[[Mosquitto], None], seconds: float
 ) -> Outcome:
-    """The broker goes between two halves of the beats, with the first half still under way."""
+    """Take the broker away between two halves of the beats, the first still under way."""
     messages = streams(hearts)
     half = len(messages) // 2
     with Mosquitto(folder, conf) as broker, Ward(broker.port) as ward:
@@ -458,7 +458,7 @@ class _Sender:
         self._thread.start()
 
     def finish(self) -> int:
-        """Wait until all are sent; how many they were."""
+        """Wait until all are sent, and return how many they were."""
         self._thread.join()
         return self._sent
 
