@@ -102,7 +102,13 @@ def judge(ward: Ward, sent: int, within: float = 30, pause: float = QUIET) -> Ou
 
     `pause` is how many seconds without anything new are the end.
     """
-    _wait(lambda: _distinct(ward) >= sent or _quiet(ward), within)
+    begun = time.monotonic()
+
+    def quiet() -> bool:
+        last = ward.seen[-1][0] if ward.seen else 0.0
+        return time.monotonic() - max(begun, last) > pause
+
+    _wait(lambda: _distinct(ward) >= sent or quiet(), within)
     _wait(lambda: raised_once(ward) == DEVICES, LAST_ALERTS)
     numbers = ward.scored()
     distinct = sum(len(set(of)) for of in numbers.values())
@@ -112,11 +118,6 @@ def judge(ward: Ward, sent: int, within: float = 30, pause: float = QUIET) -> Ou
 
 def _distinct(ward: Ward) -> int:
     return sum(len(set(of)) for of in ward.scored().values())
-
-
-def _quiet(ward: Ward) -> bool:
-    """Whether nothing has come for so long that nothing more will."""
-    return bool(ward.seen) and time.monotonic() - ward.seen[-1][0] > QUIET
 
 
 def _wait(ready: Callable[[], bool], within: float) -> None:
@@ -150,8 +151,10 @@ def judge_by_metrics(daemon: RunningDaemon, sent: int) -> Outcome:
 
 
 def _raised(daemon: RunningDaemon) -> int:
-    series = f'{ALERTS}{{event="raised",kind="anomaly",priority="{{}}"}}'
-    return sum(int(daemon.value(series.format(priority))) for priority in ("medium", "high"))
+    return sum(
+        int(daemon.value(f'{ALERTS}{{event="raised",kind="anomaly",priority="{priority}"}}'))
+        for priority in ("medium", "high")
+    )
 
 
 def until_healthy(daemon: RunningDaemon, within: float = 30) -> float:
