@@ -41,9 +41,8 @@ END = 570
 
 
 @pytest.fixture(scope="module")
-def source(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue("data")
-    return folder / "mitdb" / "106"
+def source(data: Path) -> Path:
+    return data / "mitdb" / "106"
 
 
 @pytest.fixture(scope="module")
