@@ -196,11 +196,11 @@ def test_a_daemon_that_stood_still_calls_nobody_silent_whom_it_has_not_read(
     tmp_path: Path, hearts: Hearts
 ) -> None:
     with Mosquitto(tmp_path, faults.OPEN) as broker, Ward(broker.port) as ward:
-        with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="2") as daemon:
+        with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="5") as daemon:
             ward.send(as_json("bed-1", hearts.normal(1)))
             daemon.wait_until("ecg_monitor_beats_scored_total", 1)
             daemon.process.send_signal(signal.SIGSTOP)
-            time.sleep(3)  # longer than a device may be silent
+            time.sleep(6)  # longer than a device may be silent
             daemon.process.send_signal(signal.SIGCONT)
             time.sleep(1)  # it looks for silent devices, and must find none
             ward.send(as_json("bed-1", hearts.normal(1), first=1))

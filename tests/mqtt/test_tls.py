@@ -141,7 +141,9 @@ def test_plain_against_tls_and_tls_against_plain_come_to_nothing(
             code, line = watching(settings)
             assert code == 1
             assert line.startswith("error: ")
-            daemon = RunningDaemon(tmp_path, url, **settings).start()
+            daemon = RunningDaemon(tmp_path, url, **settings)
+            daemon.log.unlink(missing_ok=True)  # of the one before
+            daemon.start()
             wait_until(lambda log=daemon.log: "disconnected" in log.read_text())
             assert not daemon.healthy()
             assert daemon.stop() == 0  # it might have been the broker's mistake: it went on trying
