@@ -65,7 +65,7 @@ def test_an_alarm_is_acknowledged_with_who_and_when_across_a_restart(
     with Ward(broker.port) as ward:
         with RunningDaemon(tmp_path, broker.url) as daemon:
             ward.send(as_json("bed-7", hearts.episode(10, 5, 0)))
-            ward.wait(lambda: ward.alerts() and ward.on("alarm"))
+            ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["seq"] == 14)
             (raised,) = ward.alerts()
             assert raised["alarm"] == raised["id"]
             assert alarm_of(ward)["alarms"][0]["acknowledged"] is None
@@ -73,6 +73,7 @@ def test_an_alarm_is_acknowledged_with_who_and_when_across_a_restart(
             done = ecg_monitor("acknowledge", raised["id"][:8], MQTT__BROKER=broker.url)
             assert done.returncode == 0, done.stderr
             assert "bed-7: anomaly" in done.stdout and "by Clara" in done.stdout
+            ward.wait(lambda: alarm_of(ward)["alarms"][0]["acknowledged"])
             seen = alarm_of(ward)["alarms"][0]["acknowledged"]
             assert seen["by"] == "Clara"
             assert abs(time.time() - _seconds(seen["time"])) < 30
@@ -137,6 +138,7 @@ def test_nobody_is_alerted_of_a_shelved_device_until_its_time_is_over(
         )
         assert done.returncode == 0, done.stderr
         assert "bed-7: shelved until" in done.stdout
+        ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["shelved"])
         assert alarm_of(ward)["shelved"]["by"] == "Anna"
         ward.send(as_json("bed-7", hearts.episode(0, 5, 10), first=10))  # raised and cleared
         ward.send(as_json("bed-7", hearts.anomalous(5), first=25))  # raised, and stands
@@ -232,7 +234,9 @@ def test_a_flood_of_requests_does_not_flood_the_log(
             ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 5}')
             ward.publish("ecg/bed-8/alarm/shelve", b'{"minutes": 5}')
         ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 6, "by": "Anna"}')
-        ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["shelved"]["by"] == "Anna")
+        ward.wait(
+            lambda: any((s["shelved"] or {}).get("by") == "Anna" for _, s in ward.on("alarm"))
+        )
     assert 2 <= len(daemon.log.read_text().splitlines()) < 100
 
 
@@ -267,7 +271,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, broker: Mosquitto, hearts: 
         body = msgspec.json.encode({"id": alert["id"], "by": "Mallory"})
         ward.publish("ecg/bed-8/alarm/acknowledge", body)
         ward.send(as_json("bed-7", hearts.normal(1), first=15))
-        ward.wait(lambda: alarm_of(ward)["seq"] == 15)
+        ward.wait(lambda: ward.on("alarm") and alarm_of(ward)["seq"] == 15)
         assert alarm_of(ward)["alarms"][0]["acknowledged"] is None
         assert daemon.healthy()
     assert "no alarm with the id" in daemon.log.read_text()
