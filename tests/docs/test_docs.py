@@ -109,6 +109,7 @@ class Terminals:
             "ECG_DATA": str(data),
             "ECG_MONITOR_MQTT__BROKER": broker.url,
             "ECG_MONITOR_METRICS__PORT": str(free_port()),
+            "ECG_MONITOR_SEGMENT__PORT": str(free_port()),
             "SYSTEMD_PAGER": "cat",
         }
 
@@ -155,7 +156,7 @@ def clone(
     """A clone of the repository with a broker, perhaps a monitor, and the data sets, images few."""
     for part in ("docker", "docs", "systemd"):
         shutil.copytree(TOP / part, folder / part)
-    for part in ("Makefile", "pyproject.toml"):
+    for part in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(TOP / part, folder)
     (folder / "mitdb").symlink_to(data / "mitdb")
     chosen = np.concatenate([ecg.beats[ecg.labels][:30], ecg.beats[~ecg.labels][:30]])
