@@ -30,8 +30,9 @@ install: $(VENV)/.all ## Install everything into .venv
 demo: $(VENV)/.demo ## Show it: simulated patients, alarms raised and cleared; Ctrl-C ends it
 	$(BIN)/ecg-monitor demo
 
+# By file, so that what the tests of one share is made once.
 test: install ## Run the tests; ECG_DATA names the folder of the data sets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install ## Check style and types
 	$(BIN)/ruff format --check .

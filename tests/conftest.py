@@ -9,13 +9,13 @@ from monitor.batch import datasets
 from tests.harness import synthetic
 from tests.harness.shipped import make_certificates, make_passwords
 
-settings.register_profile("shared machine", deadline=None)  # others work on it, too
+settings.register_profile("shared machine", deadline=None)  # it may be busy with other work
 settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Return the folder of the real data sets; for tests whose point is a figure of theirs."""
+    """Return the folder of the real data sets, for tests whose point is a figure of theirs."""
     folder = os.environ.get("ECG_DATA")
     if not folder:
         pytest.skip("its point is a figure of the real data sets, and ECG_DATA names none")
@@ -37,7 +37,7 @@ def ecg(data: Path) -> datasets.Beats:
 
 @pytest.fixture(scope="session")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logins for the shipped broker, as `docker/passwords.sh` makes them."""
+    """Return the folder of logins that `docker/passwords.sh` makes for the shipped broker."""
     folder = tmp_path_factory.mktemp("secrets")
     made = make_passwords(folder, "bed-1", "bed-2")
     assert made.returncode == 0, made.stderr
@@ -46,7 +46,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def certificates(secrets: Path) -> Path:
-    """What `docker/certificates.sh` makes; in `other` beside it the same by another CA."""
+    """Return the folder that `docker/certificates.sh` makes; `other` beside it has another CA."""
     for folder in (secrets / "tls", secrets / "other"):
         make_certificates(folder, "localhost", "127.0.0.1")
         make_certificates(folder, "--client", "monitor")
@@ -55,7 +55,7 @@ def certificates(secrets: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets cut to 2,000 images to train on and 500 to test with."""
+    """Return a folder of the image sets, cut to 2,000 images to train on and 500 to test."""
     folder = tmp_path_factory.mktemp("small")
     for name in ("mnist", "fashion-mnist"):
         (folder / name).mkdir()

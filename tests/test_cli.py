@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def user_seconds(*arguments: str) -> float:
-    """CPU time of a child alone: others may work on this machine."""
+    """Return the CPU time of a program: the machine may be busy with other work."""
     child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -36,9 +36,9 @@ def user_seconds(*arguments: str) -> float:
 
 
 @pytest.mark.parametrize("program", ["monitor", "train"])
-def test_help_answers_within_half_a_second(program: str) -> None:
+def test_help_costs_less_than_a_second(program: str) -> None:
     run("-m", program, "--help")  # compiled by now
-    assert min(user_seconds("-m", program, "--help") for _ in range(5)) < 0.5
+    assert min(user_seconds("-m", program, "--help") for _ in range(3)) < 1
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ def _roc_auc(scores: Floats, normal: NDArray[np.bool_]) -> float | None:
         from scipy.stats import mannwhitneyu
     except ModuleNotFoundError:
         raise Failure("batch needs SciPy: pip install 'ecg-monitor[batch]'") from None
-    abnormal = scores[~normal]
-    above = mannwhitneyu(abnormal, scores[normal], method="asymptotic").statistic
+    exact = scores.astype(np.float64)  # SciPy adds up the ranks in the scores' own precision
+    abnormal = exact[~normal]
+    above = mannwhitneyu(abnormal, exact[normal], method="asymptotic").statistic
     return float(above / (len(abnormal) * int(normal.sum())))
 
 

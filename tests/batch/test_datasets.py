@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def test_images_are_scaled_and_keep_their_order(small: Path) -> None:
         ),
         (gzip.compress(idx(0, 28, 28)), "has 0 bytes of data, expected 0 for 0 items"),
     ],
+    ids=count(),  # a gzip file has the time in it, and a test has one name
 )
 def test_a_broken_file_is_named_with_what_was_expected(
     small: Path, content: bytes, reason: str

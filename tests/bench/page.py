@@ -28,8 +28,8 @@ from monitor.web.live_feed import MAX_WATCHED, REFRESH_INTERVAL, WATCH_TIMEOUT, 
 from tests.bench.streaming import BeatPublisher, daemon_rate, running, stream
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Hearts
 from tests.harness.faults import OPEN
-from tests.harness.wards import Hearts
 
 PAGES = (0, 1, MAX_WATCHED)
 TURNS = 4

@@ -36,8 +36,8 @@ from monitor.mqtt.packets import parse_publish
 from monitor.topics import Topics
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Hearts, Ward, as_float32, as_json
 from tests.harness.faults import OPEN
-from tests.harness.wards import Hearts, Ward, as_float32, as_json
 
 TURNS = 5
 MESSAGES = 30_000

@@ -5,7 +5,6 @@ What is held against the recording is what a subscriber hears: beats and alerts.
 
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from monitor.ecg.rpeaks import Signal
 from monitor.settings import Settings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.waiting import wait_until
 from train.evaluation.perturbations import CHANGES
 from train.evaluation.rpeaks import resampled
 
@@ -41,9 +41,8 @@ END = 570
 
 
 @pytest.fixture(scope="module")
-def source(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue("data")
-    return folder / "mitdb" / "106"
+def source(data: Path) -> Path:
+    return data / "mitdb" / "106"
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +127,6 @@ def replay(broker: Mosquitto, source: Path, *options: str) -> int:
     return int(done.stderr.split("published ")[1].split()[0])
 
 
-def until(holds: Any, what: str) -> None:
-    deadline = time.monotonic() + WITHIN
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def spoilt(source: Path, rate: float) -> Signal:
     """The record's first minutes at a sampling rate, with 30 s of noise and 30 s of a lead off."""
     ecg = resampled(records.read(source), rate)
@@ -164,7 +156,7 @@ def test_ventricular_episodes_are_raised(source: Path, model: Path, tmp_path: Pa
     with ward(tmp_path, model) as (broker, daemon, heard):
         number = replay(broker, source, "--start", "300")
         daemon.wait_until("ecg_monitor_beats_received_total", number)
-        until(lambda: len(heard.at) == number, "the subscriber heard every beat")
+        wait_until(lambda: len(heard.at) == number, WITHIN)
     begins = heard.events("anomaly", "raised", ecg.rate)
     ends = [*heard.events("anomaly", "cleared", ecg.rate), np.inf][: len(begins)]
     spans = [evaluation.Span(begin, end, begin) for begin, end in zip(begins, ends, strict=True)]
@@ -183,7 +175,7 @@ def test_every_beat_has_the_number_of_its_r_peak(
     with ward(tmp_path, model) as (broker, _, heard):
         options = ("--start", "300", "--stop", "360", "--beats-per-message", str(each))
         assert replay(broker, source, *options) == len(expected)
-        until(lambda: len(heard.scored) == len(expected), "every beat was scored")
+        wait_until(lambda: len(heard.scored) == len(expected), WITHIN)
     assert heard.scored == list(heard.at.values()) == expected
 
 
@@ -211,8 +203,8 @@ def test_noise_and_a_lead_that_is_off_are_a_matter_of_the_signal(
     with ward(tmp_path, model) as (broker, daemon, heard):
         number = replay(broker, tmp_path / f"spoilt{ending}", "--start", "300")
         daemon.wait_until("ecg_monitor_beats_received_total", number)
-        until(lambda: len(heard.at) == number, "the subscriber heard every beat")
-        until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, "it cleared")
+        wait_until(lambda: len(heard.at) == number, WITHIN)
+        wait_until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, WITHIN)
     assert_a_matter_of_the_signal(heard, rate)
 
 
@@ -231,7 +223,7 @@ def test_so_they_are_live(source: Path, model: Path, tmp_path: Path) -> None:
             payload = msgspec.json.encode(chunk | {"seq": first})
             device.publish("ecg/bed-1/samples", payload, qos=1).wait_for_publish(WITHIN)
         segment.wait_until("ecg_monitor_samples_received_total", len(signal) - 300 * rate)
-        until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, "it cleared")
+        wait_until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, WITHIN)
         device.disconnect()
         device.loop_stop()
     assert_a_matter_of_the_signal(heard, rate)

@@ -13,7 +13,10 @@ from monitor.batch.datasets import Beats
 from tests.harness import faults
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32, as_json
+from tests.harness.devices import Hearts, Ward, as_float32, as_json
+from tests.harness.waiting import wait_until
+
+UNACKNOWLEDGED = "ecg_monitor_unacknowledged_messages"
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +116,14 @@ def test_a_window_is_not_older_after_a_crash_than_it_was(tmp_path: Path, hearts:
             for i, message in enumerate(as_json("bed-1", hearts.episode(0, 2, 9))):
                 ward.send([message])
                 daemon.wait_until("ecg_monitor_beats_scored_total", i + 1)
-            time.sleep(0.3)
+            ward.wait(lambda: daemon.value(UNACKNOWLEDGED) == 0)  # the window is saved
             daemon.process.kill()
             daemon.process.wait()
         with RunningDaemon(tmp_path, broker.url) as daemon:
             ward.send(as_json("bed-1", hearts.anomalous(1), first=11))
             daemon.wait_until("ecg_monitor_beats_scored_total", 1)
-            time.sleep(0.3)
+            ward.wait(lambda: daemon.value(UNACKNOWLEDGED) == 0)
+            ward.catch_up()
     assert ward.alerts() == []
 
 
@@ -138,14 +142,11 @@ def test_another_client_with_our_id_is_said_once_and_is_no_busy_loop(tmp_path: P
     with Mosquitto(tmp_path, faults.OPEN) as broker:
         with RunningDaemon(tmp_path, broker.url) as daemon:
             with Ward(broker.port, "test", listen=False):  # the id of the daemon under test
-                time.sleep(6)
+                time.sleep(6)  # long enough for many turns of a busy loop
             said = daemon.log.read_text()
             assert said.count("another client uses mqtt.client_id 'test'") == 1
             assert daemon.value("ecg_monitor_mqtt_connects_total") < 12
-            deadline = time.monotonic() + 35
-            while not daemon.healthy():
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(daemon.healthy, within=35, said=daemon.log.read_text)
 
 
 def test_a_publish_that_the_broker_refuses_is_not_lost(tmp_path: Path, hearts: Hearts) -> None:
@@ -159,12 +160,12 @@ def test_a_publish_that_the_broker_refuses_is_not_lost(tmp_path: Path, hearts: H
             ward.send(as_json("bed-1", hearts.anomalous(3)))
             daemon.wait_until("ecg_monitor_publishes_refused_total", 1)
             assert not daemon.healthy()
-            daemon.wait_until("ecg_monitor_unacknowledged_messages", 1)
+            daemon.wait_until(UNACKNOWLEDGED, 1)
             rights.write_text(everything)
             broker.reload()
             ward.wait(lambda: ward.alerts())
             ward.wait(daemon.healthy)
-            ward.wait(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
+            ward.wait(lambda: daemon.value(UNACKNOWLEDGED) == 0)
     assert [alert["event"] for alert in ward.alerts()] == ["raised"]
 
 
@@ -183,11 +184,11 @@ def test_a_broker_that_restarts_while_all_hands_are_full_gets_everything(
             sent = 3 + ward.send(as_json("bed-2", hearts.normal(20)))
             broker.stop()
             rights.write_text("topic readwrite #\n")
-            time.sleep(1)
+            wait_until(lambda: not daemon.healthy())
             broker.start()
             ward.wait(lambda: ward.alerts())
             daemon.wait_until("ecg_monitor_beats_received_total", sent)
-            ward.wait(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
+            ward.wait(lambda: daemon.value(UNACKNOWLEDGED) == 0)
             assert daemon.value("ecg_monitor_beats_received_total") == sent
 
 
@@ -199,11 +200,12 @@ def test_a_daemon_that_stood_still_calls_nobody_silent_whom_it_has_not_read(
             ward.send(as_json("bed-1", hearts.normal(1)))
             daemon.wait_until("ecg_monitor_beats_scored_total", 1)
             daemon.process.send_signal(signal.SIGSTOP)
-            time.sleep(6)
+            time.sleep(6)  # longer than a device may be silent
             daemon.process.send_signal(signal.SIGCONT)
-            time.sleep(1)
+            time.sleep(1)  # it looks for silent devices, and must find none
             ward.send(as_json("bed-1", hearts.normal(1), first=1))
             daemon.wait_until("ecg_monitor_beats_scored_total", 2)
+            ward.catch_up()
     assert ward.alerts() == []
 
 
@@ -213,7 +215,8 @@ def test_an_alarm_comes_in_time_beside_a_flood_of_nonsense(tmp_path: Path, heart
     def flood(port: int, seed: int) -> None:
         draw = np.random.default_rng(seed)
         with Ward(port, f"flood-{seed}", listen=False) as ward:
-            while not over.is_set():
+            # 1,200 messages a second of both: more would pile up in the broker of a busy machine.
+            while not over.wait(0.005):
                 device = draw.integers(10_000)
                 nonsense = draw.bytes(int(draw.integers(0, 1200)))
                 odd = as_float32("", hearts.anomalous(1))[0].payload
@@ -227,7 +230,7 @@ def test_an_alarm_comes_in_time_beside_a_flood_of_nonsense(tmp_path: Path, heart
             for thread in floods:
                 thread.start()
             try:
-                time.sleep(3)
+                daemon.wait_until("ecg_monitor_beats_received_total", 1000)
                 delays = []
                 with Ward(broker.port, "well", listen=False) as device:
                     for i in range(5):
@@ -237,7 +240,7 @@ def test_an_alarm_comes_in_time_beside_a_flood_of_nonsense(tmp_path: Path, heart
                         delays.append(time.monotonic() - begun)
                         device.send(as_json("well", hearts.normal(10), first=100 * i + 3))
                         ward.wait(lambda i=i: len(ward.alerts()) > 2 * i + 1)
-                assert daemon.value("ecg_monitor_unacknowledged_messages") < 2000
+                assert daemon.value(UNACKNOWLEDGED) < 2000
                 assert daemon.healthy()
             finally:
                 over.set()

@@ -22,7 +22,8 @@ from monitor.commands.demo import EmbeddedBroker, free_port
 from monitor.detector.model_file import Detector, shipped
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32, as_json, in_turn
+from tests.harness.devices import Hearts, Ward, as_float32, as_json, in_turn
+from tests.harness.waiting import wait_until
 
 UNBOUNDED = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
 
@@ -321,10 +322,9 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, hearts: He
     port = free_port()
     waiting = RunningDaemon(tmp_path, f"mqtt://127.0.0.1:{port}").start()
     try:
-        time.sleep(2)
+        wait_until(lambda: "Connection refused" in waiting.log.read_text())
         assert waiting.process.poll() is None
         assert not waiting.healthy()
-        assert "Connection refused" in waiting.log.read_text()
         conf = f"listener {port} 127.0.0.1\nallow_anonymous true\n"
         with Mosquitto(tmp_path, conf, port=port), Ward(port) as ward:
             begun = time.monotonic()
@@ -359,11 +359,8 @@ def test_a_broker_that_goes_before_the_alarms_are_read_back_is_waited_for(tmp_pa
             session.recv(1000)
             broker.close()
             session.sendall(bytes([0x20, 3, 0, 0, 0]))  # accepted
-            deadline = time.monotonic() + 20
-            while "cannot be read back" not in daemon.log.read_text():
-                assert time.monotonic() < deadline
-                assert daemon.process.poll() is None
-                time.sleep(0.05)
+            wait_until(lambda: "cannot be read back" in daemon.log.read_text())
+            assert daemon.process.poll() is None
     assert daemon.stop() == 0
 
 

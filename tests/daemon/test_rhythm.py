@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from monitor.ecg.simulator import Simulator
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Ward
 from tests.harness.signals import heart
-from tests.harness.wards import Ward
 
 RATE = 250
 SECONDS = np.arange(20 * RATE) / RATE

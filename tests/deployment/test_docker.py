@@ -5,7 +5,7 @@ import re
 import stat
 import subprocess
 import sys
-import time
+import threading
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, requires
@@ -25,6 +25,7 @@ from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped
 from tests.harness.signals import heart
+from tests.harness.waiting import WITHIN, wait_until
 
 TOP = Path(__file__).parents[2]
 USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
@@ -203,7 +204,7 @@ def test_the_health_check_sees_how_a_daemon_is(tmp_path: Path, name: str, port: 
         command = [sys.executable, *arguments]
         assert subprocess.run(command, check=False).returncode == 0
         broker.stop()
-        time.sleep(1)
+        wait_until(lambda: subprocess.run(command, capture_output=True, check=False).returncode)
         assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
@@ -381,6 +382,7 @@ def test_everybody_publishes_and_reads_what_the_shipped_rights_say_and_nothing_e
     """Each user tries to publish to each topic, before the eyes of each user."""
     heard: dict[str, set[tuple[str, bytes]]] = {user: set() for user in USERS}
     clients = {}
+    answered = {user: threading.Semaphore(0) for user in USERS}
     answers: dict[str, dict[int, bool]] = {user: {} for user in USERS}
     for user in USERS:
         each = clients[user] = client.join(as_user(broker, secrets, user), user)
@@ -394,25 +396,30 @@ def test_everybody_publishes_and_reads_what_the_shipped_rights_say_and_nothing_e
             answers[user][mid] = not reason.is_failure
 
         each.on_message, each.on_publish = on_message, on_publish
-        each.subscribe("#", qos=1)
-        for topic in TRIED:
-            each.subscribe(topic, qos=1)
-    time.sleep(0.3)
+        each.on_subscribe = lambda *_, user=user: answered[user].release()
+        each.subscribe([(topic, 1) for topic in ("#", *TRIED)])
+    for user in USERS:
+        assert answered[user].acquire(timeout=WITHIN)
+
+    def own(user: str) -> set[str]:
+        return {topic for topic, _ in heard[user].copy() if not topic.startswith("$SYS")}
+
     granted: dict[str, set[str]] = {}
     for user, each in clients.items():
         mids = {each.publish(topic, user, qos=1).mid: topic for topic in TRIED}
-        deadline = time.monotonic() + 5
-        while len(answers[user]) < len(mids) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda user=user, mids=mids: len(answers[user]) == len(mids))
         granted[user] = {topic for mid, topic in mids.items() if answers[user].get(mid)}
-    time.sleep(0.3)
+    for user in USERS:
+        wait_until(lambda user=user: own(user) >= MAY_READ[user])
+    for user, each in clients.items():  # what a user may not read would come before the answer
+        each.subscribe("the/end", qos=1)
+        assert answered[user].acquire(timeout=WITHIN)
     for each in clients.values():
         each.disconnect()
         each.loop_stop()
     assert granted == MAY_PUBLISH
     for user in USERS:
-        own = {topic for topic, _ in heard[user] if not topic.startswith("$SYS")}
-        assert own == MAY_READ[user], user
+        assert own(user) == MAY_READ[user], user
         publishers = {(t, p.decode()) for t, p in heard[user] if not t.startswith("$SYS")}
         assert all(topic in MAY_PUBLISH[publisher] for topic, publisher in publishers)
 

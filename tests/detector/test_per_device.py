@@ -17,7 +17,7 @@ from monitor.settings import ModelSettings
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Hearts, Ward, as_float32
+from tests.harness.devices import Hearts, Ward, as_float32
 
 WAVES = np.sin(np.arange(140) / 140 * 2 * np.pi + np.arange(20)[:, None]).astype(np.float32)
 """float32 [20, 140] with a mean size of 0.64, which is what the detectors below score."""

@@ -1,7 +1,6 @@
 """The description of topics and payloads is true of what the program takes and sends."""
 
 import re
-import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +24,7 @@ from monitor.settings import Settings
 from monitor.topics import subscription, topic_of
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.waiting import wait_until
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "asyncapi.yaml").read_text())
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
@@ -289,9 +289,9 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             daemon.wait_until(raised, 1)
             shelve = topic_of(settings.output.topic, "bed-7", "alarm/shelve")
             subscriber.publish(shelve, messages.encode(operator_requests.Shelve(5, "Anna")), qos=1)
-            while not (silent := [m for topic, m, *_ in seen if b'"silent"' in m]):
-                time.sleep(0.05)
-            alarm = msgspec.json.decode(silent[0])["id"]  # the alert comes before the alarm
+            wait_until(lambda: any(b'"silent"' in text for _, text, *_ in list(seen)))
+            silent = next(text for _, text, *_ in seen if b'"silent"' in text)
+            alarm = msgspec.json.decode(silent)["id"]  # the alert comes before the alarm
             seen_it = operator_requests.Acknowledge(alarm, "Anna")
             acknowledge = topic_of(settings.output.topic, "bed-7", "alarm/acknowledge")
             subscriber.publish(acknowledge, messages.encode(seen_it), qos=1)
@@ -300,14 +300,11 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             subscriber.publish(again, msgspec.json.encode(message), qos=1)
             daemon.wait_until("ecg_monitor_beats_received_total", 76)
             daemon.stop()
-        deadline = time.monotonic() + 5
-        while seen[-1][1] != b"stopped" and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: seen[-1][1] == b"stopped")
         late = client.join(settings.mqtt, "late")
         late.on_message = on_message
         late.subscribe("#", qos=1)
-        while not any(retained and b"stopped" in text for _, text, _, retained in seen):
-            time.sleep(0.05)
+        wait_until(lambda: any(kept and b"stopped" in text for _, text, _, kept in list(seen)))
         for each in (subscriber, late):
             each.disconnect()
             each.loop_stop()

@@ -26,6 +26,7 @@ from monitor.settings import MqttSettings
 from tests.harness.brokers import ANYBODY, Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import PAGES, README, TOP, Block, blocks, named
+from tests.harness.waiting import wait_until
 from train.cli import app as train_app
 
 APPS = {"ecg-monitor": monitor_app, "ecg-train": train_app}
@@ -77,8 +78,12 @@ INSTEAD = {
 }
 """Commands that are replaced, and by what."""
 
-STAY = ("ecg-monitor run --broker", "ecg-monitor watch", "ecg-monitor segment")
-"""Commands that run until they are ended."""
+STAY = {
+    "ecg-monitor run --broker": b'"connected"',
+    "ecg-monitor watch": b"listening",
+    "ecg-monitor segment": b'"connected"',
+}
+"""Commands that run until they are ended, and what they print when they have begun."""
 
 
 class Terminals:
@@ -104,27 +109,29 @@ class Terminals:
             "ECG_DATA": str(data),
             "ECG_MONITOR_MQTT__BROKER": broker.url,
             "ECG_MONITOR_METRICS__PORT": str(free_port()),
+            "ECG_MONITOR_SEGMENT__PORT": str(free_port()),
             "SYSTEMD_PAGER": "cat",
         }
 
     def type(self, line: str) -> None:
-        """Run a command; one that stays has three seconds to begin."""
+        """Run a command until its end; one that stays, until it has begun."""
         command = INSTEAD.get(line, line)
         for there, here in self._places.items():
             command = command.replace(there, here)
         log = self.folder / f"terminal-{time.monotonic_ns()}"
         with log.open("wb") as out:
             running = subprocess.Popen(
-                ["bash", "-euc", f"exec {command}" if line.startswith(STAY) else command],
+                ["bash", "-euc", f"exec {command}" if line.startswith(tuple(STAY)) else command],
                 cwd=self.folder,
                 env=self._environment,
                 stdout=out,
                 stderr=out,
             )
-        if line.startswith(STAY):
-            self._staying.append((line, running, log))
-            time.sleep(3)
-            return
+        for start, begun in STAY.items():
+            if line.startswith(start):
+                self._staying.append((line, running, log))
+                wait_until(lambda begun=begun: begun in log.read_bytes(), said=log.read_text)
+                return
         try:
             code = running.wait(300)
         finally:
@@ -149,7 +156,7 @@ def clone(
     """A clone of the repository with a broker, perhaps a monitor, and the data sets, images few."""
     for part in ("docker", "docs", "systemd"):
         shutil.copytree(TOP / part, folder / part)
-    for part in ("Makefile", "pyproject.toml"):
+    for part in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(TOP / part, folder)
     (folder / "mitdb").symlink_to(data / "mitdb")
     chosen = np.concatenate([ecg.beats[ecg.labels][:30], ecg.beats[~ecg.labels][:30]])

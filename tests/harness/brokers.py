@@ -1,4 +1,4 @@
-"""A real mosquitto on a port that the system chose, to be started, stopped and killed by tests."""
+"""A real mosquitto that tests start, stop and kill, on a free port."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ import pytest
 from monitor.commands.demo import free_port
 
 WITHIN = 10.0
-"""Seconds that a broker may take to come or to go."""
+"""Seconds that a broker may take to start or to stop."""
 
 
 def program(name: str) -> str:
-    """Find a program; without it the test is skipped, but fails where `CI` is set."""
+    """Return the path of a program; skip the test without it, or fail it where `CI` is set."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
@@ -43,21 +43,21 @@ ANYBODY = "allow_anonymous true\n"
 
 
 class Mosquitto:
-    """A broker that keeps its port and its store from one start to the next.
+    """A broker that keeps its port, and its store if it has one, from one start to the next.
 
     Attributes:
-        port: on the loopback address.
-        url: for `mqtt.broker`.
-        log: the file with what it says.
+        port: its port on the loopback address.
+        url: its address for `mqtt.broker`.
+        log: the file that it logs to.
     """
 
     def __init__(self, folder: Path, conf: str = ANYBODY, port: int | None = None) -> None:
-        """Prepare a broker that is not started yet.
+        """Write the configuration; the broker is not started yet.
 
         Args:
-            folder: for its configuration, its log and its store.
-            conf: lines of mosquitto.conf; the listener is added where they have none.
-            port: the one that `conf` listens on, where it does.
+            folder: where its configuration, its log and its store are kept.
+            conf: lines of mosquitto.conf; a listener is added unless `port` is given.
+            port: the port that `conf` listens on.
         """
         self.port = port or free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
@@ -66,7 +66,7 @@ class Mosquitto:
         if port is None:
             conf = f"listener {self.port} 127.0.0.1\n{conf}"
         if "user " not in conf:
-            conf += "user root\n"  # where we are root, it would else not write to the folder
+            conf += "user root\n"  # started by root, it would run as a user who cannot write here
         self._conf.write_text(conf)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,23 +81,23 @@ class Mosquitto:
         return self
 
     def stop(self) -> None:
-        """Ask it to stop, and wait: it writes its store."""
+        """Stop it and wait until it has written its store."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(WITHIN)
             self._process = None
 
     def reload(self) -> None:
-        """Have it read its configuration again."""
+        """Make it read its configuration again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 
     def forget(self) -> None:
-        """Stop it for good: without a store in its configuration, all that it held is gone."""
+        """Stop it; without a store in its configuration, all that it held is lost."""
         self.stop()
 
     def kill(self) -> None:
-        """Stop it without a word: what its store did not hold yet is lost."""
+        """Kill it: what is not in its store yet is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(WITHIN)

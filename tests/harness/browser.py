@@ -1,4 +1,4 @@
-"""A real Chromium, for tests that look at the page as a person does."""
+"""A real Chromium, for tests of the live page."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from tests.harness.brokers import program
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start the Chromium that is installed; without one the test is skipped, but fails in CI."""
+    """Start the installed Chromium; skip the test without one, or fail it where `CI` is set."""
     path = program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

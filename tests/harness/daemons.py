@@ -1,31 +1,27 @@
-"""The real daemon in a process of its own, for tests that look at it from outside."""
+"""The real daemon in a process of its own."""
 
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from monitor.commands.demo import free_port
-
-WITHIN = 20.0
-"""Seconds that a daemon may take to be well, or to go."""
+from tests.harness.waiting import WITHIN, wait_until
 
 
 class RunningDaemon:
-    """`ecg-monitor run`, or another daemon of ours, started with `with`.
+    """`ecg-monitor run` or `ecg-monitor segment`, from `with` to its end.
 
-    Settings are given as in the environment, without ECG_MONITOR_; other variables by themselves.
+    Settings are named as in the environment, without `ECG_MONITOR_`; other variables of the
+    environment are given separately.
 
     Attributes:
         address: host and port of its metrics.
-        log: the file with what it says.
-        process: the running program.
+        log: the file that it logs to.
+        process: the process.
     """
 
     process: subprocess.Popen[bytes]
@@ -53,7 +49,7 @@ class RunningDaemon:
             self._environment[f"ECG_MONITOR_{name}"] = value
 
     def start(self) -> Self:
-        """Start it; whether it is well is another question."""
+        """Start it, and do not wait until it is healthy."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "monitor", self._command], env=self._environment, stderr=log
@@ -62,19 +58,21 @@ class RunningDaemon:
 
     def __enter__(self) -> Self:
         self.start()
-        deadline = time.monotonic() + WITHIN
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if self.healthy():
-                return self
-            time.sleep(0.05)
-        self.stop()
-        pytest.fail(f"the daemon is not well:\n{self.log.read_text(errors='replace')}")
+        try:
+            wait_until(
+                lambda: self.process.poll() is not None or self.healthy(), said=self.log.read_text
+            )
+            assert self.process.poll() is None, self.log.read_text()
+        except BaseException:
+            self.stop()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def healthy(self) -> bool:
-        """Whether it says so."""
+        """Return whether `/healthz` says that it is."""
         try:
             with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=2):
                 return True
@@ -85,31 +83,30 @@ class RunningDaemon:
             return False
 
     def metrics(self) -> str:
-        """What Prometheus would read."""
+        """Return the page that Prometheus reads."""
         with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5) as page:
             return str(page.read().decode())
 
     def value(self, series: str) -> float:
-        """The value of a series, named as on the page: `name` or `name{label="value"}`."""
+        """Return the value of a series, named as on the page: `name` or `name{label="value"}`."""
         lines = (line.rpartition(" ") for line in self.metrics().splitlines())
         return next(float(value) for name, _, value in lines if name == series)
 
     def wait_until(self, series: str, least: float) -> None:
-        """Wait until a series has reached a value."""
-        deadline = time.monotonic() + WITHIN
-        while self.value(series) < least:
-            if time.monotonic() > deadline:
-                pytest.fail(f"{series} is {self.value(series)}, not {least}")
-            time.sleep(0.05)
+        """Wait until a series has reached the value `least`."""
+        wait_until(
+            lambda: self.value(series) >= least,
+            said=lambda: f"{series} is {self.value(series)}, not {least}",
+        )
 
     def stop(self) -> int:
-        """Ask it to stop and wait; its exit code."""
+        """Stop it with SIGTERM and return its exit code."""
         self.process.terminate()
         return self.process.wait(WITHIN)
 
 
 def ending(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
-    """The exit code of a daemon that must not live, and the last line of what it said."""
+    """Return the exit code of a daemon that must end by itself, and the last line of its log."""
     daemon = RunningDaemon(folder, settings["MQTT__BROKER"], **settings)
     daemon.log.write_text("")
     daemon.start()

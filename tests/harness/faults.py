@@ -1,9 +1,9 @@
-"""What becomes of the beats when something breaks: real brokers, real signals.
+"""What becomes of the beats when something breaks, with a real broker and real signals.
 
 Beats come ready cut, or are cut from raw samples by a daemon that breaks, too.
 
-Each scenario states what the user is promised and gives its figures. `make faults` prints them;
-`tests/daemon/test_faults.py` holds them to the promises.
+The docstring of each scenario is a promise to the user, and its figures say how it went. `make
+faults` prints them; `tests/daemon/test_faults.py` tests the promises.
 """
 
 import os
@@ -33,12 +33,13 @@ from monitor.ecg.streams import SILENT_AFTER
 from monitor.errors import Failure
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Hearts, Sent, Ward, as_json, in_turn
 from tests.harness.signals import heart
-from tests.harness.wards import Hearts, Sent, Ward, as_json, in_turn
+from tests.harness.waiting import wait_until
 
 DEVICES = 60
 EPISODE = (20, 8, 32)
-"""Normal, anomalous, and again normal beats of each device: one alarm, raised and cleared."""
+"""Normal, anomalous and again normal beats of each device: one alarm, raised and cleared."""
 
 RATE = 1000
 """Messages a second, one beat each."""
@@ -51,6 +52,16 @@ RAW_SPEED = 4
 
 SETTINGS = {"OUTPUT__SCORES": "true", "ALARM__SILENT_AFTER": "0"}
 ALERTS = "ecg_monitor_alerts_total"
+SCORED = "ecg_monitor_beats_scored_total"
+UNDER_WAY = 300
+"""Scored beats after which a daemon is in mid-stream: a twelfth of all."""
+
+QUIET = 4.0
+"""Seconds without a message after which no more is waited for."""
+
+LAST_ALERTS = 3.0
+"""Seconds that the last alerts may come after the last scores."""
+
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
 OPEN = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
 
@@ -66,7 +77,7 @@ class Outcome:
             published again and differed.
         raised: devices with exactly one id among their `raised` alerts, of `devices`; None where
             there is no monitor.
-        recovered: seconds until the daemon was well again; None where it never was unwell.
+        recovered: seconds until the daemon was healthy again; None where it always was.
         devices: how many there were.
         again: beats cut from raw samples that were published again, the same to the last bit, by
             which the monitor knows them.
@@ -82,31 +93,42 @@ class Outcome:
 
 
 def streams(hearts: Hearts) -> list[Sent]:
-    """The beats of all devices in turn; each has one episode."""
+    """Return the beats of all devices in turn; each has one episode."""
     return in_turn([as_json(f"bed-{i}", hearts.episode(*EPISODE)) for i in range(DEVICES)])
 
 
-def judge(ward: Ward, sent: int, within: float = 30, pause: float = 2) -> Outcome:
-    """Wait until every beat was scored, or nothing more comes, and count by what was published.
+def judge(ward: Ward, sent: int, within: float = 30, pause: float = QUIET) -> Outcome:
+    """Wait until every beat was scored or nothing more comes, and count what was published.
 
     `pause` is how many seconds without anything new are the end.
     """
-    deadline = time.monotonic() + within
-    before = -1
-    while sum(len(set(of)) for of in ward.scored().values()) < sent:
-        if time.monotonic() > deadline or len(ward.seen) == before:
-            break
-        before = len(ward.seen)
-        time.sleep(pause)
-    time.sleep(0.5)  # for the alerts behind the last scores
+    begun = time.monotonic()
+
+    def quiet() -> bool:
+        last = ward.seen[-1][0] if ward.seen else 0.0
+        return time.monotonic() - max(begun, last) > pause
+
+    _wait(lambda: _distinct(ward) >= sent or quiet(), within)
+    _wait(lambda: raised_once(ward) == DEVICES, LAST_ALERTS)
     numbers = ward.scored()
     distinct = sum(len(set(of)) for of in numbers.values())
     total = sum(len(of) for of in numbers.values())
     return Outcome(sent, sent - distinct, total - distinct, raised_once(ward))
 
 
+def _distinct(ward: Ward) -> int:
+    return sum(len(set(of)) for of in ward.scored().values())
+
+
+def _wait(ready: Callable[[], bool], within: float) -> None:
+    """Wait until `ready`, but no longer than `within`: what is missing then is a figure."""
+    deadline = time.monotonic() + within
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.1)  # each look counts all that came
+
+
 def raised_once(ward: Ward) -> int:
-    """How many devices raised their alarm under exactly one id."""
+    """Return how many devices raised their alarm under exactly one id."""
     ids: dict[str, set[str]] = {}
     for alert in ward.alerts():
         if alert["event"] == "raised" and alert["kind"] == "anomaly":
@@ -115,32 +137,30 @@ def raised_once(ward: Ward) -> int:
 
 
 def judge_by_metrics(daemon: RunningDaemon, sent: int) -> Outcome:
-    """The same where the broker was gone, which keeps neither scores nor, without a store, us.
+    """Count by the daemon's metrics, where the broker was away and may have lost scores.
 
-    A message that comes again over a new connection is known again while it is in hand; what was
-    acknowledged, but not to the broker's knowledge, is scored again. So `lost` is the least, and
-    `repeated` the most that it can have been.
+    A message that comes again over a new connection is recognised while it is in hand; one whose
+    acknowledgement the broker never got is scored again. So `lost` is a lower bound and `repeated`
+    an upper one.
     """
-    deadline = time.monotonic() + 10
-    while (taken := int(daemon.value("ecg_monitor_beats_scored_total"))) < sent:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    time.sleep(1)
+    _wait(lambda: daemon.value(SCORED) >= sent, 10)
+    _wait(lambda: _raised(daemon) == DEVICES, LAST_ALERTS)
+    taken = int(daemon.value(SCORED))
     repeated = int(daemon.value("ecg_monitor_messages_redelivered_total"))
-    raised = sum(
+    return Outcome(sent, max(0, sent - taken), repeated, _raised(daemon))
+
+
+def _raised(daemon: RunningDaemon) -> int:
+    return sum(
         int(daemon.value(f'{ALERTS}{{event="raised",kind="anomaly",priority="{priority}"}}'))
         for priority in ("medium", "high")
     )
-    return Outcome(sent, max(0, sent - taken), repeated, raised)
 
 
 def until_healthy(daemon: RunningDaemon, within: float = 30) -> float:
-    """Seconds until the daemon says that it is well."""
+    """Wait until the daemon is healthy and return the seconds that it took."""
     begun = time.monotonic()
-    while not daemon.healthy():
-        assert time.monotonic() - begun < within, daemon.log.read_text()
-        time.sleep(0.02)
+    wait_until(daemon.healthy, within, daemon.log.read_text)
     return time.monotonic() - begun
 
 
@@ -151,7 +171,7 @@ def killed(folder: Path, hearts: Hearts) -> Outcome:
             sender = _Sender(broker.port, streams(hearts))
             recovered = 0.0
             for _ in range(3):
-                time.sleep(0.7)
+                daemon.wait_until(SCORED, UNDER_WAY)
                 os.kill(daemon.process.pid, signal.SIGKILL)
                 daemon.process.wait()
                 daemon.start()
@@ -166,9 +186,9 @@ def restarted(folder: Path, hearts: Hearts) -> Outcome:
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
             sender = _Sender(broker.port, streams(hearts))
-            time.sleep(1)
+            daemon.wait_until(SCORED, UNDER_WAY)
             assert daemon.stop() == 0
-            time.sleep(1)
+            time.sleep(1)  # the devices go on
             daemon.start()
             recovered = until_healthy(daemon)
             outcome = judge(ward, sender.finish())
@@ -181,9 +201,9 @@ def stalled(folder: Path, hearts: Hearts) -> Outcome:
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
             sender = _Sender(broker.port, streams(hearts))
-            time.sleep(0.5)
+            daemon.wait_until(SCORED, UNDER_WAY)
             daemon.process.send_signal(signal.SIGSTOP)
-            time.sleep(5)
+            time.sleep(5)  # the devices go on
             daemon.process.send_signal(signal.SIGCONT)
             return judge(ward, sender.finish())
 
@@ -211,7 +231,7 @@ def broker_away(folder: Path, hearts: Hearts) -> Outcome:
 def _broker_away(
     folder: Path, hearts: Hearts, conf: str, end: Callable[[Mosquitto], None], seconds: float
 ) -> Outcome:
-    """The broker goes between two halves of the beats, with the first half still under way."""
+    """Take the broker away between two halves of the beats, the first still under way."""
     messages = streams(hearts)
     half = len(messages) // 2
     with Mosquitto(folder, conf) as broker, Ward(broker.port) as ward:
@@ -441,7 +461,7 @@ class _Sender:
         self._thread.start()
 
     def finish(self) -> int:
-        """Wait until all are sent; how many they were."""
+        """Wait until all are sent, and return how many they were."""
         self._thread.join()
         return self._sent
 

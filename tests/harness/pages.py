@@ -10,7 +10,7 @@ PAGES = [README, *sorted((TOP / "docs").glob("*.md"))]
 
 
 class Block(NamedTuple):
-    """A fenced block of a page; `kind` is what stands behind its first fence."""
+    """A fenced block of a page; `kind` is its info string."""
 
     page: Path
     kind: str
@@ -18,12 +18,13 @@ class Block(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """Its commands, without their comments."""
+        """Return its commands, without their comments."""
         commands = (re.sub(r"\s{2,}#.*", "", line) for line in self.text.splitlines())
         return [line for line in commands if line.strip() and not line.startswith("#")]
 
 
 def blocks(*kinds: str) -> list[Block]:
+    """Return the blocks of all pages, of these kinds or of all."""
     found = [
         Block(page, *parts)
         for page in PAGES
@@ -33,4 +34,5 @@ def blocks(*kinds: str) -> list[Block]:
 
 
 def named(block: Block) -> str:
+    """Return a name for a block as a test's parameter."""
     return f"{block.page.name}: {block.text.splitlines()[0][:40]}"

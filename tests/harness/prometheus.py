@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes for the tests."""
+"""A real Prometheus that scrapes a daemon."""
 
 import json
 import subprocess
@@ -9,20 +9,20 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import yaml
 
 from monitor.commands.demo import free_port
 from tests.harness.brokers import program, wait_for
+from tests.harness.waiting import wait_until
 
 WITHIN = 30.0
-"""Seconds that may pass until a query gives what is waited for."""
+"""Seconds that Prometheus may take to start, to answer as expected, or to stop."""
 
 Labels = frozenset[tuple[str, str]]
 
 
 class Prometheus:
-    """Scrapes every second; use it in a `with` statement."""
+    """Scrapes every second, within a `with` statement."""
 
     def __init__(
         self, folder: Path, target: str, rules: str = "groups: []", segment: str | None = None
@@ -58,11 +58,7 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._port, self._process, self._log)
-        deadline = time.monotonic() + WITHIN
-        while not self._ready():
-            if time.monotonic() > deadline:
-                pytest.fail(f"Prometheus does not get ready:\n{self._log.read_text()}")
-            time.sleep(0.05)
+        wait_until(self._ready, WITHIN, self._log.read_text)
         return self
 
     def _ready(self) -> bool:
@@ -78,14 +74,14 @@ class Prometheus:
         self._process.wait(WITHIN)
 
     def ask(self, path: str, **parameters: str | float) -> Any:
-        """The data that the HTTP API answers with."""
+        """Return the data of an answer of the HTTP API."""
         query = urllib.parse.urlencode(parameters)
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{query}"
         with urllib.request.urlopen(url, timeout=10) as page:
             return json.load(page)["data"]
 
     def query(self, expression: str, at: float) -> dict[Labels, float]:
-        """The values of an expression at a time, by their labels without job and instance."""
+        """Return the values of an expression at a time, by labels other than job and instance."""
         found = self.ask("query", query=expression, time=at)["result"]
         own = {"__name__", "job", "instance"}
         return {
@@ -96,9 +92,9 @@ class Prometheus:
         }
 
     def wait_for(self, expression: str, least: float) -> None:
-        """Wait until an expression has reached a value."""
-        deadline = time.monotonic() + WITHIN
-        while max(self.query(expression, time.time()).values(), default=0) < least:
-            if time.monotonic() > deadline:
-                pytest.fail(f"{expression} does not reach {least}:\n{self._log.read_text()}")
-            time.sleep(0.2)
+        """Wait until an expression has reached the value `least`."""
+        wait_until(
+            lambda: max(self.query(expression, time.time()).values(), default=0) >= least,
+            WITHIN,
+            lambda: f"{expression} does not reach {least}:\n{self._log.read_text()}",
+        )

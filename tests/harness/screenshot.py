@@ -1,4 +1,4 @@
-"""Takes the picture of the live page in the README: `python -m tests.harness.screenshot FILE`.
+"""The picture of the live page in the README: `python -m tests.harness.screenshot FILE`.
 
 A ward of simulated patients, a real broker, the real daemon and a real Chromium.
 """
@@ -17,7 +17,7 @@ from monitor.ecg.simulator import Simulator
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Sent, Ward
+from tests.harness.devices import Sent, Ward
 
 BEDS = 7
 ILL, WELL_AGAIN = "bed-2", "bed-5"
@@ -25,13 +25,13 @@ EVERY = 0.8
 """Seconds between two beats of a patient."""
 
 SECONDS = 15
-"""How long the ward is watched before the picture is taken."""
+"""Seconds of beats on the page before the picture is taken."""
 
 
 def beats(seed: int = 5) -> list[list[Sent]]:
-    """The beats of all patients, moment by moment.
+    """Return the beats of all patients, moment by moment.
 
-    Those of one turn ectopic now and then; a lead of another was off at first.
+    One has ectopic beats; the lead of another was off at first.
     """
     simulator = Simulator(seed)
     hearts = np.random.default_rng(seed).normal(1000 * EVERY, 25, (int(SECONDS / EVERY) + 30, BEDS))
@@ -49,7 +49,7 @@ def beats(seed: int = 5) -> list[list[Sent]]:
 
 
 def take(file: Path, width: int, height: int, scheme: str) -> None:
-    """Take the picture, as large as the page, in a scheme of colours: light or dark."""
+    """Take the picture of the full page; `scheme` is the color scheme, light or dark."""
     over = threading.Event()
 
     def play(ward: Ward) -> None:
@@ -80,7 +80,7 @@ def take(file: Path, width: int, height: int, scheme: str) -> None:
 
 
 def main() -> None:
-    """Take the picture that is asked for."""
+    """Parse the arguments and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--width", type=int, default=1440)

@@ -1,4 +1,4 @@
-"""The broker as docker/ ships it: its configuration, its rights, logins and certificates."""
+"""The broker as docker/ ships it: configuration, access rights, logins and certificates."""
 
 import re
 import subprocess
@@ -12,18 +12,21 @@ DOCKER = Path(__file__).parents[2] / "docker"
 
 
 def make_passwords(folder: Path, *devices: str) -> subprocess.CompletedProcess[str]:
+    """Run `docker/passwords.sh` and return how it ended."""
     program("mosquitto_passwd")
     command = [str(DOCKER / "passwords.sh"), str(folder), *devices]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def make_certificates(*arguments: str | Path) -> None:
+    """Run `docker/certificates.sh`."""
     program("openssl")
     command = [str(DOCKER / "certificates.sh"), *map(str, arguments)]
     subprocess.run(command, check=True, stdout=subprocess.PIPE)
 
 
 def password(secrets: Path, user: str) -> Path:
+    """Return the file of a user's password."""
     return secrets / "devices" / user if "bed" in user else secrets / user / "password"
 
 
@@ -34,7 +37,7 @@ def shipped(
     more: str = "",
     tls: Path | None = None,
 ) -> Mosquitto:
-    """The broker as it is shipped, its paths and its port put in place."""
+    """Return the shipped broker, with its port and its paths replaced by ours."""
     port = free_port()
     text = (DOCKER / "mosquitto" / conf).read_text() + more
     text, replaced = re.subn(r"^listener \d+$", f"listener {port}", text, flags=re.M)
@@ -50,16 +53,17 @@ def shipped(
 
 
 def as_user(broker: Mosquitto, secrets: Path, user: str) -> MqttSettings:
+    """Return the settings with which a user logs in."""
     return MqttSettings(broker=broker.url, username=user, password_file=password(secrets, user))
 
 
 def login(secrets: Path, user: str) -> dict[str, str]:
-    """The same as settings of a daemon."""
+    """Return the settings with which a daemon logs in as a user."""
     return {"MQTT__USERNAME": user, "MQTT__PASSWORD_FILE": str(password(secrets, user))}
 
 
 def over_tls(broker: Mosquitto, secrets: Path, **more: Path | str) -> dict[str, str]:
-    """Settings with which the daemon connects over TLS, but for those that are given."""
+    """Return the settings with which a daemon connects over TLS; `more` overrides them."""
     settings: dict[str, Path | str] = {
         "BROKER": f"mqtts://127.0.0.1:{broker.port}",
         "USERNAME": "monitor",

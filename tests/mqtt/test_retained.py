@@ -1,5 +1,6 @@
 """Alarms that an earlier process left with the broker, while others publish there, too."""
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from monitor.mqtt import client
 from monitor.mqtt.retained import read_retained_alarms
 from monitor.settings import MqttSettings, Settings
 from tests.harness.brokers import Mosquitto
+from tests.harness.waiting import WITHIN
 
 TIME = "2026-11-21T12:00:00.000Z"
 
@@ -36,17 +38,20 @@ def test_an_alarm_that_changes_meanwhile_is_read_once_and_reading_ends(tmp_path:
     with Mosquitto(tmp_path) as broker:
         mqtt = MqttSettings(broker=broker.url)
         other = client.join(mqtt, "another-monitor")
-        over = threading.Event()
+        over, changing = threading.Event(), threading.Event()
 
         def publish() -> None:
-            changes = 0
-            while not over.wait(0.02):
-                other.publish("ecg/bed-7/alarm", payload(changes := changes + 1), retain=True)
+            for changes in itertools.count(1):
+                other.publish("ecg/bed-7/alarm", payload(changes), retain=True)
+                if changes > 1:
+                    changing.set()
+                if over.wait(0.02):
+                    return
 
         thread = threading.Thread(target=publish)
         thread.start()
         try:
-            time.sleep(0.3)
+            assert changing.wait(WITHIN)
             begun = time.monotonic()
             (alarm,) = read_retained_alarms(Settings(mqtt=mqtt))
             assert time.monotonic() - begun < 5

@@ -5,7 +5,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from monitor.configuration import load
 from monitor.errors import CONFIGURATION
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import make_certificates, over_tls, password, shipped
+from tests.harness.waiting import wait_until
 
 TLS = "mosquitto.tls.conf"
 
@@ -141,8 +141,10 @@ def test_plain_against_tls_and_tls_against_plain_come_to_nothing(
             code, line = watching(settings)
             assert code == 1
             assert line.startswith("error: ")
-            daemon = RunningDaemon(tmp_path, url, **settings).start()
-            time.sleep(2)
+            daemon = RunningDaemon(tmp_path, url, **settings)
+            daemon.log.unlink(missing_ok=True)  # of the one before
+            daemon.start()
+            wait_until(lambda log=daemon.log: "disconnected" in log.read_text())
             assert not daemon.healthy()
             assert daemon.stop() == 0  # it might have been the broker's mistake: it went on trying
             assert "Traceback" not in daemon.log.read_text()

@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from monitor.ecg.streams import SILENT_AFTER
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
+from tests.harness.waiting import WITHIN, wait_until
 
 RATE = 250
 SIGNAL, PEAKS = heart(60, RATE)
-WITHIN = 20.0
 STORED = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
 
 
@@ -69,11 +69,8 @@ class Bed:
                 numbers += message.get("seqs", range(first, first + len(message["beats"])))
         return numbers
 
-    def wait(self, ready: Any) -> None:
-        deadline = time.monotonic() + WITHIN
-        while not ready():
-            assert time.monotonic() < deadline, self.messages[-1:]
-            time.sleep(0.02)
+    def wait(self, ready: Callable[[], object]) -> None:
+        wait_until(ready, said=lambda: self.messages[-1:])
 
     def close(self) -> None:
         self._client.loop_stop()

@@ -101,7 +101,7 @@ def test_batch_finds_what_the_trainer_reported(
 def test_batch_finds_what_is_on_the_shipped_card(
     real_data: Path, tmp_path: Path, name: str
 ) -> None:
-    found = batch(name, "--real_data", real_data, "--out", tmp_path)
+    found = batch(name, "--data", real_data, "--out", tmp_path)
     for figure, value in found["figures"].items():
         assert value == pytest.approx(found["reported"][figure], abs=1e-4), figure
 

@@ -18,7 +18,7 @@ from monitor.times import rfc3339
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.wards import Sent, Ward, as_json
+from tests.harness.devices import Sent, Ward, as_json
 
 PHONE = ViewportSize(width=360, height=740)
 DESK = ViewportSize(width=1440, height=900)

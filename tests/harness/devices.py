@@ -1,9 +1,10 @@
-"""Devices and a person who watches, for tests that look at the daemon from outside."""
+"""Simulated devices, and a subscriber that keeps what the daemon publishes for them."""
 
 import threading
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -17,9 +18,7 @@ from paho.mqtt.properties import Properties
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.mqtt import client
-
-WITHIN = 20.0
-"""Seconds that a message may take."""
+from tests.harness.waiting import WITHIN, wait_until
 
 
 class Sent(NamedTuple):
@@ -30,10 +29,10 @@ class Sent(NamedTuple):
 
 
 class Ward:
-    """A client that publishes for devices, and keeps all that the monitor publishes.
+    """A client that publishes for devices and keeps all that the daemon publishes.
 
     Attributes:
-        seen: (arrival on the monotonic clock, topic, payload, retained), in the order they came.
+        seen: (arrival on the monotonic clock, topic, payload, retained), in order of arrival.
     """
 
     def __init__(
@@ -50,11 +49,11 @@ class Ward:
         self._client.on_publish = lambda *_: self._room.release()
         subscribed = threading.Event()
         self._client.on_subscribe = lambda *_: subscribed.set()
-        if listen:  # in `on_connect`, so that it is said again to a broker that has forgotten us
+        if listen:  # in `on_connect`, to subscribe again where the broker has lost our session
             self._client.on_connect = self._on_connect
         self._client.reconnect_delay_set(1, 1)
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = 3600  # an alert that comes while we are away is kept
+        session.SessionExpiryInterval = 3600  # the broker keeps what comes while we are away
         self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
         self._client.loop_start()
         if listen:
@@ -76,16 +75,16 @@ class Ward:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there."""
+        """Whether the client is connected."""
         return bool(self._client.is_connected())
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
-        """Publish one message, once there is room."""
+        """Publish one message, once fewer than 100 are unacknowledged."""
         assert self._room.acquire(timeout=WITHIN)
         self._client.publish(topic, payload, qos, retain)
 
     def send(self, messages: Iterable[Sent], rate: float | None = None, qos: int = 1) -> int:
-        """Publish beats, so many messages a second; as fast as they are taken if that is None."""
+        """Publish beats, `rate` messages a second or as fast as they are taken; return how many."""
         begun = time.monotonic()
         number = 0
         for message in messages:
@@ -97,13 +96,13 @@ class Ward:
         return number
 
     def flush(self) -> None:
-        """Wait until the broker has taken everything."""
+        """Wait until the broker has acknowledged everything."""
         for _ in range(100):
             assert self._room.acquire(timeout=WITHIN)
         self._room.release(100)
 
     def on(self, end: str) -> list[tuple[str, Any]]:
-        """What was published on `ecg/<device>/<end>`: the device and the message."""
+        """Return device and message of all that was published on `ecg/<device>/<end>`."""
         return [
             (topic.split("/")[1], msgspec.json.decode(payload) if payload else None)
             for _, topic, payload, _ in list(self.seen)
@@ -111,30 +110,34 @@ class Ward:
         ]
 
     def alerts(self, device: str | None = None) -> list[dict[str, Any]]:
-        """The alerts, of one device or of all."""
+        """Return the alerts, of one device or of all."""
         return [alert for name, alert in self.on("alerts") if device in (None, name)]
 
     def scored(self) -> dict[str, list[int]]:
-        """For each device the numbers of the beats that were scored, as often as they were."""
+        """Return by device the numbers of the scored beats, each as often as it was scored."""
         numbers: dict[str, list[int]] = defaultdict(list)
         for device, message in self.on("scores"):
             numbers[device] += [score["seq"] for score in message["scores"]]
         return numbers
 
     def statuses(self) -> list[str]:
-        """The daemon's status, as it changed."""
+        """Return each status of the daemon, in order."""
         return [p.decode() for _, topic, p, _ in list(self.seen) if topic.endswith("/status")]
 
-    def wait(self, ready: Any, within: float = WITHIN) -> None:
+    def wait(self, ready: Callable[..., object], within: float = WITHIN) -> None:
         """Wait until `ready()` is true."""
-        deadline = time.monotonic() + within
-        while not ready():
-            assert time.monotonic() < deadline, f"not so within {within} s: {self.seen[-3:]}"
-            time.sleep(0.02)
+        wait_until(ready, within, lambda: self.seen[-3:])
+
+    def catch_up(self) -> None:
+        """Wait until all has come that the broker holds for us now: a message to ourselves has."""
+        echo = f"harness/{uuid.uuid4()}"
+        self._client.subscribe(echo, 1)
+        self.publish(echo, b"")
+        self.wait(lambda: any(topic == echo for _, topic, _, _ in list(self.seen)))
 
 
 class Hearts:
-    """Real beats of which the shipped detector is sure: normal ones and anomalous ones."""
+    """Normal and abnormal beats of a data set that the shipped detector scores as such."""
 
     def __init__(self, ecg: Beats, seed: int = 0) -> None:
         detector = Detector(shipped("ecg"))
@@ -144,20 +147,20 @@ class Hearts:
         self._draw = np.random.default_rng(seed)
 
     def normal(self, n: int) -> NDArray[np.float32]:
-        """Normal beats below the threshold, float32 [n, 140]."""
+        """Return normal beats below the threshold, float32 [n, 140]."""
         return np.asarray(self._draw.choice(self._normal, n))
 
     def anomalous(self, n: int) -> NDArray[np.float32]:
-        """Abnormal beats above the threshold, float32 [n, 140]."""
+        """Return abnormal beats above the threshold, float32 [n, 140]."""
         return np.asarray(self._draw.choice(self._anomalous, n))
 
     def episode(self, before: int, during: int, after: int) -> NDArray[np.float32]:
-        """A stretch of anomalous beats between normal ones."""
+        """Return a run of anomalous beats between normal ones, float32 [n, 140]."""
         return np.concatenate([self.normal(before), self.anomalous(during), self.normal(after)])
 
 
 def as_json(device: str, beats: NDArray[np.float32], first: int | None = 0) -> list[Sent]:
-    """A JSON message for each beat, numbered from `first` on, or not at all."""
+    """Return a JSON message for each beat, numbered from `first`, or not at all if None."""
     return [
         Sent(
             device,
@@ -170,12 +173,12 @@ def as_json(device: str, beats: NDArray[np.float32], first: int | None = 0) -> l
 
 
 def as_float32(device: str, beats: NDArray[np.float32], each: int = 1) -> list[Sent]:
-    """Binary messages with `each` beats each."""
+    """Return binary messages of `each` beats."""
     data = beats.astype("<f4")
     return [Sent(device, data[i : i + each].tobytes()) for i in range(0, len(data), each)]
 
 
 def in_turn(streams: Sequence[Sequence[Sent]]) -> list[Sent]:
-    """The first message of each, then the second of each, and so on."""
+    """Return the first message of each stream, then the second of each, and so on."""
     longest = max(map(len, streams))
     return [stream[i] for i in range(longest) for stream in streams if i < len(stream)]
