@@ -154,6 +154,13 @@ With 0.7, 28 of 36 episodes of `vfdb` are told, with 0.0, 32; five more false al
 LOWEST_WAVE: Final = 0.15
 """Share of the usual beat's span below which waves are no fibrillation but a heart that stands."""
 
+NOTHING, NOTHING_WITHIN = 0.0085, 2
+"""Share of the usual beat's span, and seconds, below which there is nothing but hum: a lead is off.
+
+An electrode without a patient hears the mains. A heart that stands leaves P waves (0.11), or the
+wander of a baseline (0.03 mV: 0.01 to 0.03); hum that is a twentieth of the ECG leaves 0.006.
+"""
+
 WINDOW: Final = 4
 """Seconds in which fibrillation is looked for."""
 
@@ -242,6 +249,7 @@ class Lead:
         decided: the time up to which complexes are decided.
         trust: the share of the last complexes that were like the usual one, or the one before.
         known: the share of the last complexes that were like the usual one.
+        silent: whether there is nothing in it but hum.
         fibrillation: log odds that the last four seconds are fibrillation; None if they are not to
             be judged.
     """
@@ -254,6 +262,7 @@ class Lead:
         self.fibrillation: float | None = None
         self.span = self.usual_span = 0.0
         self.restless = 0.0
+        self.silent = False
         self._rate = rate
         self._low_pass = _Filter(4, min(55.0, 0.45 * rate), "lowpass", rate)
         self._fast = _Filter(2, FAST_BAND, "highpass", RATE)
@@ -289,7 +298,7 @@ class Lead:
         self._sharp = np.concatenate([self._sharp[RATE:], self._qrs(calm)])
         self._height = _power(self._sharp)
         self._seconds += 1
-        if off:
+        if off or self.silent:
             self.on_since = float(self._seconds)
             self.complexes.clear()
             self._last = None
@@ -450,6 +459,8 @@ class Lead:
         """Measure the last four seconds: their span, how restless they are, and fibrillation."""
         window = self._waves[-WINDOW * RATE :]
         self.span = float(np.ptp(window))
+        last = self._waves[-NOTHING_WITHIN * RATE :]
+        self.silent = float(np.ptp(last)) < NOTHING * self.usual_span
         self.restless = float(np.median(self._height[-2 * RATE :])) / (self._size or np.inf)
         self.fibrillation = None
         if not self.on or self.span < LOWEST_WAVE * self.usual_span or self.span <= 0:

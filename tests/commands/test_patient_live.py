@@ -78,7 +78,7 @@ class Heard:
             self.alerts.append(content)
         elif message.topic.endswith("/scores"):
             self.scored += [score["seq"] for score in content["scores"]]
-        else:
+        elif content["beats"]:
             numbers = content.get("seqs") or [content["seq"]]
             for beat, number in zip(content["beats"], numbers, strict=True):
                 self.at[tuple(beat)] = number
