@@ -3,9 +3,11 @@
 By sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
 https://doi.org/10.1109/TBME.1985.325532), which looks for upright ones. Here it sees the signal
 both ways up, and, where it finds none for long, once more with its amplitude limited, where wide
-and low ventricular beats show. T waves are dropped by their slope, as Pan and Tompkins do.
+and low ventricular beats show. T waves are dropped by their slope, as Pan and Tompkins do. Of two
+peaks that are close one is dropped, unless the heart beats so fast that both are QRS complexes.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -13,18 +15,34 @@ from numpy.typing import NDArray
 
 from monitor.errors import Failure
 
-REFRACTORY: Final = 0.25
-"""Seconds; of two peaks closer than this the smaller one is none."""
+REFRACTORY: Final = 0.2
+"""Seconds between two QRS complexes, at least: 300 beats a minute."""
 
-GAP = 1.5  # RR intervals; where a gap is longer, the limited signal is asked
+CLOSE: Final = 0.25
+"""Seconds; of two peaks closer than this the smaller one is none, unless the heart is so fast.
+
+P waves lie as close before a QRS complex (MIT-BIH record 108) as the complexes of a heart of 250 a
+minute (svdb 848) to each other.
+"""
+
+FAST, STEEP = 0.8, 0.6
+"""Between peaks no more seconds apart, what has this share of the usual slope is a QRS complex."""
+
+GAP = 1.35  # RR intervals; where a gap is longer, the limited signal is asked
 FAINTEST = 0.3  # of the usual QRS complex' size; a T wave in a pause is smaller
 SMALLEST = 0.2  # of the usual QRS complex' size; after a flat stretch the finder takes anything
 
-SLOPE, SLOPE_WITHIN = 0.33, 0.36
+USUAL: Final = 0.75
+"""Quantile of the peaks' sizes that is the usual QRS complex'.
+
+Not the median: between slow beats there may be more P and T waves among the peaks than beats.
+"""
+
+SLOPES: Final = ((0.36, 0.33), (0.5, 0.2))
 """A peak so many seconds after another, with less than this share of its slope, is a T wave.
 
-Pan and Tompkins have a half of the slope. On DS1 that costs ventricular beats, which are flat, too,
-and a third drops as many T waves.
+Pan and Tompkins have a half of the slope within 0.36 s. On DS1 that costs ventricular beats, which
+are flat, too, and a third drops as many T waves. T waves of slow hearts come later.
 """
 
 STILL: Final = 1.0
@@ -114,7 +132,7 @@ class Finder:
         qrs = self._qrs(signal)
         clear = self._apart(self._both_ways_up(qrs), qrs)
         found = self._apart(self._filled(clear, signal, qrs), qrs)
-        return self._complexes(self._centred(found, qrs), qrs)
+        return self._complexes(self._apart(self._centred(found, qrs), qrs), qrs)
 
     def _both_ways_up(self, signal: Signal) -> Positions:
         return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))
@@ -129,16 +147,33 @@ class Finder:
         return limited
 
     def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Keep the larger of two peaks that lie too close to be two."""
-        size = self._sizes(peaks, qrs)
+        """Keep the larger of two peaks that lie too close to be two, the largest first."""
+        free = np.ones(len(peaks), bool)
         kept: list[int] = []
-        for i, peak in enumerate(peaks):
-            if kept and peak - peaks[kept[-1]] < REFRACTORY * self._rate:
-                if size[i] > size[kept[-1]]:
-                    kept[-1] = i
-            else:
+        for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():
+            if free[i]:
                 kept.append(i)
-        return peaks[kept].astype(np.int64)
+                free &= np.abs(peaks - peaks[i]) >= CLOSE * self._rate
+        kept.sort()
+        return peaks[self._fast(peaks, qrs, kept)].astype(np.int64)
+
+    def _fast(self, peaks: Positions, qrs: Signal, kept: list[int]) -> list[int]:
+        """Give the peaks that are kept, [N], and those between them that a fast heart has, too."""
+        if not kept:
+            return kept
+        slope = self._slopes(peaks, qrs)
+        steep = STEEP * np.median(slope[kept])
+        all_of = list(kept)
+        for before, after in pairwise(kept):
+            if peaks[after] - peaks[before] > FAST * self._rate:
+                continue
+            there = [before, after]
+            for i in sorted(range(before + 1, after), key=lambda i: -slope[i]):
+                nearest = np.abs(peaks[there] - peaks[i]).min()
+                if slope[i] > steep and nearest >= REFRACTORY * self._rate:
+                    there.append(i)
+            all_of += there[2:]
+        return sorted(all_of)
 
     def _near(self, peaks: Positions, signal: Signal) -> Signal:
         """Give the signal within 50 ms of each peak: [N, samples]."""
@@ -153,6 +188,11 @@ class Finder:
         spans: Signal = np.ptp(self._near(peaks, qrs), axis=1)
         return spans
 
+    def _slopes(self, peaks: Positions, qrs: Signal) -> Signal:
+        """Give the steepest slope around each peak."""
+        slopes: Signal = np.abs(np.diff(self._near(peaks, qrs), axis=1)).max(axis=1)
+        return slopes
+
     def _filled(self, peaks: Positions, signal: Signal, qrs: Signal) -> Positions:
         """Add what the limited signal has in a long gap between the peaks."""
         intervals = np.diff(peaks)
@@ -166,7 +206,8 @@ class Finder:
         i = np.clip(np.searchsorted(peaks, faint, "right") - 1, 0, len(intervals) - 1)
         away = 0.3 * self._rate
         inside = (faint > peaks[i] + away) & (faint < peaks[i + 1] - away)
-        fits = self._sizes(faint, qrs) > FAINTEST * np.median(self._sizes(peaks, qrs))
+        usual_size = np.quantile(self._sizes(peaks, qrs), USUAL)
+        fits = self._sizes(faint, qrs) > FAINTEST * usual_size
         return np.union1d(peaks, faint[long[i] & inside & fits])
 
     def _complexes(self, peaks: Positions, qrs: Signal) -> Positions:
@@ -174,12 +215,13 @@ class Finder:
         if not len(peaks):
             return peaks
         size = self._sizes(peaks, qrs)
-        peaks = peaks[size > SMALLEST * np.median(size)]
-        slope = np.abs(np.diff(self._near(peaks, qrs), axis=1)).max(axis=1)
+        peaks = peaks[size > SMALLEST * np.quantile(size, USUAL)]
+        slope = self._slopes(peaks, qrs)
         kept: list[int] = []
         for i, peak in enumerate(peaks):
-            soon = kept and peak - peaks[kept[-1]] < SLOPE_WITHIN * self._rate
-            if not soon or slope[i] >= SLOPE * slope[kept[-1]]:
+            since = (peak - peaks[kept[-1]]) / self._rate if kept else np.inf
+            if all(since >= within or slope[i] >= share * slope[kept[-1]]
+                   for within, share in SLOPES):  # fmt: skip
                 kept.append(i)
         return peaks[kept]
 

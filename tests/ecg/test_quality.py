@@ -173,7 +173,7 @@ def test_hardly_an_annotated_beat_of_a_restless_record_is_called_noise(
     annotated = records.classes(signal, cut) != "-"
     beats = np.array([beat.samples for beat in cut])[annotated]
     assert len(beats) > 200
-    assert np.mean(assess(beats) == NOISE) < 0.005
+    assert (assess(beats) == NOISE).sum() <= 2  # 108 has two in an artefact of four seconds
 
 
 def test_each_beat_is_assessed_by_itself() -> None:

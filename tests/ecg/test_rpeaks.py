@@ -1,0 +1,52 @@
+"""R peaks of made signals: fast hearts, tall P waves, small beats. Needs no data."""
+
+import numpy as np
+import pytest
+
+from monitor.ecg import rpeaks
+
+
+def signal(beats: list[tuple[float, float, float]], seconds: float, rate: float) -> np.ndarray:
+    """Waves of (second, millivolts, width in seconds) on a little noise, seeded."""
+    time = np.arange(round(seconds * rate)) / rate
+    ecg = 0.01 * np.random.default_rng(0).normal(size=len(time))
+    for at, height, width in beats:
+        ecg += height * np.exp(-0.5 * ((time - at) / width) ** 2)
+    return ecg
+
+
+def found(ecg: np.ndarray, rate: float) -> np.ndarray:
+    return rpeaks.Finder(rate).peaks(ecg) / rate
+
+
+@pytest.mark.parametrize("rate", [128.0, 250.0, 360.0])
+@pytest.mark.parametrize("upright", [1, -1])
+@pytest.mark.parametrize("interval", [0.27, 0.35, 0.8, 1.5])
+def test_every_beat_is_found_once_however_fast(interval: float, upright: int, rate: float) -> None:
+    at = np.arange(0.5, 11, interval)
+    peaks = found(upright * signal([(t, 1.0, 0.012) for t in at], 11.5, rate), rate)
+    np.testing.assert_allclose(peaks, at, atol=0.02)
+
+
+def test_a_p_wave_soon_before_the_complex_is_no_beat() -> None:
+    at = np.arange(0.8, 11, 1.0)
+    waves = [wave for t in at for wave in ((t - 0.21, 0.5, 0.025), (t, -0.8, 0.02))]
+    np.testing.assert_allclose(found(signal(waves, 11.5, 360), 360), at, atol=0.03)
+
+
+def test_p_waves_of_a_block_between_slow_beats_are_none() -> None:
+    at = np.arange(1.0, 11, 2.3)
+    waves = [wave for t in at for wave in (
+        (t - 0.2, 0.15, 0.03), (t, -2.2, 0.03), (t + 0.35, 0.6, 0.1), (t + 0.9, 0.15, 0.03)
+    )]  # fmt: skip
+    np.testing.assert_allclose(found(signal(waves, 11.5, 250), 250), at, atol=0.03)
+
+
+def test_a_wide_early_beat_is_found_among_narrow_ones() -> None:
+    at = [0.7, 1.5, 2.3, 2.8, 3.9, 4.7, 5.5, 6.3, 7.1, 7.9, 8.7]
+    waves = [(t, 1.2, 0.05) if t == 2.8 else (t, 1.5, 0.012) for t in at]
+    np.testing.assert_allclose(found(signal(waves, 10, 360), 360), at, atol=0.05)
+
+
+def test_a_flat_signal_has_no_beats() -> None:
+    assert not len(rpeaks.Finder(360).peaks(np.zeros(3600)))
