@@ -97,13 +97,13 @@ def test_a_file_of_beats_gives_a_detector_with_or_without_labels(
     detector = Detector(tmp_path / "ecg.onnx")
     rows = detector.card.dataset.rows
     assert rows["given"] == (285 if labelled else 300)
-    assert 200 < rows["fitted"] < rows["given"]
+    assert 200 < rows["fitted"] <= rows["given"]
     assert detector.card.segmentation is None
     scores = detector.score(ecg.beats[1000:]).scores
     normal = ecg.labels[1000:]
     assert metrics.figures(scores, normal, detector.threshold)["roc_auc"] > 0.96
-    assert (scores[~normal] > detector.threshold).mean() > 0.9
-    assert (scores[normal] > detector.threshold).mean() < 0.1
+    assert (scores[normal] > detector.threshold).mean() < 0.05
+    assert (scores[~normal] > np.quantile(scores[normal], 0.95)).mean() > 0.9
 
 
 def test_a_source_that_cannot_be_fitted_is_refused_in_a_line(

@@ -136,7 +136,7 @@ def fit_both(
     folds = fold(len(normal), seed)
     rows = [np.flatnonzero(folds != k) for k in range(FOLDS)] + [np.arange(len(normal))]
     *five, one = ensemble.fit(score_graph.comparable(normal, how), rows, seed, epochs)
-    held_out = _held_out(five, normal, folds, how)
+    held_out = held_out_scores(five, normal, folds, how)
     return (
         Fitted([one], score_graph.graph([one], how), held_out),
         Fitted(five, score_graph.graph(five, how), held_out),
@@ -154,10 +154,12 @@ def teach(
     folds = fold(len(normal), seed)
     beats = score_graph.comparable(normal, how)
     *own, student = distill.students(beats, folds, five.networks, seed, epochs)
-    return Fitted([student], score_graph.graph([student], how), _held_out(own, normal, folds, how))
+    return Fitted(
+        [student], score_graph.graph([student], how), held_out_scores(own, normal, folds, how)
+    )
 
 
-def _held_out(
+def held_out_scores(
     networks: Sequence[Any], normal: Floats, folds: NDArray[np.int64], how: score_graph.Scoring
 ) -> Floats:
     """Score each beat of `normal`, float32 [N, 140], by the network that did not see its fold."""

@@ -1,9 +1,12 @@
-"""A detector for one patient, fitted and calibrated on some minutes of his ECG, unlabelled.
+"""A detector for one patient, fitted and calibrated on some minutes of the patient's ECG.
 
-Beats of a record are cut by `monitor.ecg.segmenter`; a file of beats is taken as it is. Most of the
-beats must be normal; those unlike the others are left out before the fit.
+Beats of a record are cut by `monitor.ecg.segmenter`, without labels: ectopic beats are among them,
+and those unlike the others are left out before the fit. A file of beats is taken to be normal, as
+diverse as it is: only a group of beats of its own, far from all others, is left out
+(`train.detectors.groups`).
 """
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +19,7 @@ from monitor.ecg import beat_files, quality, records, segmenter
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import UsageError
 from train import backend
-from train.detectors import ecg5000, metrics, score_graph
+from train.detectors import ecg5000, groups, metrics, score_graph
 from train.export import export, provenance
 
 FEWEST = 100  # beats to fit and to calibrate on
@@ -26,6 +29,24 @@ SMOOTH = 5
 ALLOWED = 0.15  # of a beat's variance may stay unexplained: over hours, normal beats change so much
 UNLIKE = 1.5  # robust deviations from the patient's usual distance between beats
 FLOOR = 0.001
+
+# Of a file of beats. Chosen on five splits of the training part of ECG5000 (`ecg5000.split`), held
+# against files made of the normal beats of MIT-BIH records: see docs/detector.md
+FILE_SMOOTH = 9
+QUIETNESS = 2.5
+"""Power of the usual squared residual by which a sample's weight falls.
+
+Where a heart's own beats hardly vary, a deviation says most. 0 weighs all samples alike.
+"""
+
+ODD = 0.03
+"""Share of the beats that are left out for a second fit, where a group was left out of the first.
+
+What is left of one abnormal beat in twenty is 1 %, most of it among the oddest 4 %.
+"""
+
+TAIL = 0.1
+"""Share of the held-out scores to which a generalised Pareto distribution is fitted."""
 
 
 class Patient(NamedTuple):
@@ -66,13 +87,13 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     out.mkdir(parents=True, exist_ok=True)
 
     # Fit and calibrate
-    patient = fit(believed, seed, epochs)
+    patient = fit(believed, seed, epochs, normal=minutes is None)
     held_out = patient.fitted.held_out
     table = metrics.quantiles(held_out)
     told = float(np.mean(held_out > patient.threshold))
     most = metrics.highest_rate(int(np.sum(held_out > patient.threshold)), len(held_out))
     print(f"beats: {len(given)}, of them {len(given) - len(believed)} of poor quality")
-    print(f"unlike the others, left out: {int((~patient.used).sum())}")
+    print(f"left out, as unlike the others: {int((~patient.used).sum())}")
     print(f"threshold {patient.threshold:.3f}: {patient.chosen}")
     print(
         f"of {len(held_out)} beats that were not fitted {told:.1%} lie above it; "
@@ -99,13 +120,13 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
                 },
             ),
             split=(
-                "all beats not labelled abnormal"
+                "all beats not labelled abnormal; groups far from all others left out"
                 if minutes is None
-                else f"the first {minutes:g} minutes, without labels"
+                else f"the first {minutes:g} minutes, without labels; those unlike the others "
+                "left out"
             )
-            + "; those unlike the others left out; for the threshold and the "
-            f"quantiles each beat was scored by a network fitted to {ecg5000.FOLDS - 1} fifths "
-            "without it",
+            + "; for the threshold and the quantiles each beat was scored by a network fitted to "
+            f"{ecg5000.FOLDS - 1} fifths without it",
             training={"recipe": "patient", "seed": seed, "unit": patient.unit}
             | ecg5000.described(epochs),
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
@@ -119,18 +140,16 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     print(f"wrote {out / 'ecg.onnx'}")
 
 
-def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS) -> Patient:
-    """Fit a detector to a patient's beats, float32 [N, 140], most of them normal."""
+def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS, normal: bool = False) -> Patient:
+    """Fit a detector to a patient's beats, float32 [N, 140].
+
+    `normal`: whether they are said to be normal ones; else only most of them need be.
+    """
+    if normal:
+        return _fit_normal(believed, seed, epochs)
     used = alike(believed)
     own = believed[used]
-    unit = float((own - own.mean(axis=1, keepdims=True)).std())
-    how = score_graph.Scoring(
-        SMOOTH,
-        np.ones(SAMPLES, np.float32),
-        FLOOR,
-        max(unit, score_graph.SMALLEST),
-        either_way_up=True,
-    )
+    how = _scoring(own, SMOOTH)
     _, fitted = ecg5000.fit_both(own, seed, how, epochs)
     value = threshold(fitted.held_out)
     chosen = (
@@ -139,7 +158,89 @@ def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS) -> Patient:
         if value == ALLOWED + FLOOR
         else f"{ecg5000.FALSE_ALARM_RATE:.0%} of the held-out beats lie above it"
     )
-    return Patient(fitted, value, chosen, used, unit)
+    return Patient(fitted, value, chosen, used, how.unit or 1.0)
+
+
+def _fit_normal(beats: Floats, seed: int, epochs: int) -> Patient:
+    """Fit a detector to beats, float32 [N, 140], that are said to be normal.
+
+    Where a group of others is among them, the file is not what it is said to be: then those that
+    the first fit finds oddest are left out, too, and the rest are fitted once more.
+    """
+    used = ~groups.apart(beats)
+    fitted, how = _fit_weighted(beats[used], seed, epochs)
+    if not used.all():
+        odd = fitted.held_out > np.quantile(fitted.held_out, 1 - ODD)
+        used[np.flatnonzero(used)[odd]] = False
+        fitted, how = _fit_weighted(beats[used], seed, epochs)
+    chosen = (
+        f"{ecg5000.FALSE_ALARM_RATE:.0%} of normal beats lie above it, by a generalised Pareto "
+        f"tail of the highest {TAIL:.0%} of the held-out scores"
+    )
+    return Patient(fitted, tail_threshold(fitted.held_out), chosen, used, how.unit or 1.0)
+
+
+def _fit_weighted(
+    beats: Floats, seed: int, epochs: int
+) -> tuple[ecg5000.Fitted, score_graph.Scoring]:
+    how = _scoring(beats, FILE_SMOOTH)
+    _, fitted = ecg5000.fit_both(beats, seed, how, epochs)
+    return weighted(fitted, beats, seed, how), how
+
+
+def _scoring(beats: Floats, smooth: int) -> score_graph.Scoring:
+    """Score all samples alike, in the usual beat's deviation, whichever way up the lead is."""
+    unit = float((beats - beats.mean(axis=1, keepdims=True)).std())
+    return score_graph.Scoring(
+        smooth,
+        np.ones(SAMPLES, np.float32),
+        FLOOR,
+        max(unit, score_graph.SMALLEST),
+        either_way_up=True,
+    )
+
+
+def weighted(
+    fitted: ecg5000.Fitted, beats: Floats, seed: int, how: score_graph.Scoring
+) -> ecg5000.Fitted:
+    """Weigh the samples of a beat by how little they usually deviate, and score by that.
+
+    `fitted` are the networks that `ecg5000.fit_both` fitted to `beats`, float32 [N, 140], with this
+    seed: the residuals are those of beats that a network did not see.
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    shapes, folds = score_graph.comparable(beats, how), ecg5000.fold(len(beats), seed)
+    residual = np.empty_like(shapes)
+    for k, network in enumerate(fitted.networks):
+        residual[folds == k] = shapes[folds == k] - np.asarray(network(shapes[folds == k]))
+    smooth = uniform_filter1d(residual, how.smooth, axis=1, mode="nearest")
+    usual = np.median(smooth * smooth, axis=0)
+    weights = np.maximum(usual, max(1e-3 * usual.max(), 1e-12)) ** -QUIETNESS
+    how = dataclasses.replace(how, weights=(weights / weights.mean()).astype(np.float32))
+    return ecg5000.Fitted(
+        fitted.networks,
+        score_graph.graph(fitted.networks, how),
+        ecg5000.held_out_scores(fitted.networks, beats, folds, how),
+    )
+
+
+def tail_threshold(held_out: Floats, rate: float = ecg5000.FALSE_ALARM_RATE) -> float:
+    """Give the threshold that a share `rate` of normal beats exceeds, from held-out scores, [N].
+
+    Source: J. Pickands, "Statistical inference using extreme order statistics", Annals of
+    Statistics 3, 1975: beyond a high quantile a distribution's tail is a generalised Pareto one.
+    It steadies what a quantile of a few beats alone would leave to chance.
+    """
+    from scipy.stats import genpareto
+
+    level = np.log(np.maximum(held_out, 1e-12).astype(np.float64))
+    start = np.quantile(level, 1 - TAIL)
+    beyond = level[level > start] - start
+    if len(beyond) < 10:
+        return float(np.quantile(held_out, 1 - rate))
+    shape, _, scale = genpareto.fit(beyond, floc=0)
+    return float(np.exp(start + genpareto.ppf(1 - rate / TAIL, shape, 0, scale)))
 
 
 def threshold(held_out: Floats, allowed: float = ALLOWED) -> float:
