@@ -97,42 +97,84 @@ def ecg(
         )
 
 
+Table = Literal["records", "settings", "rhythm", "peaks", "stress", "file"]
+
+
 @app.command()
 def evaluate(
     data: Data = None,
     out: Out = Path("out/evaluate"),
-    mitdb: Annotated[
+    records: Annotated[
         Path | None,
-        typer.Option(help="Folder of annotated WFDB records to judge patients' own detectors on."),
+        typer.Option(
+            "--records",
+            "--mitdb",
+            help="Folder of annotated WFDB records to judge patients' own detectors on.",
+        ),
+    ] = None,
+    challenge: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of alarms of intensive care, as of the PhysioNet/CinC 2015 challenge, to "
+            "judge the live decisions on."
+        ),
     ] = None,
     table: Annotated[
-        Literal["records", "peaks", "stress"],
+        Table | None,
         typer.Option(
-            help="With --mitdb: results by record; R peak detection; or robustness to noise, a "
-            "lead that is off or reversed, and other sampling rates."
+            help="With --records: records, the tables of EC57 and the alarms (the default); "
+            "settings, what other alarm settings would do; rhythm, arrhythmias found and false "
+            "alarms; peaks, R peak detection; stress, robustness to noise, a lead that is off or "
+            "reversed, and other sampling rates. With --data: file, files of a patient's beats."
         ),
-    ] = "records",
+    ] = None,
 ) -> None:
-    """Judge the detector that ships over seeds and splits, beside simpler detectors."""
-    if mitdb is not None:
-        if table == "peaks":
-            from train.evaluation import rpeaks
+    """Judge detectors and alarms: on ECG5000, on annotated records, on alarms of intensive care."""
+    if records and challenge:
+        raise errors.UsageError("--records and --challenge exclude each other")
+    if challenge:
+        if table:
+            raise errors.UsageError(f"--table {table}: not with --challenge, which has its own")
+        from train.evaluation import challenge as alarms
 
-            rpeaks.main(mitdb, out)
-        elif table == "stress":
-            from train.evaluation import robustness
+        alarms.main(challenge, out)
+    elif records:
+        _evaluate_records(records, out, table or "records")
+    elif table == "file":
+        from train.evaluation import patient_file
 
-            robustness.main(mitdb, out)
-        else:
-            from train.evaluation import patients as records
+        patient_file.main(data, out)
+    elif table:
+        raise errors.UsageError(f"--table {table}: needs --records")
+    else:
+        from train.evaluation import ecg5000
 
-            records.main(mitdb, out)
-        return
-    if table != "records":
-        raise errors.UsageError(f"--table {table}: needs --mitdb")
-    from train.evaluation import ecg5000
+        ecg5000.main(data, out)
 
-    ecg5000.main(data, out)
+
+def _evaluate_records(folder: Path, out: Path, table: Table) -> None:
+    if table == "records":
+        from train.evaluation import patients
+
+        patients.main(folder, out)
+    elif table == "settings":
+        from train.evaluation import alarm_settings
+
+        alarm_settings.main(folder)
+    elif table == "rhythm":
+        from train.evaluation import rhythm
+
+        rhythm.main(folder, out)
+    elif table == "peaks":
+        from train.evaluation import rpeaks
+
+        rpeaks.main(folder, out)
+    elif table == "stress":
+        from train.evaluation import robustness
+
+        robustness.main(folder, out)
+    else:
+        raise errors.UsageError("--table file: judges files of ECG5000's beats, not --records")
 
 
 @app.command()

@@ -41,7 +41,8 @@ MILLIVOLTS: Final = {
 ECG_LEAD: Final = re.compile(
     r"(ecg|ekg)[\s._:-]*\w{0,8}([\s._/-]+\w{1,8})*$"  # ECG, ECG1, EKG II-ref
     r"|(lead[\s._:-]*)?(m|ml|mc|mcl|mod[\s._]*)?(i{1,3}|av[rlf]|v\d{0,2}r?)([\s._/-]+v\d)?$"
-    r"|(cm|cc|cs|d|mv|lead[\s._:-]*)\d{1,2}$",  # CM5, D3, lead 2
+    r"|(cm|cc|cs|d|mv|lead[\s._:-]*)\d{1,2}$"  # CM5, D3, lead 2
+    r"|mcl\d{0,2}$",
     re.IGNORECASE,
 )
 """A name of an ECG lead: I, aVF, V1, MLII, D3, CM5, ECG, ECG 2, EKG1-ref …"""

@@ -4,6 +4,10 @@ Source of the shape: P. McSharry et al., "A dynamical model for generating synth
 electrocardiogram signals", IEEE Transactions on Biomedical Engineering 50(3), 2003.
 """
 
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,3 +34,29 @@ def heart(
         for height, offset, width in WAVES:
             signal += height * np.exp(-(((at - peak) / rate - offset) ** 2) / (2 * width**2))
     return signal, peaks[peaks < n]
+
+
+def write(
+    folder: Path,
+    name: str,
+    rate: int,
+    leads: dict[str, NDArray[np.float64]],
+    marks: tuple[Sequence[int] | NDArray[np.int64], list[str]] | None = None,
+    comments: Sequence[str] = (),
+) -> None:
+    """Write a WFDB record of leads in mV; `marks` are sample numbers and symbols, if it has any."""
+    with warnings.catch_warnings(action="ignore"):  # wfdb is behind on what pandas deprecates
+        import wfdb
+
+        wfdb.wrsamp(
+            name,
+            fs=rate,
+            units=["mV"] * len(leads),
+            sig_name=list(leads),
+            p_signal=np.column_stack(list(leads.values())),
+            fmt=["16"] * len(leads),
+            comments=list(comments),
+            write_dir=str(folder),
+        )
+        if marks is not None:
+            wfdb.wrann(name, "atr", np.asarray(marks[0]), marks[1], fs=rate, write_dir=str(folder))

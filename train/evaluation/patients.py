@@ -1,51 +1,61 @@
-"""Judges detectors of single patients on MIT-BIH records: five minutes to fit, the rest to judge.
+"""Judges detectors of single patients on annotated records: five minutes to fit, the rest to judge.
 
 Source: G. Moody and R. Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering in
 Medicine and Biology 20(3), 2001 (https://doi.org/10.13026/C2F305). The fit sees no annotation.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from monitor.alarms import decisions, evaluation, kinds
+from monitor.alarms import evaluation, kinds
 from monitor.ecg import quality, records
 from monitor.ecg.beat import Floats
-from monitor.errors import UsageError
+from monitor.ecg.segmenter import CutBeat, Segmenter
+from monitor.errors import Failure
 from monitor.settings import Settings
 from train import backend
 from train.detectors import patient, score_graph
-from train.evaluation import model_selection
+from train.evaluation import ec57, recordings
 
 MINUTES = 5
 FEWEST = 10  # ventricular beats to judge by; with fewer an AUC says nothing
-TOLERANCE = 0.1  # seconds between a peak found and the one annotated
-SOON = 60  # seconds after a clearing within which an alarm counts as come again
 
-GRID = ((10, 3), (10, 4), (16, 4), (20, 4), (20, 5), (24, 6), (30, 6), (36, 6), (36, 7), (40, 8))
-OTHERS = [
-    decisions.Policy(window, raise_at, clear_at) for window, raise_at in GRID for clear_at in (0, 1)
-]
-ALLOWED = (0.1, 0.125, 0.15, 0.175, 0.2)
-"""Alarm settings and thresholds (`patient.ALLOWED`) that the shipped ones are held against."""
+Flags = NDArray[np.bool_]
 
 
-class SettingsTrial(NamedTuple):
-    """What settings made of a record; `again`: alarms that came soon after a clearing."""
+class Heard(NamedTuple):
+    """What a patient's detector makes of the beats after the minutes that it was fitted to, [n].
 
-    allowed: float
-    policy: decisions.Policy
-    judged: evaluation.Judged
-    again: int
+    Attributes:
+        times: the second of each R peak.
+        known: the second at which the live program has the beat.
+        scores: float32.
+        anomalous: which are believed and above the threshold.
+        believed: which are of good quality.
+        peaks: which are R peaks; the others were cut in a pause, to judge the lead by.
+        labels: N, S, V or Q, as the detector classes them.
+        classes: as they are annotated, "-" where nothing is.
+    """
+
+    times: evaluation.Seconds
+    known: evaluation.Seconds
+    scores: Floats
+    anomalous: Flags
+    believed: Flags
+    peaks: Flags
+    labels: NDArray[np.str_]
+    classes: NDArray[np.str_]
+
+    def verdicts(self, threshold: float | None = None) -> bytes:
+        """Return what each beat is to the alarm decisions, at another threshold if one is given."""
+        above = self.anomalous if threshold is None else self.scores > threshold
+        return np.where(self.believed, above, kinds.POOR).astype(np.uint8).tobytes()
 
 
 class Annotated(NamedTuple):
@@ -56,193 +66,304 @@ class Annotated(NamedTuple):
     hours: float
 
 
-class Judged(NamedTuple):
-    """A record's figures; the AUC is NaN where there are too few ventricular beats."""
+class Found(NamedTuple):
+    """How many annotated beats are abnormal (S, V, F, Q) or normal, and how many were flagged.
 
-    name: str
-    sensitivity: float
-    predictivity: float
+    A beat that was not found was not flagged.
+    """
+
+    abnormal_flagged: int
+    normal_flagged: int
+    abnormal: int
+    normal: int
+
+    def shares(self) -> dict[str, float]:
+        """Return specificity, precision, recall and F1; NaN of nothing."""
+        hit, false, abnormal, normal = self
+        precision, recall = _share(hit, hit + false), _share(hit, abnormal)
+        return {
+            "specificity": 1 - _share(false, normal),
+            "precision": precision,
+            "recall": recall,
+            "F1": _share(2 * hit, hit + false + abnormal),
+        }
+
+
+class Judged(NamedTuple):
+    """A record's figures; the AUC is NaN where there are too few ventricular beats.
+
+    `delays`: the seconds from the third ventricular beat to the alert, for each episode that was
+    raised and in which no alarm stood already.
+    """
+
     auc: float
     found: float
     flagged: float
-    outcomes: list[SettingsTrial]
+    beats: Found
+    alarms: evaluation.Judged
+    delays: list[float]
 
-    @property
-    def alarms(self) -> evaluation.Judged:
-        """Those at the settings that ship."""
-        return self.outcomes[0].judged
+
+class Row(NamedTuple):
+    """All that is printed of a record."""
+
+    judged: Judged
+    compared: ec57.Comparison
 
 
 def main(folder: Path, out: Path, seed: int = 0) -> None:
-    """Print a row for each record of `folder`, the mean, and a row for each choice of settings.
+    """Print how patients' detectors do on the records of `folder`; write `records.json` to `out`.
 
-    The rows of the records go to `mitdb.json` in the folder `out`, too.
+    The tables of ANSI/AAMI EC57, normal beats against all others, and the alarms. Raises UsageError
+    for a folder without records, Failure if none of them can be judged.
     """
+    paths = recordings.headers(folder)
     backend.load(seed)
-    paths = sorted(folder.glob("*.hea"))
-    if not paths:
-        raise UsageError(f"--mitdb {folder}: no WFDB records there (*.hea)")
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
-    rows = []
-    for path in track(paths, "records", console=console, disable=not console.is_terminal):
-        ecg = records.read(path)
-        rows.append(judge(path.stem, ecg, fit(ecg, seed)))
-    _print(rows)
+    rows = dict(recordings.judged(paths, lambda path: judge_record(path, seed)))
+    ec57.show({name: row.compared for name, row in rows.items()}, _width())
+    judged = {name: row.judged for name, row in rows.items()}
+    _print_beats({name: row.beats for name, row in judged.items()})
     print()
-    _print_settings([row.outcomes for row in rows])
-    print()
-    _print_expected(rows)
-    content = [
-        {name: value for name, value in row._asdict().items() if name != "outcomes"}
-        | {"alarms": row.alarms._asdict()}
-        for row in rows
-    ]
-    (out / "mitdb.json").write_text(json.dumps(content, indent=2) + "\n")
+    _print_alarms(judged)
+    content = {
+        name: row.judged._asdict()
+        | {"beats": row.judged.beats._asdict() | row.judged.beats.shares()}
+        | {"alarms": row.judged.alarms._asdict()}
+        | {"ec57": {title: share.value for title, share in row.compared.shares().items()}}
+        for name, row in rows.items()
+    }
+    (out / "records.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def judge_record(path: Path, seed: int) -> Row:
+    """Fit a detector to the first minutes of a record, and judge it by the rest.
+
+    Raises:
+        Failure: the record cannot be read, has no annotated beats or paced ones, or too few beats
+            that can be believed.
+    """
+    ecg = recordings.annotated(path)
+    reference = ec57.read(path, ecg.rate)
+    if len(reference.paced):
+        raise Failure(f"{path}: has paced beats, which EC57 leaves out of its totals")
+    heard = hear(ecg, fit(ecg, seed))
+    told = ec57.Annotations(
+        np.rint(heard.times[heard.peaks] * ecg.rate).astype(np.int64), heard.labels[heard.peaks]
+    )
+    lasts = len(ecg.signal) / ecg.rate
+    return Row(judge(ecg, heard), ec57.compare(reference, told, ecg.rate, lasts, 60 * MINUTES))
 
 
 def fit(ecg: records.Record, seed: int) -> patient.Patient:
-    """Fit a patient's detector to the first minutes of his record."""
-    beats = np.array([beat.samples for beat in records.beats(ecg, 0, 60 * MINUTES)], np.float32)
-    return patient.fit(beats[quality.assess(beats) == quality.GOOD], seed)
+    """Fit a patient's detector to the first minutes of a record.
+
+    Raises:
+        Failure: too few beats of them can be believed.
+    """
+    cut = records.beats(ecg, 0, 60 * MINUTES)
+    beats = np.array([beat.samples for beat in cut], np.float32).reshape(len(cut), -1)
+    believed = beats[quality.assess(beats) == quality.GOOD] if len(cut) else beats
+    if len(believed) < patient.FEWEST:
+        raise Failure(
+            f"{len(believed)} beats of its first {MINUTES} minutes can be believed, at least "
+            f"{patient.FEWEST} are needed for a fit"
+        )
+    return patient.fit(believed, seed)
 
 
-def judge(name: str, ecg: records.Record, fitted: patient.Patient) -> Judged:
-    """Judge a patient's detector on the rest of a record."""
+def hear(ecg: records.Record, fitted: patient.Patient) -> Heard:
+    """Let a patient's detector judge the rest of a record as it comes in, second by second.
+
+    Raises:
+        Failure: no beat comes after the minutes that were fitted.
+    """
+    live = [(beat, at) for beat, at in _live(ecg) if beat.seq >= 60 * MINUTES * ecg.rate]
+    if not live:
+        raise Failure(f"no beat after its first {MINUTES} minutes")
+    cut = [beat for beat, _ in live]
+    beats = np.array([beat.samples for beat in cut], np.float32)
+    outputs = score_graph.outputs(fitted.fitted.graph, beats)
+    believed = quality.assess(beats) == quality.GOOD
+    anomalous = believed & (outputs["score"] > fitted.threshold)
+    return Heard(
+        np.array([beat.seq for beat in cut]) / ecg.rate,
+        np.array([at for _, at in live]),
+        outputs["score"],
+        anomalous,
+        believed,
+        np.array([beat.rr_ms is not None for beat in cut]),
+        labels(anomalous, believed, outputs.get("ventricular")),
+        records.classes(ecg, cut),
+    )
+
+
+def labels(anomalous: Flags, believed: Flags, ventricular: Floats | None) -> NDArray[np.str_]:
+    """Return the label of each beat by what a detector says of it, [n].
+
+    `ventricular`: the probability of a ventricular beat, float32 [n]; of an anomalous beat the
+    other kind is supraventricular. A detector without it tells no kinds: what is anomalous counts
+    as ventricular.
+    """
+    if ventricular is None:
+        return ec57.classified(anomalous, np.zeros_like(anomalous), believed)
+    return ec57.classified(ventricular > 0.5, anomalous, believed)
+
+
+def judge(ecg: records.Record, heard: Heard) -> Judged:
+    """Judge what was heard of a record by its annotations.
+
+    Raises:
+        Failure: no beat is annotated after the minutes that were fitted.
+    """
     from sklearn.metrics import roc_auc_score
 
-    fitted_until = 60 * MINUTES * ecg.rate
-    cut = records.beats(ecg)
-    beats = np.array([beat.samples for beat in cut], np.float32)
-    at = np.array([beat.seq for beat in cut])
-    believed = quality.assess(beats) == quality.GOOD
-
-    judged = at >= fitted_until
-    scores: Floats = score_graph.outputs(fitted.fitted.graph, beats[judged])["score"]
-    anomalous = scores > fitted.threshold
-    classes = records.classes(ecg, cut)[judged]
-    ventricular, normal = classes == "V", classes == "N"
-
-    def outcomes(allowed: float) -> Iterator[SettingsTrial]:
-        above = scores > patient.threshold(fitted.fitted.held_out, allowed)
-        verdicts = np.where(believed[judged], above, kinds.POOR).astype(np.uint8).tobytes()
-        for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS)):
-            raised = evaluation.alarms(verdicts, at[judged] / ecg.rate, policy)
-            again = sum(after.begin - before.end < SOON for before, after in pairwise(raised))
-            yield SettingsTrial(allowed, policy, evaluation.judge(raised, *known), again)
-
-    annotated = ecg.positions / ecg.rate
-    gap = np.abs(annotated[:, None] - at / ecg.rate)
+    known = annotated(ecg)
+    if not len(known.times):
+        raise Failure(f"no beat is annotated after its first {MINUTES} minutes")
+    ventricular, normal = heard.classes == "V", heard.classes == "N"
     both = ventricular | normal
-    rest = ecg.positions >= fitted_until
-    hours = (len(ecg.signal) - fitted_until) / ecg.rate / 3600
-    known = Annotated(annotated[rest], ecg.classes[rest], hours)
+    enough = ventricular.sum() >= FEWEST and normal.any()
+    raised = evaluation.alarms(heard.verdicts(), heard.times, Settings().alarm.policy)
     return Judged(
-        name,
-        float((gap.min(axis=1) <= TOLERANCE).mean()),
-        float((gap.min(axis=0) <= TOLERANCE).mean()),
-        float(roc_auc_score(ventricular[both], scores[both]))
-        if ventricular.sum() >= FEWEST
-        else float("nan"),
-        float(anomalous[ventricular].mean()) if ventricular.any() else float("nan"),
-        float(anomalous[normal].mean()),
-        [
-            outcome
-            for allowed in dict.fromkeys((patient.ALLOWED, *ALLOWED))
-            for outcome in outcomes(allowed)
-        ],
+        float(roc_auc_score(ventricular[both], heard.scores[both])) if enough else float("nan"),
+        _share(heard.anomalous[ventricular].sum(), ventricular.sum()),
+        _share(heard.anomalous[normal].sum(), normal.sum()),
+        _found(ecg, heard),
+        evaluation.judge(raised, *known),
+        _delays(raised, known, heard),
     )
 
 
-def _print(rows: list[Judged]) -> None:
-    columns = ("record", "R found", "R right", "AUC V/N", "V found", "N flagged", "episodes",
-               "raised", "other/h", "false/h")  # fmt: skip
-    table = Table(*columns, box=None)
+def annotated(ecg: records.Record) -> Annotated:
+    """Return the annotated beats after the minutes that are fitted."""
+    begin = 60 * MINUTES * ecg.rate
+    rest = ecg.positions >= begin
+    hours = (len(ecg.signal) - begin) / ecg.rate / 3600
+    return Annotated(ecg.positions[rest] / ecg.rate, ecg.classes[rest], hours)
 
-    def number(value: float) -> str:
-        return "" if np.isnan(value) else f"{value:.4f}"
 
-    for row in rows:
-        counts = row.alarms
-        table.add_row(
-            row.name,
-            *(number(value) for value in row[1:6]),
-            str(counts.episodes),
-            str(counts.raised),
-            f"{counts.other / counts.hours:.1f}",
-            f"{counts.false / counts.hours:.1f}",
-        )
-    all_of = [row.alarms for row in rows]
-    table.add_section()
-    table.add_row(
-        "mean",
-        *(number(float(np.nanmean([row[i] for row in rows]))) for i in range(1, 6)),
-        str(sum(counts.episodes for counts in all_of)),
-        str(sum(counts.raised for counts in all_of)),
-        f"{np.mean([counts.other / counts.hours for counts in all_of]):.1f}",
-        f"{np.mean([counts.false / counts.hours for counts in all_of]):.1f}",
+def _live(ecg: records.Record) -> list[tuple[CutBeat, float]]:
+    """Return the beats of a record, and the second at which each was given."""
+    segmenter = Segmenter(ecg.rate)
+    second = round(ecg.rate)
+    given: list[tuple[CutBeat, float]] = []
+    for first in range(0, len(ecg.signal), second):
+        cut = segmenter.feed(ecg.signal[first : first + second])
+        given += [(beat, min(first + second, len(ecg.signal)) / ecg.rate) for beat in cut]
+    return given + [(beat, len(ecg.signal) / ecg.rate) for beat in segmenter.finish()]
+
+
+def _found(ecg: records.Record, heard: Heard) -> Found:
+    """Hold each annotated beat against the one that was found for it, as EC57 pairs them."""
+    at = np.rint(heard.times * ecg.rate).astype(np.int64)[heard.peaks]
+    flagged = heard.anomalous[heard.peaks]
+    begin, within = round(60 * MINUTES * ecg.rate), int(ec57.WINDOW * ecg.rate)
+    pairs = ec57.match(ecg.positions, at, begin, len(ecg.signal), within)
+    rows = [
+        (ecg.classes[i] != "N", k is not None and flagged[k]) for i, k in pairs if i is not None
+    ]
+    abnormal, hit = np.array(rows, bool).reshape(-1, 2).T
+    return Found(
+        int((abnormal & hit).sum()),
+        int((~abnormal & hit).sum()),
+        int(abnormal.sum()),
+        int((~abnormal).sum()),
     )
-    Console(width=None if Console().is_terminal else 110).print(table)
-    print(
-        "R found and R right: sensitivity and positive predictivity of the R peaks within "
-        f"{TOLERANCE * 1000:.0f} ms. Episodes: three or more V among ten beats; raised: within ten "
-        "beats. Other: alarms outside of episodes; false: those with fewer than three abnormal "
-        "beats among ten."
-    )
 
 
-def _print_settings(records: list[list[SettingsTrial]]) -> None:
-    columns = ("raised at", "cleared at", "episodes", "raised", "false/h", "other/h", "again/h")
-    table = Table(*columns, box=None)
-    for outcomes in zip(*records, strict=True):
-        if outcomes[0].allowed != patient.ALLOWED:
-            continue
-        policy = outcomes[0].policy
-        judged = [outcome.judged for outcome in outcomes]
-        table.add_row(
-            f"{policy.raise_at} of {policy.window}",
-            str(policy.clear_at),
-            str(sum(counts.episodes for counts in judged)),
-            str(sum(counts.raised for counts in judged)),
-            f"{np.mean([counts.false / counts.hours for counts in judged]):.2f}",
-            f"{np.mean([counts.other / counts.hours for counts in judged]):.2f}",
-            f"{np.mean([outcome.again / outcome.judged.hours for outcome in outcomes]):.2f}",
-        )
-    Console(width=None if Console().is_terminal else 110).print(table)
-    print(f"The first row ships. Again: alarms raised within {SOON} s of a clearing.")
+def _delays(raised: list[evaluation.Span], known: Annotated, heard: Heard) -> list[float]:
+    """Return the seconds from the third ventricular beat to the alert, where none stood already."""
+    ventricular = known.times[known.classes == "V"]
+    delays = []
+    for episode in evaluation.episodes(known.times, known.classes):
+        third = ventricular[ventricular >= episode.begin][evaluation.VENTRICULAR - 1]
+        alarm = next((a for a in raised if a.begin <= episode.due and a.end >= episode.begin), None)
+        if alarm is not None:
+            alerted = heard.known[np.searchsorted(heard.times, alarm.begin)]
+            if alerted > third:
+                delays.append(float(alerted - third))
+    return delays
 
 
-def _print_expected(rows: list[Judged]) -> None:
-    """Print what to expect of new patients with ventricular beats."""
-    rows = [row for row in rows if not np.isnan(row.auc)]
-    if len(rows) < 2:
-        return
-    crossed, chosen = model_selection.crossed([[o.judged for o in row.outcomes] for row in rows])
+def _share(some: Any, of: Any) -> float:
+    return float(some / of) if of else float("nan")
+
+
+def _number(value: float, how: str = ".4f") -> str:
+    return "-" if np.isnan(value) else format(value, how)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _width() -> int | None:
+    return None if Console().is_terminal else 130
+
+
+def _print_beats(rows: dict[str, Found]) -> None:
+    columns = ("specificity", "precision", "recall", "F1")
     table = Table(
-        f"of {len(rows)} records with ventricular beats", "raised", "false/h", "other/h",
-        "both goals met", box=None,
+        "record", "N", "S V F Q", *columns,
+        title="Beat by beat: N against S, V, F and Q", title_justify="left", box=None,
     )  # fmt: skip
-    for name, judged in (
-        ("at the settings that ship", [row.alarms for row in rows]),
-        ("at those the others choose", crossed),
-    ):
-        drawn = model_selection.spread(judged)
-        low, middle, high = zip(drawn.raised, drawn.false, drawn.other, strict=True)
+
+    def add(name: str, counts: tuple[str, str], shares: dict[str, float]) -> None:
+        table.add_row(name, *counts, *(_number(shares[column], ".3f") for column in columns))
+
+    for name, row in rows.items():
+        add(name, (str(row.normal), str(row.abnormal)), row.shares())
+    every = list(rows.values())
+    total = Found(*np.sum(every, axis=0).tolist())
+    shares = [row.shares() for row in every]
+    table.add_section()
+    add("gross", (str(total.normal), str(total.abnormal)), total.shares())
+    add("average", ("", ""), {name: _mean([row[name] for row in shares]) for name in columns})
+    Console(width=_width()).print(table)
+
+
+def _print_alarms(rows: dict[str, Judged]) -> None:
+    table = Table(
+        "record", "AUC V/N", "V found", "N flagged", "episodes", "raised", "other/h", "false/h",
+        title="Beats and alarms of a patient's own detector", title_justify="left", box=None,
+    )  # fmt: skip
+
+    def add(name: str, shares: list[float], counts: list[int], an_hour: list[float]) -> None:
         table.add_row(
             name,
-            f"{middle[0]:.0%} ({low[0]:.0%} to {high[0]:.0%})",
-            *(f"{middle[i]:.1f} ({low[i]:.1f} to {high[i]:.1f})" for i in (1, 2)),
-            f"{drawn.met:.0%}",
+            *(_number(share) for share in shares),
+            *(str(count) for count in counts),
+            *(_number(value, ".2f") for value in an_hour),
         )
-    Console(width=None if Console().is_terminal else 110).print(table)
-    print(
-        f"Medians, with 5 to 95 %, of sets of {model_selection.DRAWN} drawn from those records; "
-        "the goals: "
-        f"{model_selection.RAISED:.0%} raised, {model_selection.FALSE:g} false alarms an hour."
+
+    shares = {name: [row.auc, row.found, row.flagged] for name, row in rows.items()}
+    hourly = {
+        name: [row.alarms.other / row.alarms.hours, row.alarms.false / row.alarms.hours]
+        for name, row in rows.items()
+    }
+    for name, row in rows.items():
+        add(name, shares[name], [row.alarms.episodes, row.alarms.raised], hourly[name])
+    table.add_section()
+    every = list(rows.values())
+    add(
+        "mean",
+        [_mean([row[i] for row in shares.values()]) for i in range(3)],
+        [sum(row.alarms.episodes for row in every), sum(row.alarms.raised for row in every)],
+        [_mean([row[i] for row in hourly.values()]) for i in range(2)],
     )
-    for k, times in Counter(chosen).most_common():
-        allowed, policy = rows[0].outcomes[k][:2]
+    Console(width=_width()).print(table)
+    delays = [delay for row in every for delay in row.delays]
+    if delays:
+        raised = sum(row.alarms.raised for row in every)
         print(
-            f"chosen {times} times: {policy.raise_at} of {policy.window}, cleared at "
-            f"{policy.clear_at}, {allowed:g} of a beat's variance unexplained"
+            f"In {raised - len(delays)} of {raised} episodes raised an alarm stood already. In the "
+            "others, from the third ventricular beat to the alert: "
+            f"median {np.median(delays):.1f} s, 95th percentile {np.percentile(delays, 95):.1f} s."
         )
+    print(
+        "Episodes: three or more V among ten beats, their number in all; raised: within ten beats. "
+        "Other: alarms outside of episodes; false: those with fewer than three abnormal beats "
+        "among ten."
+    )

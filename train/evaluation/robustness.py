@@ -22,7 +22,7 @@ from monitor.errors import UsageError
 from monitor.settings import Settings
 from train import backend
 from train.detectors import patient, score_graph
-from train.evaluation import patients
+from train.evaluation import patients, recordings
 from train.evaluation.perturbations import CHANGES, Change, Random
 from train.evaluation.rpeaks import RATES, resampled
 
@@ -62,24 +62,27 @@ def main(folder: Path, out: Path, seed: int = 0) -> None:
     backend.load(seed)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    ecgs = {path.stem: records.read(path) for path in sorted(folder.glob("*.hea"))}
+    ecgs = dict(recordings.judged(recordings.headers(folder), recordings.annotated))
     names = [name for name, ecg in ecgs.items() if _ventricular(ecg) >= patients.FEWEST]
     if not names:
-        raise UsageError(f"--mitdb {folder}: no records with ventricular beats there (*.hea)")
+        raise UsageError(f"--records {folder}: no records with ventricular beats there (*.hea)")
 
     names = names[:: -(-len(names) // RECORDS)]
     judged: dict[str, list[patients.Judged]] = {}
     same: dict[str, list[float]] = {}
     heard: dict[str, list[Heard]] = {}
     for name in track(names, "records", console=console, disable=not console.is_terminal):
-        for title, row in _rates(name, ecgs[name], seed, same, heard):
+        for title, row in _rates(ecgs[name], seed, same, heard):
             judged.setdefault(title, []).append(row)
     _print_judged(judged, same, names)
     print()
     _print_heard(heard)
     content = {
         "judged": {
-            title: [{"record": row.name, "auc": row.auc, "found": row.found} for row in rows]
+            title: [
+                {"record": name, "auc": row.auc, "found": row.found}
+                for name, row in zip(names, rows, strict=True)
+            ]
             for title, rows in judged.items()
         },
         "changed": {title: [row._asdict() for row in rows] for title, rows in heard.items()},
@@ -96,7 +99,6 @@ def _ventricular(ecg: records.Record) -> int:
 
 
 def _rates(
-    name: str,
     ecg: records.Record,
     seed: int,
     same: dict[str, list[float]],
@@ -106,11 +108,11 @@ def _rates(
     at_rate = {rate: resampled(ecg, rate) for rate in RATES}
     fitted = {rate: patients.fit(own, seed) for rate, own in at_rate.items()}
     for rate, own in at_rate.items():
-        yield f"{rate:g} Hz", patients.judge(name, own, fitted[rate])
+        yield f"{rate:g} Hz", _judged(own, fitted[rate])
         for title, change in CHANGES.items():
             row = _listen(own, change, fitted[rate], np.random.default_rng(seed))
             heard.setdefault(title, []).append(row)
-    yield "fitted at 360, live at 250 Hz", patients.judge(name, at_rate[250.0], fitted[360.0])
+    yield "fitted at 360, live at 250 Hz", _judged(at_rate[250.0], fitted[360.0])
 
     reversed_ = ecg._replace(signal=-ecg.signal)
     first, again = fitted[360.0], patients.fit(reversed_, seed)
@@ -118,7 +120,7 @@ def _rates(
         ("live upside down", reversed_, first),
         ("fitted upside down", ecg, again),
     ):
-        yield title, patients.judge(name, live, by)
+        yield title, _judged(live, by)
         verdicts, others = (
             _verdicts(
                 _part(signal, 60 * patients.MINUTES, 60 * patients.MINUTES + COMPARED), model
@@ -128,6 +130,10 @@ def _rates(
         same.setdefault(title, []).append(
             float(np.mean(verdicts == others)) if len(verdicts) == len(others) else 0.0
         )
+
+
+def _judged(ecg: records.Record, fitted: patient.Patient) -> patients.Judged:
+    return patients.judge(ecg, patients.hear(ecg, fitted))
 
 
 def _part(ecg: records.Record, start: float, stop: float) -> records.Record:

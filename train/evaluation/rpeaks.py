@@ -16,7 +16,7 @@ from rich.table import Table
 
 from monitor.ecg import quality, records
 from monitor.ecg.rpeaks import Signal
-from monitor.errors import UsageError
+from train.evaluation import recordings
 
 RATES: Final = (128.0, 250.0, 360.0, 500.0)
 TOLERANCE: Final = 0.1  # seconds between a peak found and the one annotated
@@ -50,13 +50,13 @@ class Found(NamedTuple):
 def main(folder: Path, out: Path) -> None:
     """Print both tables over the records of `folder`; write `peaks.json` to the folder `out`.
 
-    Raises UsageError for a folder without annotated records.
+    Raises UsageError for a folder without records, Failure if none is annotated.
     """
+    paths = recordings.headers(folder)
+    ecgs = [
+        ecg for _, ecg in recordings.judged(paths, lambda path: _begin(recordings.annotated(path)))
+    ]
     out.mkdir(parents=True, exist_ok=True)
-    ecgs = [_begin(records.read(path)) for path in sorted(folder.glob("*.hea"))]
-    ecgs = [ecg for ecg in ecgs if len(ecg.positions)]
-    if not ecgs:
-        raise UsageError(f"--mitdb {folder}: no annotated WFDB records there (*.hea)")
     others = {
         name: [_other(ecg, finder) for ecg in _followed(ecgs, name)]
         for name, finder in FINDERS.items()
