@@ -61,7 +61,7 @@ def judged(paths: list[Path], judge: Callable[[Path], Row]) -> Iterator[tuple[st
             else:
                 some = True
                 if not console.is_terminal:
-                    console.print(f"{path.stem}: judged, {i} of {len(paths)}", markup=False)
+                    console.print(f"{path.stem}, {i} of {len(paths)}", markup=False)
                 yield path.stem, row
             bar.advance(task)
     if paths and not some:
