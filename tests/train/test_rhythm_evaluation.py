@@ -112,3 +112,5 @@ def test_nothing_is_heard_after_the_time_that_is_given() -> None:
     ecg = records.Record(signal, RATE, np.empty(0, np.int64), np.empty(0, "<U1"), "II")
     assert [alarm.kind for alarm in rhythm.listen(ecg).alarms] == ["asystole"]
     assert rhythm.listen(ecg, 60).alarms == []
+    with pytest.raises(Failure, match="at least 100 Hz"):
+        rhythm.listen(ecg._replace(rate=50.0))

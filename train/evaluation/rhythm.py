@@ -20,7 +20,7 @@ from monitor.ecg.chunks import Chunk
 from monitor.ecg.rhythm import SEVERITY, Finding, RhythmKind, RhythmSettings
 from monitor.ecg.segmenter import CutBeat
 from monitor.ecg.streams import Streams
-from monitor.errors import Failure
+from monitor.errors import Failure, Rejected
 from train.evaluation import recordings
 
 EXPLAINED_BY: Final[dict[RhythmKind, tuple[RhythmKind, ...]]] = {
@@ -143,7 +143,10 @@ def listen(ecg: records.Record, until: float = np.inf) -> Listened:
         chunk = {name: own[first : min(first + second, last)] for name, own in leads.items()}
         now = min(first + second, last) / ecg.rate
         time = first / ecg.rate
-        taken = streams.take("", Chunk(chunk, ecg.rate, first, time), now)
+        try:
+            taken = streams.take("", Chunk(chunk, ecg.rate, first, time), now)
+        except Rejected as reason:
+            raise Failure(str(reason)) from None
         beats += taken.beats
         stream = streams.find("")
         standing = {each.kind: each for each in stream.rhythm()} if stream else {}
