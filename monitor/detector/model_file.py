@@ -17,6 +17,7 @@ import onnxruntime
 from msgspec import Meta
 
 from monitor import errors
+from monitor.detector.rr_history import INTERVALS
 from monitor.ecg.beat import Floats
 
 CARD: Final = "ecg_monitor"
@@ -24,6 +25,10 @@ CARD: Final = "ecg_monitor"
 
 LARGEST: Final = 256 * 1024 * 1024
 """Bytes of a model file, at most: those that are shipped have less than a hundredth of it."""
+
+VENTRICULAR: Final = 0.6
+"""How likely a beat must be ventricular to be called so. On records that taught nothing 89 % of the
+ventricular beats are then found, and 0.3 % of the others called so (docs/detector.md)."""
 
 Kind = Literal["detector", "image", "vae-encoder", "vae-decoder"]
 
@@ -109,16 +114,23 @@ class DetectorCard(Card, frozen=True, kw_only=True):
 
 
 class Signature(NamedTuple):
-    """What a graph takes and gives; N is the free batch axis."""
+    """What a graph takes and gives; N is the free batch axis.
+
+    What it `may_take` has a default in the file, so that whoever does not know of it leaves it out.
+    """
 
     takes: tuple[str, ...]
     gives: tuple[str, ...]
+    may_take: tuple[str, ...] = ()
+    may_give: tuple[str, ...] = ()
 
 
 SIGNATURES: Final[dict[Kind, Signature]] = {
     "detector": Signature(
         ("beat float32 [N, 140]",),
         ("reconstruction float32 [N, 140]", "score float32 [N]"),
+        may_take=(f"rr float32 [N, {INTERVALS}]",),
+        may_give=("ventricular float32 [N]",),
     ),
     "image": Signature(
         ("image float32 [N, 28, 28, 1]",),
@@ -157,18 +169,28 @@ class Model:
             raise ModelError(path, f"holds a model of kind {self.card.kind}, not {kind}")
         _check_graph(path, self._session, SIGNATURES[self.card.kind])
         self._input = self._session.get_inputs()[0].name
+        self.optional = {node.name for node in self._session.get_overridable_initializers()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, batch: Floats) -> dict[str, Floats]:
-        """Run the graph on float32 [N, …]; gives its outputs by name."""
-        return dict(zip(self._outputs, self._session.run(None, {self._input: batch}), strict=True))
+    def run(self, batch: Floats, **optional: Floats) -> dict[str, Floats]:
+        """Run the graph on float32 [N, …]; gives its outputs by name.
+
+        `optional`: inputs of those in `self.optional`; what is left out has its default.
+        """
+        inputs = {self._input: batch, **optional}
+        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
 
 
 class Scored(NamedTuple):
-    """`scores` float32 [N], higher is more anomalous; `reconstructions` float32 [N, 140]."""
+    """`scores` float32 [N], higher is more anomalous; `reconstructions` float32 [N, 140].
+
+    `ventricular` float32 [N]: how likely each beat is ventricular; None where the file has no such
+    output.
+    """
 
     scores: Floats
     reconstructions: Floats
+    ventricular: Floats | None = None
 
 
 class Detector:
@@ -183,10 +205,19 @@ class Detector:
         self.sha256 = self._model.sha256
         self.threshold = self.card.threshold.value
 
-    def score(self, beats: Floats) -> Scored:
-        """Score `beats`, float32 [N, 140] in the source's own units."""
-        outputs = self._model.run(beats)
-        return Scored(outputs["score"], outputs["reconstruction"])
+    @property
+    def hears_rhythm(self) -> bool:
+        """Whether RR intervals change its scores."""
+        return "rr" in self._model.optional
+
+    def score(self, beats: Floats, rr: Floats | None = None) -> Scored:
+        """Score `beats`, float32 [N, 140] in the source's own units.
+
+        `rr`, float32 [N, 32], as `rr_history.extend` gives it; None where no interval is known.
+        """
+        known = {} if rr is None or not self.hears_rhythm else {"rr": rr}
+        outputs = self._model.run(beats, **known)
+        return Scored(outputs["score"], outputs["reconstruction"], outputs.get("ventricular"))
 
     def threshold_at(self, false_alarm_rate: float) -> float:
         """Give the threshold above which this share of the held-out normal beats lies.
@@ -254,14 +285,25 @@ def _card(path: Path, session: onnxruntime.InferenceSession) -> Card:
 
 
 def _check_graph(path: Path, session: onnxruntime.InferenceSession, signature: Signature) -> None:
-    for verb, nodes, expected in (
-        ("takes", session.get_inputs(), signature.takes),
-        ("gives", session.get_outputs(), signature.gives),
+    optional = {text.split()[0] for text in signature.may_take}
+    overridable = [
+        # Weights may be overridable, too, in a file of another converter: those are its own affair.
+        node
+        for node in session.get_overridable_initializers()
+        if node.name in optional
+    ]
+    for verb, nodes, needed, allowed in (
+        ("takes", session.get_inputs(), signature.takes, ()),
+        ("may take", overridable, (), signature.may_take),
+        ("gives", session.get_outputs(), signature.gives, signature.may_give),
     ):
-        found = tuple(sorted(_describe(node) for node in nodes))
-        if found != expected:
+        found = {_describe(node) for node in nodes}
+        if not set(needed) <= found <= {*needed, *allowed}:
+            rest = f", with or without {', '.join(allowed)}" if needed and allowed else ""
             raise ModelError(
-                path, f"its graph {verb} {', '.join(found)} and not {', '.join(expected)}"
+                path,
+                f"its graph {verb} {', '.join(sorted(found))} and not "
+                f"{', '.join(needed or allowed)}{rest}",
             )
 
 

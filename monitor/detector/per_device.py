@@ -33,11 +33,14 @@ class Scored(NamedTuple):
         scores: float32 [N], higher is more anomalous.
         reconstructions: float32 [N, 140].
         thresholds: float32 [N]; one for all beats where one detector scored them.
+        ventricular: float32 [N], how likely each beat is ventricular, NaN where its detector cannot
+            tell; None where none of the detectors can.
     """
 
     scores: Floats
     reconstructions: Floats
     thresholds: Floats | np.float32
+    ventricular: Floats | None = None
 
 
 class Change(NamedTuple):
@@ -96,27 +99,41 @@ class Detectors:
         """Give the detector of a device: the first whose pattern fits its name."""
         return self._files[self._place(name)].detector
 
-    def score(self, batch: Floats, whose: Iterable[tuple[str, int, int]]) -> Scored:
+    @property
+    def hear_rhythm(self) -> bool:
+        """Whether RR intervals change the scores of any of them."""
+        return any(file.detector.hears_rhythm for file in self._files)
+
+    def score(
+        self, batch: Floats, whose: Iterable[tuple[str, int, int]], rr: Floats | None = None
+    ) -> Scored:
         """Score beats, each by the detector of its device.
 
         Args:
             batch: float32 [N, 140].
             whose: devices, and from which beat to which (exclusive) the batch holds theirs.
+            rr: float32 [N, 32], the RR intervals before each beat, as `rr_history` gives them; None
+                where none is known.
         """
         if len(self._files) == 1:
-            return _by_one(self.default, batch)
+            return _by_one(self.default, batch, rr)
         rows: defaultdict[Detector, list[NDArray[np.intp]]] = defaultdict(list)
         for name, start, stop in whose:
             rows[self.for_device(name)].append(np.arange(start, stop))
         if len(rows) == 1:
-            return _by_one(next(iter(rows)), batch)
+            return _by_one(next(iter(rows)), batch, rr)
         scores, thresholds = np.empty((2, len(batch)), np.float32)
-        reconstructions = np.empty_like(batch)
+        reconstructions, ventricular = np.empty_like(batch), None
         for detector, theirs in rows.items():
             at = np.concatenate(theirs)
-            scores[at], reconstructions[at] = detector.score(batch[at])
+            scored = detector.score(batch[at], None if rr is None else rr[at])
+            scores[at], reconstructions[at] = scored.scores, scored.reconstructions
             thresholds[at] = detector.threshold
-        return Scored(scores, reconstructions, thresholds)
+            if scored.ventricular is not None:
+                if ventricular is None:
+                    ventricular = np.full(len(batch), np.nan, np.float32)
+                ventricular[at] = scored.ventricular
+        return Scored(scores, reconstructions, thresholds, ventricular)
 
     def refresh(self) -> list[Change]:
         """Take over the files that have changed and stand still since the last look."""
@@ -155,8 +172,9 @@ class Detectors:
         return next((i for i, found in enumerate(fits) if found), len(self._files) - 1)
 
 
-def _by_one(detector: Detector, batch: Floats) -> Scored:
-    return Scored(*detector.score(batch), np.float32(detector.threshold))
+def _by_one(detector: Detector, batch: Floats, rr: Floats | None) -> Scored:
+    scores, reconstructions, ventricular = detector.score(batch, rr)
+    return Scored(scores, reconstructions, np.float32(detector.threshold), ventricular)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -53,6 +53,36 @@ def graph(
     return helper.make_model(built, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
+def hearing(*, intervals: int = 32, default: bool = True) -> onnx.ModelProto:
+    """Build a detector that adds the last RR interval to the score; ventricular is a tenth of it.
+
+    `default`: whether it can do without the intervals.
+    """
+    built = graph(score="size_alone")
+    of = built.graph
+    of.node.extend(
+        [
+            helper.make_node("Gather", ["rr", "first"], ["last"], axis=1),
+            helper.make_node("Add", ["size_alone", "last"], ["score"]),
+            helper.make_node("Mul", ["score", "tenth"], ["ventricular"]),
+        ]
+    )
+    of.initializer.extend(
+        [
+            helper.make_tensor("first", TensorProto.INT64, [], [0]),
+            helper.make_tensor("tenth", TensorProto.FLOAT, [], [0.1]),
+        ]
+    )
+    if default:
+        zeros = [0.0] * intervals
+        of.initializer.append(helper.make_tensor("rr", TensorProto.FLOAT, [1, intervals], zeros))
+    of.input.append(helper.make_tensor_value_info("rr", TensorProto.FLOAT, ["M", intervals]))
+    del of.output[1]
+    for name in ("score", "ventricular"):
+        of.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]))
+    return built
+
+
 def write(path: Path, model: onnx.ModelProto, card: dict[str, Any] | str | None) -> Path:
     if card is not None:
         text = card if isinstance(card, str) else msgspec.json.encode(card).decode()
@@ -78,6 +108,27 @@ def test_scores_beats_in_batches_of_any_size(flat: Path) -> None:
     assert detector.threshold == 1.5
     assert detector.card.dataset.rows == {"train": 4000, "test": 1000}
     assert len(detector.sha256) == 64
+
+
+def test_hears_the_rhythm_where_it_is_told(tmp_path: Path) -> None:
+    detector = Detector(write(tmp_path / "hearing.onnx", hearing(), CARD_OF_A_DETECTOR))
+    beats = np.full((3, 140), -2, np.float32)
+    rr = np.zeros((3, 32), np.float32)
+    rr[:, 0] = 800, 0, 900
+    assert detector.hears_rhythm
+    assert detector.score(beats, rr).scores.tolist() == [802, 2, 902]
+    scored = detector.score(beats)
+    assert scored.scores.tolist() == [2, 2, 2]
+    assert scored.ventricular is not None
+    assert scored.ventricular == pytest.approx([0.2] * 3)
+
+
+def test_the_rhythm_changes_nothing_where_a_model_does_not_hear_it(flat: Path) -> None:
+    detector = Detector(flat)
+    scored = detector.score(np.full((2, 140), -2, np.float32), np.full((2, 32), 800, np.float32))
+    assert not detector.hears_rhythm
+    assert scored.scores.tolist() == [2, 2]
+    assert scored.ventricular is None
 
 
 def test_another_false_alarm_rate_comes_from_the_quantiles(flat: Path) -> None:
@@ -171,7 +222,12 @@ def test_refuses_a_card_that_is_not_json(tmp_path: Path) -> None:
         (graph(beat=["N", 141]), r"takes beat float32 \[N, 141\] and not beat float32 \[N, 140\]"),
         (graph(beat=[1, 140]), r"takes beat float32 \[1, 140\]"),
         (graph(dtype=TensorProto.DOUBLE), r"takes beat tensor\(double\) \[N, 140\]"),
-        (graph(score="error"), r"gives error float32 \[N\]"),
+        (
+            graph(score="error"),
+            r"gives error float32 \[N\], .* and not .*, with or without ventric",
+        ),
+        (hearing(default=False), r"takes beat .*, rr float32 \[N, 32\] and not beat float32"),
+        (hearing(intervals=16), r"may take rr float32 \[N, 16\] and not rr float32 \[N, 32\]"),
     ],
 )
 def test_refuses_another_graph(tmp_path: Path, built: onnx.ModelProto, reason: str) -> None:

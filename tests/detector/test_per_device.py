@@ -14,7 +14,7 @@ from monitor.detector.model_file import Detector, shipped
 from monitor.detector.per_device import Detectors
 from monitor.errors import ConfigurationError
 from monitor.settings import ModelSettings
-from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
+from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, hearing, write
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_float32
@@ -58,6 +58,22 @@ def test_beats_of_a_batch_go_to_their_devices_detectors(keen: Path, calm: Path, 
     assert outcome.reconstructions[4:7] == pytest.approx(alone.reconstructions, abs=1e-5)
     shared = np.float32(own.threshold)
     assert np.array_equal(outcome.thresholds, np.repeat([0.5, shared, 5, 0.5], [4, 3, 3, 2]))
+
+
+def test_only_the_devices_whose_detector_hears_it_are_told_the_rhythm(
+    tmp_path: Path, keen: Path
+) -> None:
+    path = write(tmp_path / "hearing.onnx", hearing(), CARD_OF_A_DETECTOR)
+    detectors = Detectors(ModelSettings(devices={"bed-1": keen, "bed-2": path}))
+    batch, rr = WAVES[:4], np.full((4, 32), 700, np.float32)
+    outcome = detectors.score(batch, [("bed-2", 0, 2), ("bed-1", 2, 4)], rr)
+    sizes = np.abs(batch).mean(axis=1)
+    assert outcome.scores == pytest.approx(sizes + np.array([700, 700, 0, 0]))
+    assert outcome.ventricular is not None
+    assert outcome.ventricular[:2] == pytest.approx((sizes[:2] + 700) / 10)
+    assert np.isnan(outcome.ventricular[2:]).all()
+    assert detectors.hear_rhythm
+    assert not Detectors(ModelSettings(devices={"bed-1": keen})).hear_rhythm
 
 
 def test_a_rate_is_every_model_s_and_a_threshold_is_the_shared_one_s(keen: Path) -> None:
