@@ -51,21 +51,30 @@ class ActiveAlarm:
 
 
 class BeatWindow:
-    """The last beats of a device as bits, newest lowest: set where a beat speaks for an alarm."""
+    """The last beats of a device as bits, newest lowest: set where a beat speaks for an alarm.
 
-    __slots__ = ("bits", "seen")
+    Attributes:
+        bits: which of them do.
+        ventricular: which of those are ventricular.
+        seen: how many beats there are.
+    """
+
+    __slots__ = ("bits", "seen", "ventricular")
 
     def __init__(self, window: str = "") -> None:
         """Go on from a window that `window` wrote."""
         self.bits = int(window.translate(_TO_BITS) or "0", 2)
+        self.ventricular = int(window.translate(_TO_VENTRICULAR) or "0", 2)
         self.seen = len(window)
 
     def window(self) -> str:
-        """The window as text, the oldest beat first: `x` where a beat speaks for the alarm."""
-        return f"{self.bits:0{self.seen}b}".translate(_TO_MARKS) if self.seen else ""
+        """The window as text, oldest beat first: `x` speaks for the alarm, `v` is ventricular."""
+        places = range(self.seen - 1, -1, -1)
+        return "".join(_MARKS[self.bits >> i & 1][self.ventricular >> i & 1] for i in places)
 
 
-_TO_BITS, _TO_MARKS = str.maketrans(".x", "01"), str.maketrans("01", ".x")
+_TO_BITS, _TO_VENTRICULAR = str.maketrans(".xv", "011"), str.maketrans(".xv", "001")
+_MARKS = "..", "xv"
 
 
 class Shelf(NamedTuple):

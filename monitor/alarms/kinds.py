@@ -4,8 +4,9 @@ from typing import Final, Literal, NamedTuple
 
 from monitor.alarms.messages import Kind, Priority
 
-NORMAL, ANOMALOUS, POOR = range(3)
-"""What a beat was."""
+NORMAL, ANOMALOUS, POOR, ATYPICAL, VENTRICULAR = range(5)
+"""What a beat was. Of a detector that can tell ventricular beats from others, what is anomalous is
+either VENTRICULAR or ATYPICAL; of any other one it is ANOMALOUS."""
 
 
 class Properties(NamedTuple):

@@ -126,7 +126,7 @@ def _check_name(name: str) -> None:
         raise ValueError("a character that cannot be printed")
 
 
-Window = Annotated[str, Meta(pattern="^[.x]*$", max_length=1000)]
+Window = Annotated[str, Meta(pattern="^[.xv]*$", max_length=1000)]
 
 Key = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -135,8 +135,9 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm of a device as it stands, retained on `ecg/<device>/alarm`.
 
     It holds all that is needed to go on after a restart: which of the last beats were anomalous
-    or of poor quality (`x`, oldest first, `.` for the others), which beats were counted, how often
-    an alarm of this device has changed by its beats, and when the last alarm of the rhythm ended.
+    or of poor quality (`x`, or `v` if ventricular, oldest first, `.` for the others), which beats
+    were counted, how often an alarm of this device has changed by its beats, and when the last
+    alarm of the rhythm ended.
     """
 
     device: str

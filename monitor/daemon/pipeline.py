@@ -16,9 +16,10 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Decision, Rhythm
 from monitor.alarms.device import Device
 from monitor.alarms.intervals import IntervalWatch
-from monitor.alarms.kinds import ANOMALOUS, POOR
-from monitor.detector.model_file import Detector
+from monitor.alarms.kinds import NORMAL, POOR
+from monitor.detector.model_file import Detector, verdicts
 from monitor.detector.per_device import Detectors, Scored
+from monitor.detector.rr_history import INTERVALS, RrHistories
 from monitor.ecg import codec, quality
 from monitor.ecg.beat import SAMPLES, Beats, Floats, fingerprints, samples
 from monitor.ecg.rhythm import RhythmSettings
@@ -60,7 +61,7 @@ class ScoredBatch(NamedTuple):
         samples: float32 [N, 140].
         scored: what the detectors said of each beat.
         faults: uint8 [N], the fault of each beat as `quality.assess` gives it.
-        verdicts: a byte for each beat: NORMAL, ANOMALOUS or POOR.
+        verdicts: a byte for each beat, one of those of `alarms.kinds`: VENTRICULAR, too.
         rejected: what could not be decoded or, without a finite sample, scored.
         seconds: that the detectors took.
     """
@@ -155,7 +156,7 @@ class Changes:
 
 
 class Pipeline:
-    """Turns batches of messages into decisions, with the alarms as its only memory."""
+    """Turns batches of messages into decisions. Its memory: the alarms, and RR intervals."""
 
     def __init__(
         self,
@@ -179,6 +180,7 @@ class Pipeline:
         self._topics, self._payload = topics, payload
         self._rhythm, self._rate = rhythm, rate
         self._detectors, self._alarms = detectors, alarms
+        self._rr_histories = RrHistories()
 
     def score(self, received: Sequence[Message]) -> ScoredBatch:
         """Decode messages and score their beats together; what cannot be decoded is left out."""
@@ -186,9 +188,10 @@ class Pipeline:
         if not decoded:
             return ScoredBatch([], _NO_BEATS, _NO_SCORES, _NO_FAULTS, b"", rejected, 0.0)
         batch = samples(b"".join([each.beats.data for each in decoded]))
+        rr = self._rr_before(decoded, batch) if self._detectors.hear_rhythm else None
         begun = time.perf_counter()
         scored = self._detectors.score(
-            batch, ((each.device, each.start, each.stop) for each in decoded)
+            batch, ((each.device, each.start, each.stop) for each in decoded), rr
         )
         seconds = time.perf_counter() - begun
         faults, verdicts = _verdicts(batch, scored)
@@ -276,6 +279,20 @@ class Pipeline:
         moment = times[-1] if times else (beats.time or now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
+    def _rr_before(self, decoded: list[DecodedMessage], batch: Floats) -> Floats:
+        """Return the RR intervals before each beat, float32 [N, 32]; zeros for who has no use."""
+        rr = np.zeros((len(batch), INTERVALS), np.float32)
+        for message, name, beats, start, stop in decoded:
+            if self._detectors.for_device(name).hears_rhythm:
+                prints = fingerprints(batch[start:stop]).tolist()
+                rr[start:stop] = self._rr_histories.extend(
+                    name,
+                    beats.rr_ms or [None] * len(beats),
+                    beats.keys(prints, beats.times(0.0)),
+                    message.redelivered or beats.seq is not None,
+                )
+        return rr
+
     def _decode(self, received: Sequence[Message]) -> tuple[list[DecodedMessage], list[Rejection]]:
         decoded: list[DecodedMessage] = []
         rejected: list[Rejection] = []
@@ -304,9 +321,9 @@ def _verdicts(batch: Floats, scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
     if not finite.all():
         faults[~finite] = quality.NOT_FINITE
     anomalous = scored.scores > scored.thresholds
-    if not faults.any():
+    if scored.ventricular is None and not faults.any():
         return faults, anomalous.tobytes()
-    return faults, np.where(faults == quality.GOOD, anomalous, POOR).astype(np.uint8).tobytes()
+    return faults, verdicts(anomalous, faults == quality.GOOD, scored.ventricular).tobytes()
 
 
 def _not_finite(decoded: list[DecodedMessage], faults: NDArray[np.uint8]) -> list[Rejection]:
@@ -339,7 +356,7 @@ def scores(batch: ScoredBatch, now: float) -> list[messages.Scores]:
                 beats.number(i),
                 rfc3339(times[i]),
                 float(batch.scored.scores[start + i]),
-                batch.verdicts[start + i] == ANOMALOUS,
+                batch.verdicts[start + i] != NORMAL,
             )
             for i in range(stop - start)
             if batch.verdicts[start + i] != POOR

@@ -11,7 +11,7 @@ import structlog
 from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import as_it_stands
-from monitor.alarms.kinds import ANOMALOUS, POOR
+from monitor.alarms.kinds import NORMAL, POOR
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter
@@ -162,7 +162,7 @@ class MetricsSink:
         metrics.batch.observe(len(verdicts))
         poor = verdicts.count(POOR)
         metrics.scored.inc(len(verdicts) - poor)
-        metrics.anomalous.inc(verdicts.count(ANOMALOUS))
+        metrics.anomalous.inc(len(verdicts) - poor - verdicts.count(NORMAL))
         ratios = batch.scored.scores / batch.scored.thresholds
         if poor:
             ratios = ratios[batch.faults == quality.GOOD]

@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 import onnxruntime
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from monitor import errors
+from monitor.alarms import kinds
 from monitor.detector.rr_history import INTERVALS
 from monitor.ecg.beat import Floats
 
@@ -26,7 +28,7 @@ CARD: Final = "ecg_monitor"
 LARGEST: Final = 256 * 1024 * 1024
 """Bytes of a model file, at most: those that are shipped have less than a hundredth of it."""
 
-VENTRICULAR: Final = 0.6
+VENTRICULAR_ABOVE: Final = 0.6
 """How likely a beat must be ventricular to be called so. On records that taught nothing 89 % of the
 ventricular beats are then found, and 0.3 % of the others called so (docs/detector.md)."""
 
@@ -235,6 +237,25 @@ class Detector:
                 f"normal beats of {self._model.path} support {smallest:.2g} to {largest:.2g}"
             )
         return float(np.interp(1 - false_alarm_rate, table.probabilities, table.scores))
+
+
+def verdicts(
+    anomalous: NDArray[np.bool_], believed: NDArray[np.bool_], ventricular: Floats | None
+) -> NDArray[np.uint8]:
+    """Return what each beat was, uint8 [N], in the words of `alarms.kinds`.
+
+    Args:
+        anomalous: bool [N], whether its score is above the threshold.
+        believed: bool [N], whether its quality is good.
+        ventricular: float32 [N], how likely it is ventricular, NaN where its detector cannot tell;
+            None where none can. A ventricular beat is one whatever its score.
+    """
+    told = anomalous.astype(np.uint8)
+    if ventricular is not None:
+        told[anomalous & ~np.isnan(ventricular)] = kinds.ATYPICAL
+        told[ventricular > VENTRICULAR_ABOVE] = kinds.VENTRICULAR
+    told[~believed] = kinds.POOR
+    return told
 
 
 def shipped(name: str) -> Path:

@@ -10,18 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from monitor.alarms.decisions import REMEMBERED_NUMBERED
 from monitor.ecg.beat import Floats
 
 INTERVALS: Final = 32
 """RR intervals that a graph sees. In cross-validation on MIT-BIH, with trees, F1 was 0.851 with 8,
 0.861 with 16 and 0.874 with 32; and half a minute shows whether a rhythm is irregular."""
 
-REMEMBERED: Final = 64
-"""Beats of a device that are known again when they come twice, so that none is heard twice. Twice
-`INTERVALS`: a beat that came before those can change nothing by coming again but once."""
-
 DEVICES: Final = 65536
-"""Devices whose intervals are kept, 1 kB each; then the one that was first heard is forgotten."""
+"""Devices whose intervals are kept, 3 kB each; then the one that was first heard is forgotten."""
 
 
 def extend(history: Floats, rr_ms: Sequence[float | None]) -> tuple[Floats, Floats]:
@@ -83,5 +80,5 @@ class RrHistories:
             self._intervals[device], [rr_ms[i] for i in new]
         )
         known.extend(keys[i] for i in new)
-        del known[:-REMEMBERED]
+        del known[:-REMEMBERED_NUMBERED]
         return rows

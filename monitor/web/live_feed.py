@@ -112,7 +112,7 @@ class LiveFeed:
             heard: for each message its device, its beats, and where in the batch they begin.
             batch: float32 [N, 140].
             scored: what the detectors said of it.
-            verdicts: for each beat NORMAL, ANOMALOUS or POOR.
+            verdicts: for each beat one of those of `alarms.kinds`.
             wall: now, in seconds since 1970 UTC.
         """
         theirs: dict[str, list[tuple[Beats, int]]] = {}

@@ -16,8 +16,8 @@ DIGITS = 4
 """Of the largest sample of a beat: a chart is no finer, and they are half as long to send."""
 
 Verdict = Literal["normal", "anomalous", "poor"]
-VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor")
-"""The verdicts NORMAL, ANOMALOUS and POOR in words."""
+VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor", "anomalous", "anomalous")
+"""The verdicts of `alarms.kinds` in words."""
 
 
 class ShownBeat(msgspec.Struct, frozen=True):

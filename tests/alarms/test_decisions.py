@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from monitor.alarms import messages
 from monitor.alarms.decisions import FORGET_AFTER, REMEMBERED, Alarms, Decision, Policy, Rhythm
 from monitor.alarms.device import Shelf, as_it_stands
-from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
+from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.ecg.beat import fingerprints, key
 
 THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
@@ -856,3 +856,55 @@ def test_where_nobody_is_silent_devices_are_forgotten_all_the_same() -> None:
     assert not alarms.devices
     assert not alarms.silent
     assert not alarms.open
+
+
+# -- of a detector that tells ventricular beats from others
+
+
+def first_raised(verdicts: list[int], policy: Policy | None = None) -> int | None:
+    """Return the beat that raises the first anomaly."""
+    alarms = Alarms(policy or Policy())
+    device = alarms.hear("bed-7", 0)
+    times = [float(i) for i in range(len(verdicts))]
+    decisions = alarms.observe("bed-7", device, bytes(verdicts), range(1, len(times) + 1), times)
+    return next((each.beat for each in decisions if each.event == "raised"), None)
+
+
+def placed(kind: int, *places: int) -> list[int]:
+    return [kind if i in places else NORMAL for i in range(200)]
+
+
+def test_three_ventricular_beats_of_ten_raise_an_anomaly_at_once() -> None:
+    assert first_raised(placed(VENTRICULAR, 100, 101, 102)) == 102
+    assert first_raised(placed(VENTRICULAR, 100, 104, 109)) == 109
+    assert first_raised(placed(VENTRICULAR, 100, 104, 110)) is None
+    assert first_raised(placed(VENTRICULAR, *range(100, 200, 6))) is None
+    assert first_raised(placed(ANOMALOUS, 100, 101, 102)) is None  # of a detector that cannot tell
+
+
+def test_atypical_beats_raise_an_anomaly_when_many_come_together() -> None:
+    assert first_raised(placed(ATYPICAL, *range(20, 200, 4))) is None
+    scattered = [50, 55, 60, 65]
+    assert first_raised(placed(ATYPICAL, *scattered, 70, 72, 74, 76, 78)) == 78
+    assert first_raised(placed(ATYPICAL, *scattered, 70, 72, 74, 76)) is None  # eight
+    assert first_raised(placed(ANOMALOUS, *scattered, 70, 72, 74, 76)) == 72  # six of 36
+
+
+def test_a_policy_that_asks_for_less_gets_it_of_every_detector() -> None:
+    single = Policy(window=10, raise_at=1)
+    for kind in (ANOMALOUS, ATYPICAL, VENTRICULAR):
+        assert first_raised(placed(kind, 100), single) == 100
+
+
+def test_a_restart_goes_on_with_the_ventricular_beats_that_were_seen() -> None:
+    beats = beats_of([VENTRICULAR, NORMAL, ATYPICAL, VENTRICULAR, NORMAL, VENTRICULAR], True)
+    alarms = Alarms(Policy())
+    for beat in beats[:-1]:
+        send(alarms, "bed-7", [beat])
+    device = alarms.find("bed-7")
+    assert device is not None
+    saved = as_it_stands("bed-7", device, 0)
+    assert saved.anomalous == "v.xv."
+    again = Alarms(Policy())
+    again.restore(msgspec.json.decode(msgspec.json.encode(saved), type=messages.RetainedAlarm), 0)
+    assert [d.event for d in send(again, "bed-7", beats[-1:])] == ["raised"]

@@ -1,13 +1,16 @@
 """One batch in, decisions out: the same as one beat at a time, and nothing lost of the others."""
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from monitor.alarms.decisions import Alarms, Policy, Rhythm
-from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
+from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
+from monitor.detector.model_file import Scored
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
 from monitor.ecg.beat import Beats, fingerprints
@@ -15,6 +18,7 @@ from monitor.mqtt.beat_consumer import Message
 from monitor.settings import ModelSettings
 from monitor.times import from_rfc3339
 from monitor.topics import Topics
+from tests.detector.test_model_file import CARD_OF_A_DETECTOR, hearing, write
 
 NOW = 1_750_000_000.0
 POLICY = Policy(window=8, raise_at=3, clear_at=0)
@@ -248,3 +252,65 @@ def test_batches_decide_as_a_plain_loop_over_the_beats_does(
     assert decided == one_at_a_time(detectors, received)
     assert {"anomaly", "signal-quality"} <= {each[4] for each in decided}
     assert {"raised", "cleared"} <= {each[3] for each in decided}
+
+
+@pytest.fixture
+def hearing_pipeline(tmp_path: Path) -> Pipeline:
+    """Bed-1 has a model that scores by the last RR interval, the others the one that ships."""
+    path = write(tmp_path / "hearing.onnx", hearing(), CARD_OF_A_DETECTOR)
+    return pipeline(Detectors(ModelSettings(devices={"bed-1": path})))
+
+
+def timed(
+    rr_ms: list[float], seq: int, device: str = "bed-1", redelivered: bool = False
+) -> Message:
+    beats = [WAVE.tolist()] * len(rr_ms)
+    payload = msgspec.json.encode({"seq": seq, "beats": beats, "rr_ms": rr_ms})
+    return raw(payload, f"ecg/{device}/beats".encode(), redelivered)
+
+
+def rows(pipe: Pipeline, received: list[Message]) -> list[list[float]]:
+    """Return the RR intervals that the detector is told, as far as they are known."""
+    told: list[NDArray[np.float32]] = []
+    detector = pipe._detectors.for_device("bed-1")
+    own = detector.score
+
+    def score(beats: NDArray[np.float32], rr: NDArray[np.float32]) -> Scored:
+        told.append(rr)
+        return own(beats, rr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector, "score", score)
+        process(pipe, received)
+    return [[float(interval) for interval in row if interval] for row in np.concatenate(told)]
+
+
+def test_a_detector_that_hears_the_rhythm_is_told_the_intervals_before_each_beat(
+    hearing_pipeline: Pipeline,
+) -> None:
+    received = [timed([0, 810], 1), timed([500], 1, "bed-2"), timed([820], 3)]
+    assert rows(hearing_pipeline, received) == [[], [810], [820, 810]]
+    assert rows(hearing_pipeline, [message([WAVE]), timed([830, 840], 4)]) == [
+        [820, 810],
+        [830, 820, 810],
+        [840, 830, 820, 810],
+    ]
+
+
+def test_a_message_that_comes_again_is_not_heard_again(hearing_pipeline: Pipeline) -> None:
+    one, two = [timed([800 + i, 900 + i], 2 * i) for i in (1, 2)]
+    assert rows(hearing_pipeline, [one, one]) == [[801], [901, 801], [], []]
+    again = timed([801, 901], 2, redelivered=True)
+    assert rows(hearing_pipeline, [again, two]) == [[], [], [802, 901, 801], [902, 802, 901, 801]]
+
+
+def test_a_beat_that_a_detector_calls_ventricular_is_one(hearing_pipeline: Pipeline) -> None:
+    # Its score is the last interval, and a tenth of it the chance of a ventricular beat.
+    hearing_pipeline._detectors.for_device("bed-1").threshold = 5.0
+    sent = [timed([0, 8, 4, 0], 1), timed([8], 1, "bed-2")]
+    batch, _ = process(hearing_pipeline, sent)
+    assert batch.verdicts == bytes([NORMAL, VENTRICULAR, NORMAL, NORMAL, batch.verdicts[4]])
+    assert batch.verdicts[4] in (NORMAL, ANOMALOUS)
+    hearing_pipeline._detectors.for_device("bed-1").threshold = 2.0
+    batch, _ = process(hearing_pipeline, [timed([4, 8], 5)])
+    assert batch.verdicts == bytes([ATYPICAL, VENTRICULAR])

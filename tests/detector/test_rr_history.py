@@ -12,7 +12,8 @@ RR[20] = None  # a pause
 
 def test_each_beat_gets_the_intervals_before_it_however_the_messages_are_cut() -> None:
     rows = whole(RR)
-    assert (rows.shape, rows.dtype) == ((50, INTERVALS), np.float32)
+    assert rows.shape == (50, INTERVALS)
+    assert rows.dtype == np.float32
     assert rows[0].tolist() == [800.0] + [0.0] * 31
     assert rows[21, :3].tolist() == [821.0, 0.0, 819.0]
     kept, parts = np.zeros(INTERVALS, np.float32), []
@@ -42,9 +43,9 @@ def test_what_comes_again_is_not_heard_again() -> None:
     overlapping = histories.extend("bed", RR[5:20], range(5, 20), repeats=True)
     assert not overlapping[:5].any()
     assert np.array_equal(overlapping[5:], rows[10:20])
-    long = histories.extend("bed", RR * 3, range(20, 170), repeats=True)
-    assert not histories.extend("bed", RR * 3, range(20, 170), repeats=True).any()
-    following = histories.extend("bed", [777.0], [170], repeats=True)
+    long = histories.extend("bed", RR * 6, range(20, 320), repeats=True)
+    assert not histories.extend("bed", RR * 6, range(20, 320), repeats=True).any()
+    following = histories.extend("bed", [777.0], [320], repeats=True)
     assert following[0].tolist() == [777.0, *long[-1, :-1]]
 
 
