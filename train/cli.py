@@ -86,7 +86,7 @@ def ecg(
             "--record and --data exclude each other: a patient's beats come from one of them"
         )
     if networks and (record or beats):
-        raise errors.UsageError("--networks: not for a patient's detector, which always has five")
+        raise errors.UsageError("--networks: not for a patient's detector")
     from train.detectors import ecg5000, patient
 
     if source := record or beats:
@@ -95,6 +95,21 @@ def ecg(
         ecg5000.main(
             data, out, epochs or ecg5000.EPOCHS, seed or 0, int(networks) if networks else None
         )
+
+
+@app.command("second-opinion")
+def second_opinion(
+    records: Annotated[
+        list[Path],
+        typer.Option(help="Folder of annotated WFDB records to teach on; may be repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("out/second_opinion.npz"),
+    seed: Seed = None,
+) -> None:
+    """Teach the second opinion in patients' detectors, and judge it on records left out."""
+    from train.detectors import teaching
+
+    teaching.main(records, out, seed or 0)
 
 
 Table = Literal["records", "settings", "rhythm", "peaks", "stress", "file"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from monitor import __version__
 from monitor.detector.model_file import CARD, SIGNATURES, Card, Model
+from monitor.detector.rr_history import INTERVALS
 from monitor.ecg.beat import Floats
 from monitor.errors import Failure
 from train import backend
@@ -20,8 +21,9 @@ OPSET: Final = 17
 TOLERANCE: Final = 1e-5
 """How far Keras and onnxruntime may differ, absolutely or as a share of the value."""
 
-Graph = Callable[[Any], dict[str, Any]]
-"""Takes one float32 tensor [N, …] and gives the outputs of a card's kind by name."""
+Graph = Callable[..., dict[str, Any]]
+"""Takes a float32 tensor [N, …] and gives the outputs of a card's kind by name. One with a second
+opinion takes RR intervals as well, float32 [N, 32], or one row for all beats."""
 
 
 class ExportError(Failure):
@@ -44,45 +46,71 @@ def export(
     card: Card,
     inputs: Floats,
     expected: Mapping[str, Floats],
+    rr: Floats | None = None,
 ) -> None:
     """Write `graph` and `card` to the model file `path`, if it proves to be right.
 
-    `graph` gives the outputs that `model_file.SIGNATURES` names for the card's kind. `expected`
-    are those outputs for `inputs`, float32 [N, …], as Keras computes them outside the graph. The
-    file appears in its place only after `monitor` has accepted it and given the same to 1e-5.
-    Raises `ExportError` or `ModelError` else.
+    The file appears in its place only after `monitor` has accepted it and given the same as Keras.
+
+    Args:
+        path: of the file.
+        graph: gives the outputs that `model_file.SIGNATURES` names for the card's kind.
+        card: what the file says about itself.
+        inputs: float32 [N, …], what it is proved on.
+        expected: its outputs for `inputs`, as Keras computes them outside the graph, to 1e-5.
+        rr: float32 [N, 32], the RR intervals with which `expected` was computed, of a graph that
+            takes them. In the file they may be left out, for a row of zeros; that is proved, too.
+
+    Raises:
+        ExportError: the file does not compute what Keras computes.
+        ModelError: `monitor` refuses the file.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        partial.write_bytes(_onnx(graph, card, inputs.shape[1:]))
-        _prove(Model(partial, card.kind), inputs, expected)
+        partial.write_bytes(_onnx(graph, card, inputs.shape[1:], rr is not None))
+        model = Model(partial, card.kind)
+        if rr is None:
+            _prove(model, expected, inputs)
+        else:
+            unknown = graph(inputs, np.zeros((1, INTERVALS), np.float32))
+            _prove(model, expected, inputs, rr)
+            _prove(model, {name: np.asarray(value) for name, value in unknown.items()}, inputs)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _onnx(graph: Graph, card: Card, shape: tuple[int, ...]) -> bytes:
+def _onnx(graph: Graph, card: Card, shape: tuple[int, ...], takes_rr: bool) -> bytes:
     backend.load()
     import tensorflow as tf
     import tf2onnx
-    from onnx import helper
+    from onnx import helper, numpy_helper
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     name = SIGNATURES[card.kind].takes[0].split()[0]
-    model, _ = tf2onnx.convert.from_function(
-        tf.function(graph),
-        input_signature=[tf.TensorSpec([None, *shape], tf.float32, name)],
-        opset=OPSET,
-    )
+    takes = [tf.TensorSpec([None, *shape], tf.float32, name)]
+    if takes_rr:
+        takes.append(tf.TensorSpec([None, INTERVALS], tf.float32, "rr"))
+    model, _ = tf2onnx.convert.from_function(tf.function(graph), input_signature=takes, opset=OPSET)
+    if takes_rr:
+        # An input that has an initializer, too, may be left out. The default has a row for all
+        # beats, so the number of rows is another one than that of the beats.
+        default = numpy_helper.from_array(np.zeros((1, INTERVALS), np.float32), "rr")
+        model.graph.initializer.append(default)
+        rr = next(node for node in model.graph.input if node.name == "rr")
+        rr.type.tensor_type.shape.dim[0].dim_param = "rr_rows"
     helper.set_model_props(model, {CARD: msgspec.json.encode(card).decode()})
     content: bytes = model.SerializeToString()
     return content
 
 
-def _prove(model: Model, inputs: Floats, expected: Mapping[str, Floats]) -> None:
+def _prove(
+    model: Model, expected: Mapping[str, Floats], inputs: Floats, rr: Floats | None = None
+) -> None:
     for part in (slice(None), slice(1)):  # all inputs at once, and one alone
-        for name, ours in model.run(inputs[part]).items():
+        optional = {} if rr is None else {"rr": rr[part]}
+        for name, ours in model.run(inputs[part], **optional).items():
             theirs = expected[name][part]
             if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
                 raise ExportError(

@@ -1,25 +1,30 @@
 """A detector for one patient, fitted and calibrated on some minutes of the patient's ECG.
 
 Beats of a record are cut by `monitor.ecg.segmenter`, without labels: ectopic beats are among them,
-and those unlike the others are left out before the fit. A file of beats is taken to be normal, as
-diverse as it is: only a group of beats of its own, far from all others, is left out
-(`train.detectors.groups`).
+and those unlike the others are left out before the fit. Their detector gets a second opinion by
+networks that know beats cut so, and no others (`train.detectors.second_opinion`).
+
+A file of beats is taken to be normal, as diverse as it is: only a group of beats of its own, far
+from all others, is left out (`train.detectors.groups`).
 """
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.detector import model_file, rr_history
 from monitor.detector.model_file import Dataset, DetectorCard, Threshold
 from monitor.ecg import beat_files, quality, records, segmenter
 from monitor.ecg.beat import SAMPLES, Floats
-from monitor.errors import UsageError
+from monitor.ecg.segmenter import CutBeat
+from monitor.errors import Failure, UsageError
 from train import backend
-from train.detectors import ecg5000, groups, metrics, score_graph
+from train.detectors import ecg5000, groups, metrics, score_graph, second_opinion
 from train.export import export, provenance
 
 FEWEST = 100  # beats to fit and to calibrate on
@@ -58,6 +63,26 @@ class Patient(NamedTuple):
     used: NDArray[np.bool_]
     """[N], which of the beats were like the others and were fitted."""
     unit: float
+    hears_rhythm: bool = False
+    """Whether its graph takes RR intervals, too: with a second opinion."""
+
+
+class Heard(NamedTuple):
+    """What a patient's detector makes of successive beats.
+
+    Attributes:
+        scores: float32 [N].
+        believed: bool [N], which are of good quality.
+        ventricular: float32 [N], how likely each is ventricular; None without a second opinion.
+    """
+
+    scores: Floats
+    believed: NDArray[np.bool_]
+    ventricular: Floats | None
+
+    def verdicts(self, threshold: float) -> NDArray[np.uint8]:
+        """Return what each beat is to the alarm decisions, uint8 [N]."""
+        return model_file.verdicts(self.scores > threshold, self.believed, self.ventricular)
 
 
 def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int) -> None:
@@ -69,15 +94,19 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     # Data
     if minutes is None:
         given = np.concatenate([_normal(block) for block in beat_files.read(source)])
-        content, cut = source.read_bytes(), None
+        content, cut, rr = source.read_bytes(), None, None
     else:
         raw = records.read(source)
         lasts = len(raw.signal) / raw.rate / 60
         if minutes > lasts:
             raise UsageError(f"--minutes {minutes:g}: {source} lasts {lasts:.1f} minutes")
-        given = np.array([beat.samples for beat in records.beats(raw, 0, 60 * minutes)], np.float32)
+        beats = records.beats(raw, 0, 60 * minutes)
+        given = np.array([beat.samples for beat in beats], np.float32)
         content, cut = raw.signal[: round(60 * minutes * raw.rate)].tobytes(), segmenter
-    believed = given[quality.assess(given) == quality.GOOD] if len(given) else given
+        rr = rr_history.whole([beat.rr_ms for beat in beats])
+        taught = second_opinion.Taught.load()
+    good = quality.assess(given) == quality.GOOD if len(given) else np.zeros(0, bool)
+    believed = given[good]
     if len(believed) < FEWEST:
         raise UsageError(
             f"{source}: {len(believed)} normal beats that can be believed, at least {FEWEST} are "
@@ -88,6 +117,11 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
 
     # Fit and calibrate
     patient = fit(believed, seed, epochs, normal=minutes is None)
+    training = {"recipe": "patient", "seed": seed, "unit": patient.unit}
+    training |= ecg5000.described(epochs)
+    if rr is not None:
+        training["second_opinion"] = {"autoencoder_threshold": patient.threshold} | taught.described
+        patient = with_second_opinion(patient, believed, rr[good], taught.for_signal(raw.signal))
     held_out = patient.fitted.held_out
     table = metrics.quantiles(held_out)
     told = float(np.mean(held_out > patient.threshold))
@@ -102,7 +136,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     print(f"the smallest false-alarm rate that they support: {1 / len(held_out):.2%}")
 
     # Export
-    expected = score_graph.outputs(patient.fitted.graph, given)
+    expected = score_graph.outputs(patient.fitted.graph, given, rr)
     export(
         out / "ecg.onnx",
         patient.fitted.graph,
@@ -127,8 +161,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
             )
             + "; for the threshold and the quantiles each beat was scored by a network fitted to "
             f"{ecg5000.FOLDS - 1} fifths without it",
-            training={"recipe": "patient", "seed": seed, "unit": patient.unit}
-            | ecg5000.described(epochs),
+            training=training,
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
             threshold=Threshold(value=patient.threshold, chosen=patient.chosen),
             quantiles=table,
@@ -136,6 +169,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
         ),
         inputs=given,
         expected=expected,
+        rr=rr,
     )
     print(f"wrote {out / 'ecg.onnx'}")
 
@@ -150,7 +184,7 @@ def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS, normal: bool 
     used = alike(believed)
     own = believed[used]
     how = _scoring(own, SMOOTH)
-    _, fitted = ecg5000.fit_both(own, seed, how, epochs)
+    fitted, _ = ecg5000.fit_both(own, seed, how, epochs)  # five are a fifth as fast, and no better
     value = threshold(fitted.held_out)
     chosen = (
         f"{ALLOWED:.0%} of a usual beat's variance unexplained; more than all but "
@@ -159,6 +193,70 @@ def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS, normal: bool 
         else f"{ecg5000.FALSE_ALARM_RATE:.0%} of the held-out beats lie above it"
     )
     return Patient(fitted, value, chosen, used, how.unit or 1.0)
+
+
+def fit_record(
+    cut: Sequence[CutBeat],
+    networks: second_opinion.Networks,
+    seed: int,
+    epochs: int = ecg5000.EPOCHS,
+) -> Patient:
+    """Fit a detector with a second opinion to the first beats of a record.
+
+    Args:
+        cut: those beats, from the record's start.
+        networks: taught on other patients' beats.
+        seed: of the fit.
+        epochs: of the fit.
+
+    Raises:
+        Failure: fewer than `FEWEST` of the beats can be believed.
+    """
+    beats = np.array([beat.samples for beat in cut], np.float32).reshape(len(cut), -1)
+    good = quality.assess(beats) == quality.GOOD if len(cut) else np.zeros(0, bool)
+    if good.sum() < FEWEST:
+        raise Failure(f"{good.sum()} beats can be believed, at least {FEWEST} are needed for a fit")
+    rr = rr_history.whole([beat.rr_ms for beat in cut])
+    own = fit(beats[good], seed, epochs)
+    return with_second_opinion(own, beats[good], rr[good], networks)
+
+
+def hear(fitted: Patient, cut: Sequence[CutBeat]) -> Heard:
+    """Let a patient's detector judge successive beats."""
+    beats = np.array([beat.samples for beat in cut], np.float32).reshape(len(cut), SAMPLES)
+    rr = rr_history.whole([beat.rr_ms for beat in cut]) if fitted.hears_rhythm else None
+    outputs = score_graph.outputs(fitted.fitted.graph, beats, rr)
+    good = quality.assess(beats) == quality.GOOD
+    return Heard(outputs["score"], good, outputs.get("ventricular"))
+
+
+def with_second_opinion(
+    own: Patient, believed: Floats, rr: Floats, networks: second_opinion.Networks
+) -> Patient:
+    """Put a second opinion behind a detector that `fit` fitted to the beats of a record.
+
+    Its graph then takes RR intervals, too, and its scores are anomalous above 1.
+
+    Args:
+        own: the detector.
+        believed: float32 [N, 140], the beats.
+        rr: float32 [N, 32], the RR intervals before each, as `rr_history` gives them.
+        networks: taught on other patients' beats.
+    """
+    scores = score_graph.outputs(own.fitted.graph, believed)["score"]
+    usual = second_opinion.usual(believed, own.used, scores, own.threshold)
+    held_out = own.fitted.held_out
+    seen = second_opinion.features(believed[own.used], held_out, rr[own.used], usual)
+    held_out = second_opinion.judged(networks, seen, held_out, usual)[0].numpy()
+    graph = second_opinion.graph(own.fitted.graph, networks, usual)
+    return own._replace(
+        fitted=ecg5000.Fitted(own.fitted.networks, graph, held_out),
+        hears_rhythm=True,
+        threshold=1.0,
+        chosen=f"odds of abnormal to normal of {second_opinion.ODDS:g} by networks taught on other "
+        f"patients, or {second_opinion.UNEXPLAINED:g} times the autoencoder's own threshold, "
+        f"{own.threshold:.3f}",
+    )
 
 
 def _fit_normal(beats: Floats, seed: int, epochs: int) -> Patient:

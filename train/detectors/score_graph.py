@@ -72,11 +72,14 @@ def graph(networks: Sequence[Any], scoring: Scoring) -> Graph:
             else tf.constant(scoring.unit, tf.float32)
         )
         shape = centred / unit
-        output, score = one(shape)
         if scoring.either_way_up:
-            other_output, other_score = one(-shape)
+            # Both ways up in one pass: half the operators, the same numbers.
+            outputs, scores = one(tf.concat([shape, -shape], axis=0))
+            (output, other_output), (score, other_score) = tf.split(outputs, 2), tf.split(scores, 2)
             output = tf.where((score <= other_score)[:, tf.newaxis], output, -other_output)
             score = tf.minimum(score, other_score)
+        else:
+            output, score = one(shape)
         # Back from the logarithm: a ratio of score to threshold then says how much worse it is.
         return {"reconstruction": output * unit + mean, "score": tf.exp(score)}
 
@@ -91,8 +94,12 @@ def comparable(beats: Floats, scoring: Scoring) -> Floats:
     return scaled
 
 
-def outputs(scored: Graph, beats: Floats) -> dict[str, Floats]:
-    """Run a graph in Keras: `reconstruction` float32 [N, 140] and `score` float32 [N]."""
+def outputs(scored: Graph, beats: Floats, rr: Floats | None = None) -> dict[str, Floats]:
+    """Run a graph in Keras: `reconstruction` float32 [N, 140] and `score` float32 [N].
+
+    With a second opinion it takes `rr`, too, float32 [N, 32], and gives `ventricular` float32 [N].
+    """
     import tensorflow as tf
 
-    return {name: value.numpy() for name, value in scored(tf.constant(beats)).items()}
+    inputs = (beats,) if rr is None else (beats, rr)
+    return {name: value.numpy() for name, value in scored(*map(tf.constant, inputs)).items()}

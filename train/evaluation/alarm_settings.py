@@ -13,7 +13,6 @@ from rich.table import Table
 from monitor.alarms import decisions, evaluation
 from monitor.settings import Settings
 from train import backend
-from train.detectors import patient
 from train.evaluation import model_selection, patients, recordings
 
 SOON = 60  # seconds after a clearing within which an alarm counts as come again
@@ -22,14 +21,14 @@ GRID = ((10, 3), (10, 4), (16, 4), (20, 4), (20, 5), (24, 6), (30, 6), (36, 6), 
 OTHERS = [
     decisions.Policy(window, raise_at, clear_at) for window, raise_at in GRID for clear_at in (0, 1)
 ]
-ALLOWED = (0.1, 0.125, 0.15, 0.175, 0.2)
-"""Alarm settings and thresholds (`patient.ALLOWED`) that the shipped ones are held against."""
+THRESHOLDS = (0.6, 0.8, 1.25, 1.6)
+"""Alarm settings, and thresholds of the score, that the shipped ones are held against."""
 
 
 class SettingsTrial(NamedTuple):
     """What settings made of a record; `again`: alarms that came soon after a clearing."""
 
-    allowed: float
+    threshold: float
     policy: decisions.Policy
     judged: evaluation.Judged
     again: int
@@ -56,10 +55,8 @@ def main(folder: Path, seed: int = 0) -> None:
         heard, known = patients.hear(ecg, fitted), patients.annotated(ecg)
         rows = [
             trial
-            for allowed in dict.fromkeys((patient.ALLOWED, *ALLOWED))
-            for trial in _tried(
-                heard, known, allowed, patient.threshold(fitted.fitted.held_out, allowed)
-            )
+            for threshold in (fitted.threshold, *THRESHOLDS)
+            for trial in _tried(heard, known, threshold)
         ]
         return Row(rows, int((heard.classes == "V").sum()))
 
@@ -70,22 +67,22 @@ def main(folder: Path, seed: int = 0) -> None:
 
 
 def _tried(
-    heard: patients.Heard, known: patients.Annotated, allowed: float, threshold: float
+    heard: patients.Heard, known: patients.Annotated, threshold: float
 ) -> Iterator[SettingsTrial]:
-    verdicts = heard.verdicts(threshold)
+    verdicts = heard.told.verdicts(threshold).tobytes()
     for policy in dict.fromkeys((Settings().alarm.policy, *OTHERS)):
         raised = evaluation.alarms(verdicts, heard.times, policy)
         again = sum(after.begin - before.end < SOON for before, after in pairwise(raised))
-        yield SettingsTrial(allowed, policy, evaluation.judge(raised, *known), again)
+        yield SettingsTrial(threshold, policy, evaluation.judge(raised, *known), again)
 
 
 def _print_settings(rows: list[list[SettingsTrial]]) -> None:
     columns = ("raised at", "cleared at", "episodes", "raised", "false/h", "other/h", "again/h")
     table = Table(*columns, box=None)
     for trials in zip(*rows, strict=True):
-        if trials[0].allowed != patient.ALLOWED:
+        threshold, policy = trials[0][:2]
+        if threshold != rows[0][0].threshold:
             continue
-        policy = trials[0].policy
         judged = [trial.judged for trial in trials]
         table.add_row(
             f"{policy.raise_at} of {policy.window}",
@@ -128,8 +125,8 @@ def _print_expected(rows: list[list[SettingsTrial]]) -> None:
         f"{model_selection.RAISED:.0%} raised, {model_selection.FALSE:g} false alarms an hour."
     )
     for k, times in Counter(chosen).most_common():
-        allowed, policy = rows[0][k][:2]
+        threshold, policy = rows[0][k][:2]
         print(
             f"chosen {times} times: {policy.raise_at} of {policy.window}, cleared at "
-            f"{policy.clear_at}, {allowed:g} of a beat's variance unexplained"
+            f"{policy.clear_at}, a score above {threshold:g}"
         )

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from monitor.alarms import evaluation, kinds
-from monitor.ecg import quality, records
+from monitor.alarms import evaluation
+from monitor.ecg import records
 from monitor.ecg.rhythm import SEVERITY, RhythmKind
 from monitor.ecg.segmenter import CutBeat
 from monitor.errors import Failure
 from monitor.settings import Settings
 from train import backend
-from train.detectors import patient, score_graph
+from train.detectors import patient, second_opinion
 from train.evaluation import recordings, rhythm
 
 ALARM: Final = 300.0
@@ -144,15 +144,16 @@ def anomaly_raised(case: Case, seed: int) -> bool | None:
 
     None where there are too few beats to fit one.
     """
-    samples = np.array([beat.samples for beat in case.beats], np.float32)
     at = np.array([beat.seq for beat in case.beats]) / case.rate
-    good = quality.assess(samples) == quality.GOOD if len(samples) else np.empty(0, bool)
     early = at < FITTED
-    if (good & early).sum() < patient.FEWEST or early.all():
+    if early.all():
         return None
-    fitted = patient.fit(samples[good & early], seed)
-    scores = score_graph.outputs(fitted.fitted.graph, samples[~early])["score"]
-    verdicts = np.where(good[~early], scores > fitted.threshold, kinds.POOR).astype(np.uint8)
+    networks = second_opinion.Taught.load().networks
+    try:
+        fitted = patient.fit_record(case.beats[: int(early.sum())], networks, seed)
+    except Failure:
+        return None
+    verdicts = patient.hear(fitted, case.beats).verdicts(fitted.threshold)[~early]
     raised = evaluation.alarms(verdicts.tobytes(), at[~early], Settings().alarm.policy)
     return any(alarm.begin > ALARM - BEFORE for alarm in raised)
 

@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor.alarms import evaluation, kinds
-from monitor.ecg import quality, records
-from monitor.ecg.beat import Floats
+from monitor.ecg import records
 from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.errors import Failure
 from monitor.settings import Settings
 from train import backend
-from train.detectors import patient, score_graph
+from train.detectors import patient, second_opinion
 from train.evaluation import ec57, recordings
 
 MINUTES = 5
@@ -35,9 +34,8 @@ class Heard(NamedTuple):
     Attributes:
         times: the second of each R peak.
         known: the second at which the live program has the beat.
-        scores: float32.
-        anomalous: which are believed and above the threshold.
-        believed: which are of good quality.
+        told: scores, quality, and how likely each is ventricular.
+        verdicts: uint8, what each is to the alarm decisions.
         peaks: which are R peaks; the others were cut in a pause, to judge the lead by.
         labels: N, S, V or Q, as the detector classes them.
         classes: as they are annotated, "-" where nothing is.
@@ -45,17 +43,16 @@ class Heard(NamedTuple):
 
     times: evaluation.Seconds
     known: evaluation.Seconds
-    scores: Floats
-    anomalous: Flags
-    believed: Flags
+    told: patient.Heard
+    verdicts: NDArray[np.uint8]
     peaks: Flags
     labels: NDArray[np.str_]
     classes: NDArray[np.str_]
 
-    def verdicts(self, threshold: float | None = None) -> bytes:
-        """Return what each beat is to the alarm decisions, at another threshold if one is given."""
-        above = self.anomalous if threshold is None else self.scores > threshold
-        return np.where(self.believed, above, kinds.POOR).astype(np.uint8).tobytes()
+    @property
+    def anomalous(self) -> Flags:
+        """Which beats are believed and called anomalous, bool [n]."""
+        return ~np.isin(self.verdicts, [kinds.NORMAL, kinds.POOR])
 
 
 class Annotated(NamedTuple):
@@ -155,21 +152,22 @@ def judge_record(path: Path, seed: int) -> Row:
     return Row(judge(ecg, heard), ec57.compare(reference, told, ecg.rate, lasts, 60 * MINUTES))
 
 
-def fit(ecg: records.Record, seed: int) -> patient.Patient:
+def fit(
+    ecg: records.Record, seed: int, networks: second_opinion.Networks | None = None
+) -> patient.Patient:
     """Fit a patient's detector to the first minutes of a record.
+
+    Args:
+        ecg: the record.
+        seed: of the fit.
+        networks: those of the second opinion; None for the ones that ship, or, if the record taught
+            them, for those that have not seen it.
 
     Raises:
         Failure: too few beats of them can be believed.
     """
-    cut = records.beats(ecg, 0, 60 * MINUTES)
-    beats = np.array([beat.samples for beat in cut], np.float32).reshape(len(cut), -1)
-    believed = beats[quality.assess(beats) == quality.GOOD] if len(cut) else beats
-    if len(believed) < patient.FEWEST:
-        raise Failure(
-            f"{len(believed)} beats of its first {MINUTES} minutes can be believed, at least "
-            f"{patient.FEWEST} are needed for a fit"
-        )
-    return patient.fit(believed, seed)
+    networks = networks or second_opinion.Taught.load().for_signal(ecg.signal)
+    return patient.fit_record(records.beats(ecg, 0, 60 * MINUTES), networks, seed)
 
 
 def hear(ecg: records.Record, fitted: patient.Patient) -> Heard:
@@ -178,36 +176,37 @@ def hear(ecg: records.Record, fitted: patient.Patient) -> Heard:
     Raises:
         Failure: no beat comes after the minutes that were fitted.
     """
-    live = [(beat, at) for beat, at in _live(ecg) if beat.seq >= 60 * MINUTES * ecg.rate]
-    if not live:
+    live = _live(ecg)
+    rest = np.array([beat.seq >= 60 * MINUTES * ecg.rate for beat, _ in live], bool)
+    if not rest.any():
         raise Failure(f"no beat after its first {MINUTES} minutes")
     cut = [beat for beat, _ in live]
-    beats = np.array([beat.samples for beat in cut], np.float32)
-    outputs = score_graph.outputs(fitted.fitted.graph, beats)
-    believed = quality.assess(beats) == quality.GOOD
-    anomalous = believed & (outputs["score"] > fitted.threshold)
+    every = patient.hear(fitted, cut)
+    told = patient.Heard(
+        every.scores[rest],
+        every.believed[rest],
+        None if every.ventricular is None else every.ventricular[rest],
+    )
+    verdicts = told.verdicts(fitted.threshold)
     return Heard(
-        np.array([beat.seq for beat in cut]) / ecg.rate,
-        np.array([at for _, at in live]),
-        outputs["score"],
-        anomalous,
-        believed,
-        np.array([beat.rr_ms is not None for beat in cut]),
-        labels(anomalous, believed, outputs.get("ventricular")),
-        records.classes(ecg, cut),
+        np.array([beat.seq for beat in cut])[rest] / ecg.rate,
+        np.array([at for _, at in live])[rest],
+        told,
+        verdicts,
+        np.array([beat.rr_ms is not None for beat in cut])[rest],
+        labels(verdicts),
+        records.classes(ecg, cut)[rest],
     )
 
 
-def labels(anomalous: Flags, believed: Flags, ventricular: Floats | None) -> NDArray[np.str_]:
-    """Return the label of each beat by what a detector says of it, [n].
+def labels(verdicts: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """Return the label of each beat by what a detector says of it, uint8 [n].
 
-    `ventricular`: the probability of a ventricular beat, float32 [n]; of an anomalous beat the
-    other kind is supraventricular. A detector without it tells no kinds: what is anomalous counts
-    as ventricular.
+    What is anomalous, and not ventricular, counts as supraventricular. A detector that tells no
+    kinds: what is anomalous counts as ventricular.
     """
-    if ventricular is None:
-        return ec57.classified(anomalous, np.zeros_like(anomalous), believed)
-    return ec57.classified(ventricular > 0.5, anomalous, believed)
+    ventricular = np.isin(verdicts, [kinds.VENTRICULAR, kinds.ANOMALOUS])
+    return ec57.classified(ventricular, verdicts == kinds.ATYPICAL, verdicts != kinds.POOR)
 
 
 def judge(ecg: records.Record, heard: Heard) -> Judged:
@@ -224,9 +223,11 @@ def judge(ecg: records.Record, heard: Heard) -> Judged:
     ventricular, normal = heard.classes == "V", heard.classes == "N"
     both = ventricular | normal
     enough = ventricular.sum() >= FEWEST and normal.any()
-    raised = evaluation.alarms(heard.verdicts(), heard.times, Settings().alarm.policy)
+    raised = evaluation.alarms(heard.verdicts.tobytes(), heard.times, Settings().alarm.policy)
     return Judged(
-        float(roc_auc_score(ventricular[both], heard.scores[both])) if enough else float("nan"),
+        float(roc_auc_score(ventricular[both], heard.told.scores[both]))
+        if enough
+        else float("nan"),
         _share(heard.anomalous[ventricular].sum(), ventricular.sum()),
         _share(heard.anomalous[normal].sum(), normal.sum()),
         _found(ecg, heard),

@@ -16,12 +16,12 @@ from rich.progress import track
 from rich.table import Table
 
 from monitor.alarms import evaluation, kinds
-from monitor.ecg import quality, records
+from monitor.ecg import records
 from monitor.ecg.segmenter import Segmenter
 from monitor.errors import UsageError
 from monitor.settings import Settings
 from train import backend
-from train.detectors import patient, score_graph
+from train.detectors import patient, second_opinion
 from train.evaluation import patients, recordings
 from train.evaluation.perturbations import CHANGES, Change, Random
 from train.evaluation.rpeaks import RATES, resampled
@@ -106,7 +106,8 @@ def _rates(
 ) -> Iterator[tuple[str, patients.Judged]]:
     """Fit and judge a record at each rate; what else is found goes into `same` and `heard`."""
     at_rate = {rate: resampled(ecg, rate) for rate in RATES}
-    fitted = {rate: patients.fit(own, seed) for rate, own in at_rate.items()}
+    networks = second_opinion.Taught.load().for_signal(ecg.signal)
+    fitted = {rate: patients.fit(own, seed, networks) for rate, own in at_rate.items()}
     for rate, own in at_rate.items():
         yield f"{rate:g} Hz", _judged(own, fitted[rate])
         for title, change in CHANGES.items():
@@ -115,7 +116,7 @@ def _rates(
     yield "fitted at 360, live at 250 Hz", _judged(at_rate[250.0], fitted[360.0])
 
     reversed_ = ecg._replace(signal=-ecg.signal)
-    first, again = fitted[360.0], patients.fit(reversed_, seed)
+    first, again = fitted[360.0], patients.fit(reversed_, seed, networks)
     for title, live, by in (
         ("live upside down", reversed_, first),
         ("fitted upside down", ecg, again),
@@ -147,10 +148,7 @@ def _verdicts(
     """Give what each beat of a signal was, uint8 [N], and when, [N] seconds from its begin."""
     segmenter = Segmenter(ecg.rate)
     cut = segmenter.feed(ecg.signal) + segmenter.finish()
-    beats = np.array([beat.samples for beat in cut])
-    scores = score_graph.outputs(fitted.fitted.graph, beats)["score"]
-    good = quality.assess(beats) == quality.GOOD
-    verdicts = np.where(good, scores > fitted.threshold, kinds.POOR).astype(np.uint8)
+    verdicts = patient.hear(fitted, cut).verdicts(fitted.threshold)
     return verdicts, np.array([beat.seq for beat in cut]) / ecg.rate
 
 
@@ -174,7 +172,7 @@ def _listen(ecg: records.Record, change: Change, fitted: patient.Patient, random
     return Heard(
         len(inside),
         int((inside == kinds.POOR).sum()),
-        int((inside == kinds.ANOMALOUS).sum()),
+        int((~np.isin(inside, [kinds.NORMAL, kinds.POOR])).sum()),
         sum(BEFORE <= alarm.begin < late for alarm in anomalies),
         float("nan") if raised is None else raised.begin - BEFORE,
         float("nan")
