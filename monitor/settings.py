@@ -237,7 +237,9 @@ class AlarmSettings(Table):
     """Length of the window that decides, in beats, 1 to 1000."""
 
     raise_at: int = Field(_POLICY.raise_at, ge=1)
-    """Number of anomalous beats in the window at which an alarm is raised."""
+    """Number of anomalous beats in the window at which an alarm is raised. Where the model tells
+    ventricular beats, 3 of the last 10 beats are enough of those, and half as many again are needed
+    of all."""
 
     clear_at: int = Field(_POLICY.clear_at, ge=0)
     """Number of anomalous beats in the window at which, or below, it is cleared."""

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from monitor.alarms import decisions, evaluation, kinds
+from monitor.alarms import decisions, evaluation
 from monitor.batch import plots
 from monitor.commands.replay import INTERVAL
+from monitor.detector import model_file, rr_history
 from monitor.detector.model_file import Detector
 from monitor.ecg import beat_files, quality, records
 from monitor.ecg.beat import SAMPLES, Floats
@@ -26,9 +27,13 @@ RATES: Final = (0.05, 0.02, 0.01, 0.005)
 
 
 class Recording(NamedTuple):
-    """A recording: its beats, when they were, and the annotated ones where there are any."""
+    """A recording: its beats, when they were, and the annotated ones where there are any.
+
+    `rr`: float32 [N, 32], the RR intervals before each beat; None of a file of beats.
+    """
 
     beats: Floats
+    rr: Floats | None
     times: evaluation.Seconds
     annotated: evaluation.Seconds
     classes: NDArray[np.str_]
@@ -52,6 +57,7 @@ def read(source: Path, start: float = 0) -> Recording:
         rest = ecg.positions >= start * ecg.rate
         return Recording(
             np.array([beat.samples for beat in cut], np.float32).reshape(-1, SAMPLES),
+            rr_history.whole([beat.rr_ms for beat in cut]),
             np.array([beat.seq / ecg.rate for beat in cut], np.float64),
             (ecg.positions[rest] / ecg.rate).astype(np.float64),
             ecg.classes[rest],
@@ -65,6 +71,7 @@ def read(source: Path, start: float = 0) -> Recording:
     kept = times >= start
     return Recording(
         table[kept],
+        None,
         times[kept],
         times[: len(normal)][kept[: len(normal)]],
         np.where(normal, "N", "V")[kept[: len(normal)]],
@@ -74,14 +81,14 @@ def read(source: Path, start: float = 0) -> Recording:
 
 def outcomes(recording: Recording, detector: Detector) -> Iterator[SettingsTrial]:
     """Run the recording through the live alarm decisions at every point of the grid."""
-    scores = detector.score(recording.beats).scores
-    poor = quality.assess(recording.beats) != quality.GOOD
+    scores, _, ventricular = detector.score(recording.beats, recording.rr)
+    good = quality.assess(recording.beats) == quality.GOOD
     for rate in (None, *RATES):
         try:
             threshold = detector.threshold if rate is None else detector.threshold_at(rate)
         except ConfigurationError:
             continue
-        verdicts = np.where(poor, kinds.POOR, scores > threshold).astype(np.uint8).tobytes()
+        verdicts = model_file.verdicts(scores > threshold, good, ventricular).tobytes()
         for window, raise_at, clear_at in product(WINDOWS, RAISE_AT, CLEAR_AT):
             policy = decisions.Policy(window, raise_at, clear_at)
             raised = evaluation.alarms(verdicts, recording.times, policy)

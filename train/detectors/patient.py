@@ -160,7 +160,8 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
                 "left out"
             )
             + "; for the threshold and the quantiles each beat was scored by a network fitted to "
-            f"{ecg5000.FOLDS - 1} fifths without it",
+            f"{ecg5000.FOLDS - 1} fifths without it"
+            + ("" if rr is None else ", and by networks taught on other records"),
             training=training,
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
             threshold=Threshold(value=patient.threshold, chosen=patient.chosen),

@@ -143,8 +143,12 @@ class Taught:
     @property
     def described(self) -> dict[str, Any]:
         """What the card of a patient's model file says of them."""
+        figures = self.card["figures"].items()
         return {
             "records": len(self.card["records"]),
+            "f1_of_records_left_out": {
+                database: round(row["second opinion"]["f1"], 4) for database, row in figures
+            },
             "created": self.card["created"],
             "odds": ODDS,
             "unexplained": UNEXPLAINED,
