@@ -22,7 +22,8 @@ THREE_OF_TEN = Policy(window=10, raise_at=3, clear_at=0)
 EPOCH = 1_795_262_400.0
 
 VERDICTS = st.sampled_from([NORMAL, NORMAL, NORMAL, ANOMALOUS, ANOMALOUS, POOR])
-STREAMS = st.lists(VERDICTS, min_size=1, max_size=80)
+KINDS = st.sampled_from([NORMAL, NORMAL, ANOMALOUS, ATYPICAL, VENTRICULAR, POOR])
+STREAMS = st.lists(KINDS, min_size=1, max_size=80)
 
 
 @st.composite

@@ -105,8 +105,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
         content, cut = raw.signal[: round(60 * minutes * raw.rate)].tobytes(), segmenter
         rr = rr_history.whole([beat.rr_ms for beat in beats])
         taught = second_opinion.Taught.load()
-    good = quality.assess(given) == quality.GOOD if len(given) else np.zeros(0, bool)
-    believed = given[good]
+    believed = given[quality.assess(given) == quality.GOOD] if len(given) else given
     if len(believed) < FEWEST:
         raise UsageError(
             f"{source}: {len(believed)} normal beats that can be believed, at least {FEWEST} are "
@@ -116,12 +115,11 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
     out.mkdir(parents=True, exist_ok=True)
 
     # Fit and calibrate
-    patient = fit(believed, seed, epochs, normal=minutes is None)
-    training = {"recipe": "patient", "seed": seed, "unit": patient.unit}
-    training |= ecg5000.described(epochs)
-    if rr is not None:
-        training["second_opinion"] = {"autoencoder_threshold": patient.threshold} | taught.described
-        patient = with_second_opinion(patient, believed, rr[good], taught.for_signal(raw.signal))
+    if minutes is None:
+        patient, second = fit(believed, seed, epochs, normal=True), {}
+    else:
+        patient = fit_record(beats, taught.for_signal(raw.signal), seed, epochs)
+        second = {"second_opinion": taught.described}
     held_out = patient.fitted.held_out
     table = metrics.quantiles(held_out)
     told = float(np.mean(held_out > patient.threshold))
@@ -162,7 +160,9 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
             + "; for the threshold and the quantiles each beat was scored by a network fitted to "
             f"{ecg5000.FOLDS - 1} fifths without it"
             + ("" if rr is None else ", and by networks taught on other records"),
-            training=training,
+            training={"recipe": "patient", "seed": seed, "unit": patient.unit}
+            | ecg5000.described(epochs)
+            | second,
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
             threshold=Threshold(value=patient.threshold, chosen=patient.chosen),
             quantiles=table,
