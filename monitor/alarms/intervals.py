@@ -8,7 +8,7 @@ where those are sample numbers of a known rate.
 from collections.abc import Sequence
 from typing import Final
 
-from monitor.alarms.kinds import POOR
+from monitor.alarms.kinds import POOR, VENTRICULAR
 from monitor.ecg.beat import Beats
 from monitor.ecg.rhythm import Finding, IntervalRhythm, RhythmSettings
 
@@ -36,7 +36,6 @@ class IntervalWatch:
         verdicts: bytes,
         times: Sequence[float],
         arrived: float,
-        ventricular: Sequence[bool] | None = None,
         rate: float | None = None,
     ) -> list[Finding] | None:
         """Take in the beats of a message, which did not come before, and return the arrhythmias.
@@ -46,10 +45,9 @@ class IntervalWatch:
 
         Args:
             beats: as they were decoded.
-            verdicts: for each beat NORMAL, ANOMALOUS or POOR.
+            verdicts: for each beat what it was, as `kinds` has it.
             times: when each beat was, in seconds since 1970.
             arrived: when the message came, in seconds on any clock.
-            ventricular: which beats are, where the detector can tell.
             rate: of the samples that beats are numbered by, in Hz; None where they are not.
         """
         if arrived - self._heard > LONGEST_SILENCE:
@@ -63,7 +61,7 @@ class IntervalWatch:
                 self._rhythm.gap()
                 continue
             self._at += interval
-            self._rhythm.beat(self._at, ventricular=ventricular is not None and ventricular[i])
+            self._rhythm.beat(self._at, ventricular=verdict == VENTRICULAR)
             heard = True
         standing = self._rhythm.standing
         if standing:

@@ -16,13 +16,13 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Decision, Rhythm
 from monitor.alarms.device import Device
 from monitor.alarms.intervals import IntervalWatch
-from monitor.alarms.kinds import NORMAL, POOR
+from monitor.alarms.kinds import NORMAL, POOR, VENTRICULAR
 from monitor.detector.model_file import Detector, verdicts
 from monitor.detector.per_device import Detectors, Scored
 from monitor.detector.rr_history import INTERVALS, RrHistories
 from monitor.ecg import codec, quality
 from monitor.ecg.beat import SAMPLES, Beats, Floats, fingerprints, samples
-from monitor.ecg.rhythm import RhythmSettings
+from monitor.ecg.rhythm import SEVERITY, Finding, RhythmSettings
 from monitor.errors import Reason, Rejected
 from monitor.mqtt.beat_consumer import Message
 from monitor.times import rfc3339
@@ -260,24 +260,46 @@ class Pipeline:
         keys: list[int],
         now: float,
     ) -> list[Decision]:
-        """Decide on a device's rhythm: as its messages tell it, or else by the intervals."""
+        """Decide on a device's rhythm: as its messages tell it, or else by the intervals.
+
+        Runs of ventricular beats are heard in either case: the device's own detector knows better
+        what a ventricular beat of this patient is than whoever follows the signal.
+        """
         message, _, beats, start, stop = decoded
-        found = beats.rhythm
-        if found is None:
-            repeats = (message.redelivered or beats.seq is not None) and device.knows(keys[-1])
-            if repeats or (beats.rr_ms is None and beats.time is None and self._rate is None):
-                return []
-            if device.intervals is None:
-                device.intervals = IntervalWatch(self._rhythm(name))
-            verdicts = batch.verdicts[start:stop]
-            found = device.intervals.hear(beats, verdicts, times, message.arrived, rate=self._rate)
+        found, verdicts = beats.rhythm, batch.verdicts[start:stop]
+        if found is None or VENTRICULAR in verdicts or device.intervals is not None:
+            own = self._by_intervals(name, device, beats, verdicts, times, keys, message)
             if found is None:
-                return []
+                if own is None:
+                    return []
+                found = own
+            elif own:
+                runs = [each for each in own if each.kind == "ventricular-tachycardia"]
+                found = sorted(found + runs, key=lambda each: SEVERITY.index(each.kind))
         if not found and not device.open:
             return []  # nearly always
         rhythm = Rhythm.of(found[0], self._rhythm(name)) if found else Rhythm()
         moment = times[-1] if times else (beats.time or now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
+
+    def _by_intervals(
+        self,
+        name: str,
+        device: Device,
+        beats: Beats,
+        verdicts: bytes,
+        times: list[float],
+        keys: list[int],
+        message: Message,
+    ) -> list[Finding] | None:
+        """Return what the intervals between a device's beats say; None if they say nothing."""
+        known = beats.rr_ms is not None or beats.time is not None or self._rate is not None
+        again = keys and (message.redelivered or beats.seq is not None) and device.knows(keys[-1])
+        if not keys or again or not known:
+            return None
+        if device.intervals is None:
+            device.intervals = IntervalWatch(self._rhythm(name))
+        return device.intervals.hear(beats, verdicts, times, message.arrived, self._rate)
 
     def _rr_before(self, decoded: list[DecodedMessage], batch: Floats) -> Floats:
         """Return the RR intervals before each beat, float32 [N, 32]; zeros for who has no use."""

@@ -3,7 +3,7 @@
 import pytest
 
 from monitor.alarms.intervals import LONGEST_SILENCE, IntervalWatch
-from monitor.alarms.kinds import NORMAL, POOR
+from monitor.alarms.kinds import NORMAL, POOR, VENTRICULAR
 from monitor.ecg.beat import BYTES, Beats
 from monitor.ecg.rhythm import Finding, RhythmSettings
 
@@ -92,5 +92,21 @@ def test_few_beats_say_nothing(sender: Sender) -> None:
 def test_numbers_that_count_beats_are_no_intervals() -> None:
     watch = IntervalWatch(RhythmSettings())
     for number in range(100):
-        found = watch.hear(Beats(bytes(BYTES), seq=number), b"\0", [0.0], number * 0.8, rate=RATE)
+        found = watch.hear(Beats(bytes(BYTES), seq=number), b"\0", [0.0], number * 0.8, RATE)
         assert found is None
+
+
+def test_five_ventricular_beats_in_a_row_are_a_tachycardia_at_once(sender: Sender) -> None:
+    sender.beats(20, 75)
+    told = [sender.beat(0.4, VENTRICULAR) for _ in range(6)]
+    first = next(i for i, found in enumerate(told) if found)
+    assert first == 4  # the fifth of them
+    last = told[-1]
+    assert last is not None
+    assert last[0].kind == "ventricular-tachycardia"
+    assert last[0].heart_rate == pytest.approx(150, abs=2)
+    assert not any(sender.beats(1, 75))
+    slow = [sender.beat(0.8, VENTRICULAR) for _ in range(8)]
+    assert not any(slow)  # 75 a minute: no tachycardia
+    sender.beats(3, 75)
+    assert not any(sender.beat(0.4, VENTRICULAR) for _ in range(4))
