@@ -30,7 +30,7 @@ LARGEST: Final = 256 * 1024 * 1024
 
 VENTRICULAR_ABOVE: Final = 0.6
 """How likely a beat must be ventricular to be called so. On records that taught nothing 89 % of the
-ventricular beats are then found, and 0.3 % of the others called so (docs/detector.md)."""
+ventricular beats are then found, and 0.3 % of N and S called so (docs/detector.md)."""
 
 Kind = Literal["detector", "image", "vae-encoder", "vae-decoder"]
 

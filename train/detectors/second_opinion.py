@@ -51,7 +51,7 @@ they have not seen everything."""
 
 ODDS: Final = 0.8
 """Odds of abnormal to normal at the threshold: of those whose F1 on records left out is the best to
-0.005 the highest, which flags the fewest normal beats (docs/detector.md)."""
+0.005 the highest, which flags the fewest normal beats."""
 
 SUREST: Final = 10.0
 """Logarithm of the odds beyond which a network's certainty says nothing more: 22,000 to one."""
