@@ -74,7 +74,15 @@ REPAIRED: Final = 0.02
 
 STEP = 2.0  # seconds that are decided at once
 PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision sees
-PAUSE = 3.0  # after so many seconds without a beat, a window is cut all the same
+LONGEST_RR: Final = 6.0
+"""Seconds; a longer pause is no interval between two beats."""
+
+PAUSE, PAUSE_STEP = 2.4, 0.8
+"""After so many seconds without a beat windows are cut all the same, so many seconds apart.
+
+So that six of them, which raise an alarm of the signal's quality, are there within 10 s: a window
+is decided up to 3.5 s late.
+"""
 
 
 class CutBeat(NamedTuple):
@@ -151,7 +159,7 @@ class Segmenter:
             if self._last is not None and holes(self._last, peak):
                 since = None
             centres += [(place, None) for place in self._pause(peak)]
-            centres.append((peak, since and 1000 * since if since and since < 2 * PAUSE else None))
+            centres.append((peak, since and 1000 * since if since and since < LONGEST_RR else None))
             found.add(peak)
             self._last = self._paused = peak
         centres += [(place, None) for place in self._pause(end)]
@@ -177,7 +185,7 @@ class Segmenter:
         """Where to cut although there is no beat: a lead that is off must not go unnoticed."""
         places = []
         while until - self._paused > PAUSE * self.rate:
-            self._paused += round(PAUSE * self.rate / 2)
+            self._paused += round(PAUSE_STEP * self.rate)
             places.append(self._paused)
         return places
 

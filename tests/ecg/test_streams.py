@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from monitor.alarms.decisions import Policy
 from monitor.ecg import quality
 from monitor.ecg.chunks import Chunk
 from monitor.ecg.segmenter import CutBeat, Segmenter
@@ -263,3 +264,18 @@ def test_one_lead_of_two_that_falls_off_is_no_arrhythmia() -> None:
     holed = after_half_a_minute(np.zeros(30 * RATE))
     other = np.concatenate([whole[: 30 * RATE], whole[30 * RATE :]])
     assert rhythms(holed, V1=0.8 * other) == {}
+
+
+@pytest.mark.parametrize("lost", [0.0, 5.0, np.nan], ids=["flat", "rail", "lost"])
+@pytest.mark.parametrize("offset", [0.0, 0.7, 1.4])
+def test_a_lead_that_is_off_is_told_within_ten_seconds(lost: float, offset: float) -> None:
+    first = round((20 + offset) * RATE)
+    signal = np.concatenate([SIGNAL[:first], np.full(20 * RATE, lost)])
+    streams, poor = Streams(), 0
+    for second in range(len(signal) // RATE):
+        part = signal[second * RATE : (second + 1) * RATE]
+        for beat in streams.take("a", Chunk({"": part}, RATE, second * RATE), 0).beats:
+            poor += int(quality.assess(beat.samples[None])[0] != quality.GOOD)
+        if poor >= Policy().raise_at:
+            break
+    assert second + 1 - first / RATE <= 10

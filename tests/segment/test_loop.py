@@ -70,7 +70,9 @@ class Bed:
         return numbers
 
     def wait(self, ready: Callable[[], object]) -> None:
-        wait_until(ready, said=lambda: self.messages[-1:])
+        wait_until(
+            ready, said=lambda: [(name, message.get("seq")) for name, message in self.messages[-9:]]
+        )
 
     def close(self) -> None:
         self._client.loop_stop()
@@ -79,7 +81,7 @@ class Bed:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    with Mosquitto(tmp_path, ANYBODY + STORED) as running:
+    with Mosquitto(tmp_path, ANYBODY + STORED.format(folder=tmp_path)) as running:
         yield running
 
 
