@@ -5,11 +5,13 @@ What it made of it shows in the device's alarm as it stands, which is waited for
 
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, Queue
+from typing import NamedTuple
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client
+from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.alarms import messages
 from monitor.alarms.kinds import KINDS
@@ -17,11 +19,9 @@ from monitor.alarms.messages import OpenAlarm, RetainedAlarm, decode_alarm
 from monitor.alarms.operator_requests import Acknowledge, Shelve
 from monitor.errors import Failure, UsageError
 from monitor.mqtt import client
+from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
 from monitor.topics import topic_of
-
-QUIET = 0.5
-"""Seconds without another alarm after which there is none left."""
 
 WITHIN = 5.0
 """Seconds that the monitor may take to answer."""
@@ -30,15 +30,38 @@ FEWEST = 6
 """Characters of an id that are enough, if no other alarm's begins like it."""
 
 
+class _Arrival(NamedTuple):
+    """A message, as it came."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+
+
 class _Desk:
     """A connection over which alarms are read and requests are sent."""
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self._output = settings.output
-        self._arrivals: Queue[MQTTMessage] = Queue()
-        self._client: Client = client.join(settings.mqtt, "attend")
-        self._client.on_message = lambda _client, _data, message: self._arrivals.put(message)
-        self._client.subscribe(topic_of(self._output.topic, device, "alarm"), qos=1)
+        self._output, self._where = settings.output, settings.mqtt.where
+        name = f"{settings.mqtt.client_id}-operator"
+        self._retained = RetainedAlarms(settings.output.topic, name, device)
+        # What happens in the network's thread is handed over to ours.
+        self._events: Queue[Callable[[], None]] = Queue()
+        self._arrivals: list[_Arrival] = []
+        self._client: Client = client.join(settings.mqtt, "operator", name)
+        put, retained = self._events.put, self._retained
+        self._client.on_message = lambda _client, _data, m: put(
+            lambda: self._arrivals.append(_Arrival(m.topic, bytes(m.payload), m.retain))
+        )
+        self._client.on_publish = lambda _client, _data, mid, reason, _properties: put(
+            lambda: retained.on_published(mid, _refusal(reason), time.monotonic())
+        )
+        self._client.on_subscribe = lambda _client, _data, mid, reasons, _properties: put(
+            lambda: retained.on_subscribed(mid, [*map(_refusal, reasons)], time.monotonic())
+        )
+        self._client.on_disconnect = lambda _client, _data, _flags, reason, _properties: put(
+            lambda: self._fail(str(reason))
+        )
 
     def __enter__(self) -> "_Desk":
         return self
@@ -46,10 +69,27 @@ class _Desk:
     def __exit__(self, *_: object) -> None:
         client.leave(self._client)
 
+    def _fail(self, reason: str) -> None:
+        raise Failure(
+            f"{self._where}: the connection is lost ({reason.lower()}); perhaps somebody else does "
+            "the same at this moment"
+        )
+
     def standing(self) -> list[RetainedAlarm]:
-        """The alarms that stand retained with the broker."""
-        newest = {alarm.device: alarm for alarm in self._alarms(QUIET)}
-        return list(newest.values())
+        """Return the alarms that stand retained with the broker.
+
+        Raises:
+            Failure: they cannot be read, or not all.
+        """
+        retained = self._retained
+        retained.begin(self._client, time.monotonic())
+        while not retained.over:
+            for topic, payload, retain in self._next(0.1):
+                retained.take(topic.encode(), payload, retain, time.monotonic())
+            retained.tick(time.monotonic())
+        if not retained.complete:
+            raise Failure(f"{self._where}: the retained alarms cannot be read: {retained.problem}")
+        return retained.collect()
 
     def ask(
         self,
@@ -63,27 +103,42 @@ class _Desk:
         Raises:
             Failure: it does not show in time.
         """
-        topic = topic_of(self._output.topic, device, f"alarm/{end}")
+        topic, alarm = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", "alarm"))
+        self._client.subscribe(alarm, qos=1)
         self._client.publish(topic, messages.encode(request), qos=1)
-        if not any(alarm.device == device and done(alarm) for alarm in self._alarms(WITHIN)):
-            raise Failure(
-                f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, "
-                f"and be allowed to read {topic}, and you to write there"
-            )
-
-    def _alarms(self, quiet: float) -> Iterator[RetainedAlarm]:
-        """Alarms as they come, until none has come for `quiet` seconds, or `WITHIN` are over.
-
-        What is none, or stands under another name than its own, is passed over.
-        """
         deadline = time.monotonic() + WITHIN
-        with suppress(Empty):
-            while (left := deadline - time.monotonic()) > 0:
-                message = self._arrivals.get(timeout=min(quiet, left))
+        while (left := deadline - time.monotonic()) > 0:
+            for arrival in self._next(left):
                 with suppress(ValueError, RecursionError):
-                    alarm = decode_alarm(message.payload)
-                    if topic_of(self._output.topic, alarm.device, "alarm") == message.topic:
-                        yield alarm
+                    if arrival.topic == alarm and done(_alarm(arrival.payload, device)):
+                        return
+        raise Failure(
+            f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, "
+            f"and be allowed to read {topic}, and you to write there"
+        )
+
+    def _next(self, timeout: float) -> list[_Arrival]:
+        """Return the messages that have come, after waiting for something to happen."""
+        with suppress(Empty):
+            self._events.get(timeout=timeout)()
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+
+def _refusal(reason: ReasonCode) -> str | None:
+    return str(reason).lower() if reason.is_failure else None
+
+
+def _alarm(payload: bytes, device: str) -> RetainedAlarm:
+    """Return a device's alarm as it stands.
+
+    Raises:
+        ValueError: it is none, or another device's.
+    """
+    alarm = decode_alarm(payload)
+    if alarm.device != device:
+        raise ValueError("another device's")
+    return alarm
 
 
 def acknowledge(settings: Settings, identity: str, by: str | None) -> None:

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 STALL_TIMEOUT = 5.0
 """Seconds without a turn after which the daemon does not count as alive.
 
-A turn takes milliseconds, the reading back of retained alarms at start at most a few seconds.
+A turn takes milliseconds.
 """
 
 WATCHDOG_INTERVAL = 0.5

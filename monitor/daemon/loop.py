@@ -5,25 +5,28 @@ together. A message is acknowledged when every publish that it caused is.
 """
 
 import time
+from collections.abc import Iterable
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import Alarms
+from monitor.alarms.messages import RetainedAlarm
 from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink
 from monitor.detector.per_device import Detectors
-from monitor.errors import ConfigurationError, Failure, Rejected
+from monitor.errors import Failure, Rejected
+from monitor.history.query import open_alarms
 from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
-from monitor.mqtt.retained import read_retained_alarms
+from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
 from monitor.topics import Topics, subscription, topic_of
 from monitor.web.live_feed import REFRESH_INTERVAL, LiveFeed
@@ -70,7 +73,8 @@ class Daemon:
         requests = [f"{settings.output.topic}/alarm/{end}" for end in operator_requests.ENDS]
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests]
-        self.sender = AlertSender(settings.mqtt, filters, metrics)
+        self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
+        self.sender = AlertSender(settings.mqtt, filters, metrics, retained=self.retained)
         self.history = HistoryWriter(settings.history, settings.history_file, metrics.lost)
         self.live = LiveFeed(settings.input.topic)
         self.operator = RequestHandler(self.alarms, self.history, detectors)
@@ -88,7 +92,8 @@ class Daemon:
         self._kept = HistorySink(self.history)
         self._counted = MetricsSink(metrics)
         self._shown = LiveSink(self.live, self.alarms)
-        self._recovered = False
+        self._recovered = False  # whether the alarms are read back, and beats taken
+        self._all_recovered = False  # … and no late one is waited for
         self._next_clock = 0.0
 
     def startup(self) -> None:
@@ -111,6 +116,8 @@ class Daemon:
         received = self._receive()
         now, monotonic = time.time(), time.monotonic()
         self.lifecycle.tick(monotonic)
+        if not self._all_recovered and self.retained.over:
+            self._recover(monotonic)
         clock_is_due = monotonic >= self._next_clock
         batch = self._pipeline.score(received)
         changes = self._decide(batch, now, monotonic, clock_is_due)
@@ -136,14 +143,11 @@ class Daemon:
         ready = wait((self.consumer, self.sender), timeout)
         self.consumer.maintain()
         self.sender.maintain()
-        self.consumer.pause(self.sender.full)
+        self.consumer.pause(self.sender.full or not self._recovered)
         if self.sender in ready:
             self.sender.read()
         short = self.sender.backlog >= BACKLOG_SHORT_READS
-        received = self.consumer.collect(SHORT_READ if short else READ_SIZE)
-        if not self._recovered and self.consumer.connected and not self._recover():
-            return []  # they come again; nothing can be decided yet
-        return received
+        return self.consumer.collect(SHORT_READ if short else READ_SIZE)
 
     def _decide(
         self, batch: ScoredBatch, now: float, monotonic: float, clock_is_due: bool
@@ -151,8 +155,9 @@ class Daemon:
         """Return what beats, people and the clock change, in this order."""
         skip_saves = self.sender.backlog > BACKLOG_SKIP_SAVES
         changes = self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced)
-        if self._recovered:
-            self._decide_requests(changes, now)
+        if not self._recovered:
+            return changes
+        self._decide_requests(changes, now)
         if self.consumer.new_session:
             self.consumer.new_session = False
             self._save_all(changes)
@@ -168,7 +173,8 @@ class Daemon:
             for each in scores(batch, now):
                 topic = topic_of(self.settings.output.topic, each.device, "scores")
                 self.consumer.publish_unassured(topic, messages.encode(each))
-        self.lifecycle.publish_status(self.sender, self.consumer.trouble)
+        trouble = self.consumer.trouble if self._recovered else self.sender.trouble
+        self.lifecycle.publish_status(self.sender, trouble)
         self._mqtt.flush()
         self._counted.count(batch, changes, now)
         self._kept.keep(changes)
@@ -246,28 +252,38 @@ class Daemon:
         for detector in self.detectors.all:
             self.metrics.model.labels(detector.name, detector.sha256).set(1)
 
-    def _recover(self) -> bool:
-        """Read back the alarms that an earlier process left with the broker, if it is still there.
+    def _recover(self, monotonic: float) -> None:
+        """Take over the alarms that an earlier process left, and let beats come.
 
-        Raises:
-            ConfigurationError: the broker refuses the login.
+        What is retained goes before the history, which has no windows. A device that was decided
+        on since stays as it is.
         """
+        self._restore(self.retained.collect(), monotonic)
+        if not self._recovered and not self.retained.complete:
+            self._recover_from_history(monotonic)
+        self._recovered = True
+        self._all_recovered = self.retained.finished
+        if self.retained.complete:
+            self.history.end_others(self.alarms.open)
+
+    def _recover_from_history(self, monotonic: float) -> None:
+        file, restored, problem = self.history.file, 0, self.retained.problem
         try:
-            retained = read_retained_alarms(self.settings)
-        except ConfigurationError:
-            raise
+            if file is not None:
+                restored = self._restore(open_alarms(file), monotonic)
         except Failure as failure:
-            self.consumer.abandon(f"the alarms cannot be read back: {failure}")
-            return False
-        now = time.monotonic()
-        for saved in retained:
-            self.alarms.restore(saved, now)
+            problem = f"{problem}; {failure}"
+        log.warning("not all retained alarms were read", reason=problem, from_history=restored)
+
+    def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
+        """Take over the alarms of devices that nothing is known of; return of how many."""
+        unknown = [each for each in alarms if self.alarms.find(each.device) is None]
+        for saved in unknown:
+            self.alarms.restore(saved, monotonic)
             self.live.update_device(saved.device, self.alarms.find(saved.device))
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-        self.history.end_others(alarm.id for saved in retained for alarm in saved.alarms)
-        self._recovered = True
-        return True
+        return len(unknown)
 
 
 def run(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Reads the history: the alarms that were raised, and who shelved which device."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from monitor.alarms.messages import Acknowledged, Kind, Priority, decode_alert, or_none
+from monitor.alarms.messages import (
+    Acknowledged,
+    Kind,
+    OpenAlarm,
+    Priority,
+    RetainedAlarm,
+    decode_alert,
+    or_none,
+    or_unset,
+)
 from monitor.errors import Failure
 from monitor.history.store import Action, open_to_read
 from monitor.times import rfc3339
@@ -107,6 +117,46 @@ def alarms(
                 (identity,),
             ).fetchone()
             yield _past_alarm(list(alerts), seen)
+
+
+def open_alarms(file: Path) -> list[RetainedAlarm]:
+    """Return the devices with open alarms, as far as the history knows them: without windows.
+
+    An alarm of a device that was shelved as it was raised is left out, for nobody was alerted of
+    it: it is raised again if it goes on.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    now = time.time()
+    still_open: dict[str, list[OpenAlarm]] = {}
+    for past in alarms(file, since=now):
+        if past.cleared is None and past.shelved_by is None:
+            alarm = OpenAlarm(
+                past.id,
+                past.kind,
+                past.priority,
+                past.raised,
+                past.acknowledged,
+                heart_rate=or_unset(past.heart_rate),
+                pause_s=or_unset(past.pause_s),
+            )
+            still_open.setdefault(past.device, []).append(alarm)
+    return [
+        RetainedAlarm(
+            device=device,
+            state="alarm",
+            priority=None,
+            time=rfc3339(now),
+            alarms=those,
+            anomalous="",
+            poor="",
+            seq=None,
+            counted=[],
+            changes=int(now),  # ids are made of it: none that was there before
+        )
+        for device, those in still_open.items()
+    ]
 
 
 def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:

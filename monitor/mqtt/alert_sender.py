@@ -1,6 +1,7 @@
 """Publishes alerts, retained alarms and the daemon's status until the broker has accepted them.
 
-Operator requests arrive over this connection, too, where they do not queue behind beats.
+Operator requests arrive over this connection, too, where they do not queue behind beats, and at
+the start the alarms that an earlier process left retained.
 """
 
 import time
@@ -16,6 +17,7 @@ from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
 from monitor.mqtt.packets import Client, Publish, parse_publish
+from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import MqttSettings
 
 log = structlog.get_logger()
@@ -33,6 +35,8 @@ at QoS 0 only by this.
 RETRY_DELAY = 5.0
 """Seconds after which a publication that the broker refused is tried again."""
 
+READING = "reading back the alarms"
+"""What `AlertSender.trouble` says while beats wait for the retained alarms."""
 
 MAX_UNSEEN_REQUESTS = 1000
 """Operator requests at QoS 0 kept at most until they are taken; the broker bounds the others."""
@@ -48,10 +52,16 @@ class AlertSender(Connection):
         metrics: ConnectionMetrics,
         *,
         client_id: str | None = None,
+        retained: RetainedAlarms | None = None,
     ) -> None:
-        """Publish over this broker; `requests` are the filters of what people ask.
+        """Publish over this broker.
 
-        `client_id` is the program's own, `mqtt.client_id` unless another is given.
+        Args:
+            mqtt: the broker.
+            requests: the filters of what people ask.
+            metrics: that are counted up.
+            client_id: the program's own; None for `mqtt.client_id`.
+            retained: the alarms to be read before anything is published; None for none.
         """
         program = client_id or mqtt.client_id
         super().__init__(mqtt, f"{program}-alerts", keep_session=False)
@@ -63,6 +73,8 @@ class AlertSender(Connection):
         self._outbox = Outbox()
         self._window = IN_FLIGHT
         self._retry_refused_at = 0.0
+        self._retained = retained
+        self._retains = True  # whether the broker keeps retained messages
 
     @property
     def backlog(self) -> int:
@@ -116,7 +128,10 @@ class AlertSender(Connection):
             if publication is None:
                 return
             info = client.publish(
-                publication.topic, publication.payload, qos=1, retain=publication.retain
+                publication.topic,
+                publication.payload,
+                qos=1,
+                retain=publication.retain and self._retains,
             )
             if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the identifier is still in use
                 self._outbox.put_back(publication)
@@ -133,12 +148,24 @@ class AlertSender(Connection):
             wait([self], 0.05)
             self.read()
 
+    def maintain(self) -> None:
+        """Connect if it is time to, do the housekeeping, and see whether all alarms are read.
+
+        Raises:
+            ConfigurationError: the broker refuses the connection, and never accepted one.
+        """
+        super().maintain()
+        if self._retained is not None and not self._retained.finished:
+            self._retained.tick(time.monotonic())
+            self._show_reading()
+
     # -- what subclasses of Connection fill in
 
     def _prepare(self, client: Client) -> None:
         client.max_inflight_messages_set(0)  # `send` keeps to the broker's window
-        client.will_set(self._topic, b"offline", qos=1, retain=True)
+        client.will_set(self._topic, b"offline", qos=1, retain=self._retains)
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
 
     def _on_accepted(
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
@@ -149,14 +176,59 @@ class AlertSender(Connection):
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._status = ""  # the broker may have published the last will since
         self.trouble = None
+        if not getattr(properties, "RetainAvailable", 1):
+            self._do_without_retaining()
+        if self._retained is not None and not self._retained.finished:
+            self._retained.begin(client, time.monotonic(), self._retains)
+            self._show_reading()
+
+    def _on_refusal(self, reason: str) -> None:
+        if reason == "Retain not supported":  # it is the last will that is refused
+            self._do_without_retaining()
+        super()._on_refusal(reason)
+
+    def _do_without_retaining(self) -> None:
+        """Publish states as if they were none: a broker that keeps none would hang up."""
+        if self._retains:
+            log.warning("the broker keeps no retained messages", broker=self._mqtt.where)
+        self._retains = False
+
+    def _show_reading(self) -> None:
+        """Say in `trouble` that the retained alarms are being read, or not any more."""
+        if self._retained is not None and self._accepted:
+            if not self._retained.over:
+                self.trouble = READING
+            elif self.trouble == READING:
+                self.trouble = None
+
+    def _on_subscribe(
+        self,
+        client: PahoClient,
+        _userdata: object,
+        mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        if self._retained is not None and client is self._client:
+            refusals = [str(each).lower() if each.is_failure else None for each in reasons]
+            self._retained.on_subscribed(mid, refusals, time.monotonic())
 
     def _on_lost(self) -> None:
         self._outbox.lose()
+        if self._retained is not None:
+            self._retained.lose()
         # They are still handled, but can no longer be acknowledged.
         self._requests = [request._replace(qos=0) for request in self._requests]
 
-    def _receive(self, header: int, body: bytes, _arrived: float) -> None:
+    def _receive(self, header: int, body: bytes, arrived: float) -> None:
         request = parse_publish(header, body, self._protocol == "5")
+        if self._retained is not None and self._retained.take(
+            request.topic, request.payload, request.retain, arrived
+        ):
+            client = self._client
+            if request.qos and client is not None and client.packets is not None:
+                client.packets.acknowledge([request.mid])
+            return
         if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
             self._requests.append(request)
 
@@ -170,6 +242,9 @@ class AlertSender(Connection):
     ) -> None:
         if client is not self._client:
             return
+        if self._retained is not None:
+            refusal = str(reason).lower() if reason.is_failure else None
+            self._retained.on_published(mid, refusal, time.monotonic())
         if reason.is_failure:
             refused = self._outbox.refuse(mid)
             if refused is not None:

@@ -152,12 +152,6 @@ class BeatConsumer(Connection):
         """Stop reading, or go on: the broker keeps what is not read, unless it is at QoS 0."""
         self._paused = paused
 
-    def abandon(self, problem: str) -> None:
-        """Drop the connection and all messages in hand: the broker delivers them again."""
-        self._drop(problem)
-        self._unacknowledged.clear()
-        self._forget_session()
-
     def measure(self) -> None:
         """Set the gauges of how far behind the daemon is."""
         self._metrics.unacknowledged.set(len(self._unacknowledged))

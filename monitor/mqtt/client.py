@@ -117,20 +117,22 @@ def refused_certificate(mqtt: MqttSettings, error: OSError | None) -> Configurat
     )
 
 
-def join(mqtt: MqttSettings, role: str) -> Client:
-    """A client of no lasting identity, connected and with its network thread running.
+def join(mqtt: MqttSettings, role: str, client_id: str | None = None) -> Client:
+    """A client without a session, connected and with its network thread running.
 
     Args:
         mqtt: the broker, and how it is talked to.
         role: what the client is for, a part of its client id.
+        client_id: under which the broker knows it; None for one at random.
 
     Raises:
         ConfigurationError: the broker refuses the login, or its certificate is not to be trusted.
         Failure: it cannot be reached.
     """
-    outcome = _attempt(mqtt, role, mqtt.protocol)
+    name = client_id or f"ecg-monitor-{role}-{uuid.uuid4().hex[:8]}"
+    outcome = _attempt(mqtt, name, mqtt.protocol)
     if outcome in (UNKNOWN_VERSION, "") and mqtt.protocol == "5":
-        outcome = _attempt(mqtt, role, other(mqtt.protocol))
+        outcome = _attempt(mqtt, name, other(mqtt.protocol))
     if isinstance(outcome, Client):
         return outcome
     if outcome in LOGIN_REFUSED:
@@ -138,9 +140,9 @@ def join(mqtt: MqttSettings, role: str) -> Client:
     raise Failure(f"{mqtt.where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
 
 
-def _attempt(mqtt: MqttSettings, role: str, protocol: Protocol) -> Client | str:
+def _attempt(mqtt: MqttSettings, client_id: str, protocol: Protocol) -> Client | str:
     """A connected client, or the broker's reason against it; empty if it hung up without one."""
-    client = make(Client, mqtt, f"ecg-monitor-{role}-{uuid.uuid4().hex[:8]}", protocol, False)
+    client = make(Client, mqtt, client_id, protocol, False)
     answered = threading.Event()
     answer = ""
 

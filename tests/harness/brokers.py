@@ -1,10 +1,11 @@
-"""A real mosquitto that tests start, stop and kill, on a free port."""
+"""Real brokers that tests start, stop and kill, on free ports."""
 
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Self
@@ -12,14 +13,20 @@ from typing import Self
 import pytest
 
 from monitor.commands.demo import free_port
+from monitor.settings import Protocol
 
 WITHIN = 10.0
 """Seconds that a broker may take to start or to stop."""
 
 
+_OWN = [str(Path(sys.executable).parent)]
+"""Where packages of Python put their programs."""
+
+
 def program(name: str) -> str:
     """Return the path of a program; skip the test without it, or fail it where `CI` is set."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", *_OWN]
+    found = shutil.which(name, path=":".join(folders))
     if found is None:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing(f"{name} is not installed")
@@ -46,10 +53,13 @@ class Mosquitto:
     """A broker that keeps its port, and its store if it has one, from one start to the next.
 
     Attributes:
+        protocol: the latest version of MQTT that it speaks.
         port: its port on the loopback address.
         url: its address for `mqtt.broker`.
         log: the file that it logs to.
     """
+
+    protocol: Protocol = "5"
 
     def __init__(self, folder: Path, conf: str = ANYBODY, port: int | None = None) -> None:
         """Write the configuration; the broker is not started yet.
@@ -107,3 +117,37 @@ class Mosquitto:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Nats:
+    """NATS, which sends retained messages beside the others.
+
+    Attributes:
+        protocol: the latest version of MQTT that it speaks.
+        port: its port on the loopback address.
+        url: its address for `mqtt.broker`.
+    """
+
+    protocol: Protocol = "3.1.1"
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._log, self._conf = folder / "nats.log", folder / "nats.conf"
+        self._conf.write_text(
+            f'server_name: "test"\nlisten: "127.0.0.1:{free_port()}"\n'
+            f'jetstream {{ store_dir: "{folder}/nats" }}\n'
+            f'mqtt {{ listen: "127.0.0.1:{self.port}" }}\n'
+        )
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program("nats-server"), "-c", str(self._conf)], stdout=log, stderr=log
+            )
+        wait_for(self.port, self._process, self._log)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(WITHIN)

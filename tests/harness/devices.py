@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.mqtt import client
+from monitor.settings import MqttSettings, Protocol
 from tests.harness.waiting import WITHIN, wait_until
 
 
@@ -36,14 +36,17 @@ class Ward:
     """
 
     def __init__(
-        self, port: int, name: str = "ward", listen: bool = True, device: str = "+"
+        self,
+        port: int,
+        name: str = "ward",
+        listen: bool = True,
+        device: str = "+",
+        protocol: Protocol = "5",
     ) -> None:
         self.seen: list[tuple[float, str, bytes, bool]] = []
         self._device = device
         self._room = threading.Semaphore(100)
-        self._client = Client(
-            CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5
-        )
+        self._client = client.make(Client, MqttSettings(), name, protocol, keep=True)
         self._client.max_inflight_messages_set(100)
         self._client.on_message = self._on_message
         self._client.on_publish = lambda *_: self._room.release()
@@ -52,9 +55,12 @@ class Ward:
         if listen:  # in `on_connect`, to subscribe again where the broker has lost our session
             self._client.on_connect = self._on_connect
         self._client.reconnect_delay_set(1, 1)
-        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = 3600  # the broker keeps what comes while we are away
-        self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
+        if protocol == "5":
+            session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            session.SessionExpiryInterval = 3600  # the broker keeps what comes while we are away
+            self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
+        else:
+            self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         if listen:
             assert subscribed.wait(WITHIN)

@@ -1,0 +1,181 @@
+"""Alarms that stood before a start, read back over real brokers: late, slowly, or not at all."""
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monitor.alarms import messages
+from monitor.batch.datasets import Beats
+from monitor.commands import acknowledge
+from monitor.history import query
+from monitor.settings import MqttSettings, Settings
+from tests.harness.brokers import ANYBODY, Mosquitto, Nats
+from tests.harness.daemons import RunningDaemon
+from tests.harness.slow_line import SlowLine
+from tests.harness.devices import Hearts, Sent, Ward, as_json
+
+OPEN = 'ecg_monitor_alarms{kind="anomaly",priority="medium"}'
+SINCE = "2026-11-21T12:00:00.000Z"
+BEDS = 50
+
+
+@pytest.fixture(scope="module")
+def hearts(ecg: Beats) -> Hearts:
+    return Hearts(ecg)
+
+
+@pytest.fixture(params=[Mosquitto, Nats])
+def broker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mosquitto | Nats]:
+    with request.param(tmp_path) as broker:
+        yield broker
+
+
+def standing(device: str, identity: str) -> messages.RetainedAlarm:
+    return messages.RetainedAlarm(
+        device=device,
+        state="alarm",
+        priority="medium",
+        time=SINCE,
+        alarms=[messages.OpenAlarm(identity, "anomaly", "medium", SINCE)],
+        anomalous="." * 7 + "x" * 3,
+        poor="",
+        seq=9,
+        counted=[f"{i:016x}" for i in range(16)],
+        changes=1,
+    )
+
+
+def publish_alarms(broker: Mosquitto | Nats, beds: int = BEDS) -> dict[str, str]:
+    """Leave an alarm of each bed with the broker; return their ids by device."""
+    identities = {f"bed-{i}": f"{i:032x}" for i in range(beds)}
+    with Ward(broker.port, "past", listen=False, protocol=broker.protocol) as past:
+        for device, identity in identities.items():
+            alarm = messages.encode(standing(device, identity))
+            past.publish(f"ecg/{device}/alarm", alarm, retain=True)
+        past.flush()
+    return identities
+
+
+def health(daemon: RunningDaemon) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{daemon.address}/healthz", timeout=2) as page:
+            return str(page.read().decode())
+    except urllib.error.HTTPError as refusal:
+        return str(refusal.read().decode())
+    except OSError:
+        return ""
+
+
+def normal_beats(hearts: Hearts, device: str) -> list[Sent]:
+    return as_json(device, hearts.normal(12), first=10)
+
+
+def test_all_alarms_are_read_over_a_slow_line_before_any_beat(
+    tmp_path: Path, broker: Mosquitto | Nats, hearts: Hearts
+) -> None:
+    identities = publish_alarms(broker)
+    with SlowLine(broker.port, 8000) as line:
+        with Ward(broker.port, device="bed-7", protocol=broker.protocol) as ward:
+            daemon = RunningDaemon(tmp_path, line.url).start()
+            try:
+                ward.wait(lambda: "reading back the alarms" in health(daemon))
+                ward.send(normal_beats(hearts, "bed-7"))
+                ward.wait(daemon.healthy)
+                line.rate = 1e6
+                ward.wait(ward.alerts)
+                ward.wait(lambda: daemon.value(OPEN) == BEDS - 1)
+                for device in ("bed-0", f"bed-{BEDS - 1}"):
+                    ward.send(normal_beats(hearts, device))
+                ward.wait(lambda: daemon.value(OPEN) == BEDS - 3)
+            finally:
+                assert daemon.stop() == 0
+    (alert,) = ward.alerts()
+    assert (alert["event"], alert["alarm"]) == ("cleared", identities["bed-7"])
+    assert alert["since"] == SINCE
+    assert "not all retained alarms" not in daemon.log.read_text()
+
+
+def test_an_alarm_is_acknowledged_over_a_slow_line(
+    tmp_path: Path, broker: Mosquitto | Nats
+) -> None:
+    identities = publish_alarms(broker)
+    with RunningDaemon(tmp_path, broker.url), SlowLine(broker.port, 20_000) as line:
+        settings = Settings(mqtt=MqttSettings(broker=line.url, client_id="test"))
+        acknowledge.acknowledge(settings, identities["bed-49"], "Anna")
+
+
+def test_thousands_of_alarms_are_all_read(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, f"{ANYBODY}max_queued_messages 0\n") as broker:
+        publish_alarms(broker, 3000)
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            assert daemon.value(OPEN) == 3000
+    assert "not all retained alarms" not in daemon.log.read_text()
+
+
+def test_a_queue_that_is_too_short_for_all_alarms_is_noticed(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, f"{ANYBODY}max_queued_messages 100\n") as broker:
+        publish_alarms(broker, 300)
+        with RunningDaemon(tmp_path, broker.url, MQTT__RECEIVE_MAXIMUM="10") as daemon:
+            assert 100 <= daemon.value(OPEN) < 300
+    assert "its queue is too short" in daemon.log.read_text()
+
+
+def test_a_broker_that_forbids_the_mark_costs_time_and_no_alarm(
+    tmp_path: Path, hearts: Hearts
+) -> None:
+    rights = tmp_path / "acl"
+    rights.write_text("topic readwrite ecg/#\ntopic readwrite ecg-monitor/+/status\n")
+    with Mosquitto(tmp_path, f"allow_anonymous true\nacl_file {rights}\n") as broker:
+        identities = publish_alarms(broker, 3)
+        with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url) as daemon:
+            assert daemon.value(OPEN) == 3
+            ward.send(normal_beats(hearts, "bed-1"))
+            ward.wait(ward.alerts)
+            assert ward.alerts()[0]["alarm"] == identities["bed-1"]
+    said = daemon.log.read_text()
+    assert "ecg-monitor/test/mark (not authorized)" in said
+    assert said.count("not all retained alarms were read") == 1
+
+
+def test_where_nothing_retained_is_given_the_history_serves(tmp_path: Path, hearts: Hearts) -> None:
+    """The rights hide what is retained, as a broker does that gives none to wildcards."""
+    rights = tmp_path / "acl"
+    rights.write_text("topic readwrite #\n")
+    conf = f"allow_anonymous true\nacl_file {rights}\n"
+    with Mosquitto(tmp_path, conf) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url):
+            ward.send(as_json("bed-1", hearts.episode(10, 5, 0)))
+            ward.wait(lambda: ward.alerts() and ward.on("alarm"))
+            time.sleep(0.5)  # the history is written behind the alert
+        rights.write_text("topic readwrite #\ntopic deny ecg-monitor/+/mark\n")
+        broker.reload()
+        ward.publish("ecg/bed-1/alarm", b"", retain=True)
+        ward.flush()
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            assert daemon.value(OPEN) == 1
+            (past,) = query.alarms(tmp_path / "history.db")
+            assert not past.lost and past.cleared is None
+            ward.send(as_json("bed-1", hearts.normal(12), first=15))
+            ward.wait(lambda: len(ward.alerts()) == 2)
+            ward.send(as_json("bed-1", hearts.normal(12), first=27))
+            daemon.wait_until("ecg_monitor_beats_received_total", 24)
+    raised, cleared = ward.alerts()
+    assert (cleared["event"], cleared["alarm"]) == ("cleared", raised["id"])
+
+
+def test_what_the_broker_has_forgotten_is_lost(tmp_path: Path, hearts: Hearts) -> None:
+    with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            ward.send(as_json("bed-1", hearts.episode(10, 5, 0)))
+            ward.wait(ward.alerts)
+            time.sleep(0.5)
+            daemon.process.kill()
+            daemon.process.wait()
+        broker.forget()
+        broker.start()
+        with RunningDaemon(tmp_path, broker.url):
+            ward.wait(lambda: next(query.alarms(tmp_path / "history.db")).lost)
