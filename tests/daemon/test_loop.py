@@ -352,18 +352,6 @@ def test_what_hangs_up_is_called_again_with_pauses_and_said_once(tmp_path: Path)
     assert daemon.log.read_text().count("\n") < 8
 
 
-def test_a_broker_that_goes_before_the_alarms_are_read_back_is_waited_for(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as broker:
-        daemon = RunningDaemon(tmp_path, f"mqtt://127.0.0.1:{broker.getsockname()[1]}").start()
-        with broker.accept()[0] as session:
-            session.recv(1000)
-            broker.close()
-            session.sendall(bytes([0x20, 3, 0, 0, 0]))  # accepted
-            wait_until(lambda: "cannot be read back" in daemon.log.read_text())
-            assert daemon.process.poll() is None
-    assert daemon.stop() == 0
-
-
 def test_a_wrong_certificate_is_named_at_the_start(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     authority.write_text("no certificate\n")

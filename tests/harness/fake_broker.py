@@ -17,7 +17,8 @@ from monitor.mqtt import alert_sender, beat_consumer, connection
 from monitor.mqtt.packets import Client, PacketSocket
 from monitor.settings import Protocol
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE = 1, 2, 3, 4, 8, 9, 10
+PINGREQ, DISCONNECT = 12, 14
 NOT_AUTHORIZED = 0x87
 
 
@@ -48,6 +49,7 @@ class Line:
         unassured: those at QoS 0.
         acknowledged: the packet identifiers of the client's PUBACKs, in order.
         filters: what it subscribed to.
+        will_retained: whether its last will is to be retained.
         accepted: whether its CONNECT was answered.
         lost: whether `cut` was called.
     """
@@ -58,7 +60,7 @@ class Line:
         self._in = bytearray()
         self.accepted = self.lost = False
         self.client_id = ""
-        self.clean = False
+        self.clean = self.will_retained = False
         self.publishes: list[Published] = []
         self.unassured: list[Published] = []
         self.acknowledged: list[int] = []
@@ -99,7 +101,7 @@ class Line:
     def _take(self, packet: Packet) -> None:
         kind, flags, body = packet
         if kind == CONNECT:
-            self.clean = bool(body[7] & 2)
+            self.clean, self.will_retained = bool(body[7] & 2), bool(body[7] & 0x20)
             at = 10 + (1 + body[10] if self._mqtt5 else 0)
             self.client_id = body[at + 2 : at + 2 + struct.unpack_from("!H", body, at)[0]].decode()
         elif kind == PUBLISH:
@@ -112,25 +114,34 @@ class Line:
             (self.publishes if qos else self.unassured).append(published)
         elif kind == PUBACK:
             self.acknowledged.append(struct.unpack_from("!H", body)[0])
-        elif kind == SUBSCRIBE:
+        elif kind in (SUBSCRIBE, UNSUBSCRIBE):
             at = 2 + (1 + body[2] if self._mqtt5 else 0)
             filters = []
             while at < len(body):
                 length = struct.unpack_from("!H", body, at)[0]
                 filters.append(body[at + 2 : at + 2 + length].decode())
-                at += 3 + length
-            self.filters += filters
-            self.subscribes.append(struct.unpack_from("!H", body)[0])
+                at += 2 + length + (kind == SUBSCRIBE)  # with its options
+            if kind == SUBSCRIBE:
+                self.filters += filters
+                self.subscribes.append(struct.unpack_from("!H", body)[0])
+            else:
+                self.filters = [each for each in self.filters if each not in filters]
         elif kind == PINGREQ:
             self.pings += 1
             self._write(0xD0, b"")
         elif kind == DISCONNECT:
             self.disconnected = True
 
-    def accept(self, session_present: bool = False, receive_maximum: int | None = None) -> None:
+    def accept(
+        self,
+        session_present: bool = False,
+        receive_maximum: int | None = None,
+        retain_available: bool = True,
+    ) -> None:
         """Answer the CONNECT."""
         self.accepted = True
         properties = b"" if receive_maximum is None else struct.pack("!BH", 0x21, receive_maximum)
+        properties += b"" if retain_available else bytes([0x25, 0])
         tail = bytes([len(properties)]) + properties if self._mqtt5 else b""
         self._write(0x20, bytes([session_present, 0]) + tail)
 
