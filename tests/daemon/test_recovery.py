@@ -16,6 +16,7 @@ from tests.harness.brokers import ANYBODY, Mosquitto, Nats
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json
 from tests.harness.slow_line import SlowLine
+from tests.harness.waiting import wait_until
 
 OPEN = 'ecg_monitor_alarms{kind="anomaly",priority="medium"}'
 SINCE = "2026-11-21T12:00:00.000Z"
