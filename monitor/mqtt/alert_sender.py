@@ -155,7 +155,7 @@ class AlertSender(Connection):
             ConfigurationError: the broker refuses the connection, and never accepted one.
         """
         super().maintain()
-        if self._retained is not None and not self._retained.finished:
+        if self._retained is not None:
             self._retained.tick(time.monotonic())
             self._show_reading()
 
@@ -194,9 +194,9 @@ class AlertSender(Connection):
         self._retains = False
 
     def _show_reading(self) -> None:
-        """Say in `trouble` that the retained alarms are being read, or not any more."""
+        """Say in `trouble` that the retained alarms are being read, until they are collected."""
         if self._retained is not None and self._accepted:
-            if not self._retained.over:
+            if not self._retained.collected:
                 self.trouble = READING
             elif self.trouble == READING:
                 self.trouble = None

@@ -47,6 +47,7 @@ class RetainedAlarms:
 
     Attributes:
         over: whether it is not to be waited for any more.
+        collected: whether what had come by then was collected.
         complete: whether all that is retained was read.
         finished: whether nothing more will come: the filters are unsubscribed.
         problem: why it is over and not complete, in words; empty else.
@@ -60,7 +61,7 @@ class RetainedAlarms:
             program: the first part of a topic of our own, a client id.
             device: whose alarms, "+" for all.
         """
-        self.over = self.complete = self.finished = False
+        self.over = self.collected = self.complete = self.finished = False
         self.problem = ""
         self._output = output
         self._own = f"ecg-monitor/{program}/mark"
@@ -167,6 +168,7 @@ class RetainedAlarms:
     def collect(self) -> list[RetainedAlarm]:
         """Return the alarms that have come since the last call, each as it was last."""
         alarms, self._alarms = list(self._alarms.values()), {}
+        self.collected = self.over
         return alarms
 
     def _finish(self, problem: str) -> None:

@@ -68,6 +68,33 @@ def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost:
     assert lost._value.get() == 0
 
 
+def test_what_is_open_goes_on_where_people_were_alerted_of_it(
+    tmp_path: Path, lost: Counter
+) -> None:
+    file = tmp_path / "history.db"
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    keep(kept, alert(1, "raised", NIGHT + 100), alert(1, "cleared", NIGHT + 130))
+    keep(kept, alert(2, "raised", NIGHT + 200), alert(2, "escalated", NIGHT + 220, priority="high"))
+    keep(kept, alert(3, "raised", NIGHT + 300, kind="tachycardia", heart_rate=150.0))
+    keep(kept, alert(4, "raised", NIGHT + 400, device="bed-8"), shelved_by="Ben")
+    keep(kept, alert(5, "raised", NIGHT + 500, device="bed-9"), shelved_by="Ben")
+    kept.note(Action("unshelved", "bed-8", "the clock", NIGHT + 300))
+    kept.note(Action("unshelved", "bed-9", "the clock", NIGHT + 600))
+    kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 320, f"{2:032x}"))
+    kept.close(5)
+    devices = {each.device: each.alarms for each in query.open_alarms(file)}
+    seen = messages.Acknowledged("Anna", rfc3339(NIGHT + 320))
+    assert devices == {
+        "bed-7": [
+            messages.OpenAlarm(
+                f"{3:032x}", "tachycardia", "medium", rfc3339(NIGHT + 300), heart_rate=150.0
+            ),
+            messages.OpenAlarm(f"{2:032x}", "anomaly", "high", rfc3339(NIGHT + 200), seen),
+        ],
+        "bed-9": [messages.OpenAlarm(f"{5:032x}", "anomaly", "medium", rfc3339(NIGHT + 500))],
+    }
+
+
 def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
