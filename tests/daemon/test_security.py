@@ -12,14 +12,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from paho.mqtt.client import MQTTMessage
 
+from monitor.commands import acknowledge
 from monitor.configuration import load
 from monitor.ecg.simulator import Simulator
 from monitor.errors import CONFIGURATION, ConfigurationError
+from monitor.history import query
 from monitor.mqtt import client
-from monitor.settings import MqttSettings
+from monitor.settings import MqttSettings, Settings
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon, ending
 from tests.harness.shipped import as_user, login, password, shipped
@@ -127,6 +130,26 @@ def refusals(mqtt: MqttSettings, topics: list[str], payload: bytes) -> dict[str,
     publisher.disconnect()
     publisher.loop_stop()
     return {topic: answers[mid] for mid, topic in mids.items()}
+
+
+def test_the_rights_suffice_to_read_alarms_back_to_their_end(
+    tmp_path: Path, secrets: Path, broker: Mosquitto
+) -> None:
+    beat = np.full(140, np.nan, "<f4").tobytes()
+    device = client.join(as_user(broker, secrets, "bed-1"), "device")
+    alarms = tmp_path / "history.db"
+    for _ in range(2):  # it stands across a restart
+        with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:
+            for _ in range(3):
+                device.publish("ecg/bed-1/beats", beat, qos=1)
+            daemon.wait_until('ecg_monitor_alarms{kind="signal-quality",priority="low"}', 1)
+            wait_until(lambda: list(query.alarms(alarms)))
+        assert "not all retained alarms" not in daemon.log.read_text()
+    client.leave(device)
+    (alarm,) = query.alarms(alarms)
+    with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")):
+        attendant = Settings(mqtt=as_user(broker, secrets, "attendant"))
+        acknowledge.acknowledge(attendant, alarm.id, "Anna")
 
 
 def test_a_device_speaks_for_nobody_else_and_never_for_the_monitor(

@@ -331,13 +331,16 @@ MAY_PUBLISH = {
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
     "segmenter": {*(f"ecg/{user}/beats" for user in USERS), "ecg-monitor/ward/status"},
     "viewer": set(),
-    "attendant": {"ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve"},
+    "attendant": {
+        *("ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve", "ecg-monitor/ward/mark")
+    },
     "monitor": {
         *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
         "ecg/bed-1/alerts",
         "ecg/bed-1/alarm",
         "ecg/bed-1/scores",
         "ecg-monitor/ward/status",
+        "ecg-monitor/ward/mark",
         "homeassistant/device/x/config",
     },
 }
@@ -360,13 +363,18 @@ MAY_READ = {
         *SEEN,
         "homeassistant/device/x/config",
     },
-    "attendant": {*(f"ecg/{user}/beats" for user in USERS if user != "attendant"), *SEEN},
+    "attendant": {
+        *(f"ecg/{user}/beats" for user in USERS if user != "attendant"),
+        *SEEN,
+        "ecg-monitor/ward/mark",
+    },
     "monitor": {
         *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
         *("ecg/bed-1/samples", "ecg/bed-2/samples"),
         "ecg/bed-1/alarm",
         "ecg/bed-1/alarm/acknowledge",
         "ecg/bed-1/alarm/shelve",
+        "ecg-monitor/ward/mark",
     },
 }
 TRIED = sorted(
