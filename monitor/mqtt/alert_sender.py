@@ -222,13 +222,15 @@ class AlertSender(Connection):
 
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
         request = parse_publish(header, body, self._protocol == "5")
-        if self._retained is not None and self._retained.take(
-            request.topic, request.payload, request.retain, arrived
-        ):
-            client = self._client
-            if request.qos and client is not None and client.packets is not None:
+        retained, client = self._retained, self._client
+        if retained is not None and client is not None and client.packets is not None:
+            is_alarm = retained.take(request.topic, request.payload, request.retain, arrived)
+            if request.qos and (is_alarm or not retained.collected):
+                # At once, for what is not acknowledged may keep alarms from coming.
                 client.packets.acknowledge([request.mid])
-            return
+                request = request._replace(qos=0)
+            if is_alarm:
+                return
         if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
             self._requests.append(request)
 

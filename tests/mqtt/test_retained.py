@@ -124,6 +124,17 @@ def test_all_is_read_in_portions_behind_pauses(reading: Reading) -> None:
     assert reading.line.acknowledged == list(range(1, reading.mid + 1))
 
 
+def test_what_people_ask_meanwhile_does_not_stand_in_the_way(reading: Reading) -> None:
+    reading.connect()
+    reading.subscribe()
+    reading.deliver("ecg/bed-7/alarm/shelve", b"request", retain=False)
+    reading.turn()
+    assert reading.line.acknowledged == [1]
+    assert [each.payload for each in reading.sender.take_requests()] == [b"request"]
+    reading.turn()
+    assert reading.line.acknowledged == [1]
+
+
 def test_a_mark_that_overtakes_what_is_retained_is_no_end(reading: Reading) -> None:
     reading.connect()
     probe = reading.subscribe()
