@@ -267,6 +267,9 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
     simulator = Simulator(7)
     with Mosquitto(tmp_path) as broker:
         settings: Settings = load(None, {"mqtt": {"broker": broker.url}})
+        subscriber = client.join(settings.mqtt, "test")
+        subscriber.on_message = on_message
+        subscriber.subscribe("#", qos=1)
         with RunningDaemon(
             tmp_path,
             broker.url,
@@ -274,9 +277,6 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             OUTPUT__HOME_ASSISTANT="true",
             ALARM__SILENT_AFTER="2",
         ) as daemon:
-            subscriber = client.join(settings.mqtt, "test")
-            subscriber.on_message = on_message
-            subscriber.subscribe("#", qos=1)
             bed = subscription(settings.input.topic[0], device="bed-7")
             for beats in (
                 simulator.normal(10),
