@@ -31,7 +31,7 @@ Config = Annotated[
 ]
 Broker = Annotated[
     str | None,
-    typer.Option("--broker", metavar="URL", help="Broker: mqtt://HOST:PORT or mqtts://HOST:PORT."),
+    typer.Option("--broker", metavar="URL", help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT."),
 ]
 
 
@@ -42,7 +42,7 @@ def run(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", metavar="FILE", help="Model file to score with (default: the one shipped)."
+            "--model", metavar="FILE", help="Model file (default: the shipped detector)."
         ),
     ] = None,
     print_config: Annotated[
@@ -68,22 +68,29 @@ def run(
 
 @app.command()
 def batch(
-    name: Annotated[str, typer.Argument(help="basic, denoise, undercomplete, vae or ecg.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="An image example (basic, denoise, undercomplete or vae), or ecg to score beats.",
+        ),
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the data sets; for ecg, also a .csv or .parquet file of beats."
+            help="Folder of the data sets (default: ECG_DATA, or else a download); for ecg, also a "
+            ".csv or .parquet file of beats."
         ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Model file (default: the one shipped).")
+        Path | None, typer.Option(help="Model file (default: the shipped one).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="out/batch/NAME")
+        Path | None, typer.Option(help="Folder to write to (default: out/batch/NAME).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Reproduce an image example from its model file, or score a file of beats."""
+    """Run an image example from its model file, or score a file of beats."""
     from monitor.commands import batch
 
     batch.main(name, data, model, out or Path("out", "batch", name), as_json)
@@ -92,7 +99,7 @@ def batch(
 @app.command()
 def model(
     file: Annotated[
-        Path | None, typer.Argument(help="Model file (default: the detector that ships).")
+        Path | None, typer.Argument(help="Model file (default: the shipped detector).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
@@ -122,14 +129,14 @@ def replay(
     ] = None,
     rate: Annotated[
         Literal["1", "10", "max"],
-        typer.Option(help="Speed: 1 is real time, 10 is ten times that, max is unpaced."),
+        typer.Option(help="Speed: 1 is real time, 10 is ten times as fast, max has no pauses."),
     ] = "1",
     beats_per_message: Annotated[
         int, typer.Option(min=1, max=10_000, help="Beats in each message.")
     ] = 1,
     payload: Annotated[
         Literal["json", "float32"],
-        typer.Option(help="Encoding; float32 samples are of one lead."),
+        typer.Option(help="Encoding of the payload; float32 carries one lead of raw samples."),
     ] = "json",
     qos: Annotated[int, typer.Option(min=0, max=1, help="MQTT quality of service.")] = 1,
     start: Annotated[
@@ -151,12 +158,12 @@ def replay(
     pace = None if rate == "max" else float(rate)
     if not records.is_record(source):
         if raw or lead is not None:
-            raise UsageError(f"--{'raw' if raw else 'lead'}: {source} is no WFDB or EDF record")
+            raise UsageError(f"--{'raw' if raw else 'lead'}: {source} is not a WFDB or EDF record")
         beats = replay.from_file(source, start, stop)
         replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
     elif raw:
         if beats_per_message > 1:
-            raise UsageError("--beats-per-message: with --raw no beats are published")
+            raise UsageError("--beats-per-message: not with --raw, which publishes no beats")
         every_lead = lead is None and payload == "json"
         record = replay.read_record(source, lead, every_lead)
         chunks = replay.chunks_of(record, start, stop, every_lead)
@@ -168,15 +175,17 @@ def replay(
 
 @app.command()
 def what_if(
-    source: Annotated[Path, typer.Argument(help="A WFDB record, or a file of beats.")],
+    source: Annotated[
+        Path, typer.Argument(help="A WFDB or EDF record, or a .csv or .parquet file of beats.")
+    ],
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="FILE", help="Model file (default: the one shipped)."),
+        typer.Option("--model", metavar="FILE", help="Model file (default: the shipped detector)."),
     ] = None,
     start: Annotated[
         float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
     ] = 0,
-    out: Annotated[Path, typer.Option(help="Folder to write the picture to.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder to write the figure to.")] = Path(
         "out/what-if"
     ),
 ) -> None:
@@ -191,7 +200,7 @@ def what_if(
 def segment(
     rate: Annotated[
         float | None,
-        typer.Option(metavar="HZ", help="Sampling rate of chunks that do not carry one."),
+        typer.Option(metavar="HZ", help="Sampling rate of chunks that do not contain one."),
     ] = None,
     lead: Annotated[
         str | None,
@@ -200,7 +209,10 @@ def segment(
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Run the monitor for raw samples: cut beats from ecg/<device>/samples and publish them."""
+    """Run the daemon for raw samples: cut them into beats and publish those for the monitor.
+
+    Samples arrive on ecg/<device>/samples, beats are published on ecg/<device>/beats.
+    """
     from monitor import configuration, logs
     from monitor.segment import loop
 
@@ -215,7 +227,7 @@ def watch(
         str | None,
         typer.Option("--device", metavar="ID", help="Show this device only (default: all)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
@@ -231,7 +243,9 @@ def alarms(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="WHEN", help="Only alarms active since then: 12h, 2d or a time (default: all)."
+            metavar="WHEN",
+            help="Only alarms active since then: 30m, 12h, 2d, or a time such as 2026-11-21T22:00 "
+            "(default: all).",
         ),
     ] = None,
     device: Annotated[
@@ -242,9 +256,9 @@ def alarms(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     config: Config = None,
 ) -> None:
-    """Show past alarms, and who acknowledged or shelved them.
+    """List alarms, past and active, and who acknowledged or shelved them.
 
-    Reads the monitor's history, so it must run on the monitor's machine.
+    This reads the monitor's history file, so run it on the monitor's machine.
     """
     from monitor import configuration
     from monitor.commands import alarms
@@ -261,7 +275,12 @@ By = Annotated[
 @app.command()
 def acknowledge(
     alarm: Annotated[
-        str, typer.Argument(metavar="ID", help="The alarm's id, or a unique prefix of it.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The alarm's id, as `ecg-monitor alarms` lists it, or its first characters, at "
+            "least 6.",
+        ),
     ],
     by: By = None,
     config: Config = None,
@@ -280,21 +299,24 @@ def acknowledge(
 def shelve(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Device ID.")],
     minutes: Annotated[
-        float, typer.Option(min=0, max=1440, help="How long; 0 takes the device off the shelf.")
+        float, typer.Option(min=0, max=1440, help="How long, up to a day; 0 ends the shelving.")
     ],
     by: By = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Kind of alarm to withhold, such as tachycardia; may be given several times. "
-            "Default: all but those of the rhythm.",
+            help="Kind of alarm to withhold, such as tachycardia; may be repeated (default: anomaly, "
+            "signal-quality and silent).",
         ),
     ] = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Shelve a device: publish none of its alerts for a while. Its history is still kept."""
+    """Shelve a device: withhold its alerts for a while, as when its patient is being washed.
+
+    Its alarms are still decided and recorded in the history.
+    """
     from monitor import configuration
     from monitor.commands import acknowledge
 

@@ -5,7 +5,7 @@ from itertools import zip_longest
 from monitor.errors import Rejected, UsageError
 
 LONGEST_NAME = 256
-"""Bytes of the longest device name that is taken."""
+"""Bytes of the longest device ID that is accepted."""
 
 
 class Topics:
@@ -106,7 +106,7 @@ def topic_to_publish(topic: str, device: str) -> str:
         UsageError: no device can have that name, or the filter has wildcards.
     """
     if not device.isprintable() or not device or set("/+#") & set(device):
-        raise UsageError(f"device {device!r}: a name has no /, + or # and is not empty")
+        raise UsageError(f"device {device!r}: a device ID must not be empty or contain /, + or #")
     published = subscription(topic, bare=True, device=device)
     if set("+#") & set(published):
         raise UsageError(f"topic {topic}: to publish there, its only open level must be {DEVICE}")

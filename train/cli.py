@@ -9,7 +9,7 @@ from monitor import errors, terminal
 
 app = typer.Typer(
     name="ecg-train",
-    help="Fit autoencoders and write them as model files.",
+    help="Train autoencoders and write them as model files for ecg-monitor.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,17 +20,17 @@ Data = Annotated[
     typer.Option(help="Folder of the data sets (default: ECG_DATA, or else a download)."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the random numbers.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training data (default: the recipe's).")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Recipe = Annotated[
     Literal["tutorial", "tuned"],
-    typer.Option(help="The source's own settings, or the ones that ship."),
+    typer.Option(help="tutorial: the source's settings; tuned: those of the shipped models."),
 ]
 
 
 @app.callback()
 def train() -> None:
-    """Fit autoencoders and write them as model files."""
+    """Train autoencoders and write them as model files for ecg-monitor."""
 
 
 @app.command()
@@ -41,7 +41,7 @@ def anomaly(
     seed: Seed = None,
     recipe: Recipe = "tutorial",
 ) -> None:
-    """Train the TensorFlow tutorial's ECG detector to the letter, over five seeds or --seed."""
+    """Train the TensorFlow tutorial's ECG detector to the letter, with five seeds or with --seed."""
     if recipe != "tutorial":
         raise errors.UsageError(
             "--recipe tuned: anomaly has only the tutorial's recipe; the tuned detector is `ecg`"
@@ -56,8 +56,9 @@ def ecg(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the data sets; or a .csv or .parquet file of one patient's beats, 140 "
-            "values a row, to fit a detector for that patient."
+            help="Folder of the data sets (default: ECG_DATA, or else a download); or a .csv or "
+            ".parquet file of one patient's beats, 140 values per row, to train that patient's "
+            "detector."
         ),
     ] = None,
     out: Out = Path("out/ecg"),
@@ -66,16 +67,16 @@ def ecg(
     recipe: Recipe = "tuned",
     networks: Annotated[
         Literal["1", "5"] | None,
-        typer.Option(help="Score with five networks or one (default: one network taught by five)."),
+        typer.Option(help="Score with five networks, or with one (default: one distilled from five)."),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="WFDB record to fit a detector for one patient from.")
+        Path | None, typer.Option(help="WFDB record of a patient, to train that patient's detector.")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=1, help="Minutes of the record to fit, from its start.")
+        float, typer.Option(min=1, help="Minutes of the record to train on, from its start.")
     ] = 5,
 ) -> None:
-    """Train the detector that ships, or one for a patient (--record, or --data FILE.csv)."""
+    """Train the shipped detector, or one for a patient (--record, or --data FILE.csv)."""
     if recipe != "tuned":
         raise errors.UsageError(
             "--recipe tutorial: ecg has only the tuned recipe; the tutorial's detector is `anomaly`"
@@ -124,27 +125,28 @@ def evaluate(
         typer.Option(
             "--records",
             "--mitdb",
-            help="Folder of annotated WFDB records to judge patients' own detectors on.",
+            help="Folder of annotated WFDB records, to evaluate patients' own detectors on.",
         ),
     ] = None,
     challenge: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of alarms of intensive care, as of the PhysioNet/CinC 2015 challenge, to "
-            "judge the live decisions on."
+            help="Folder of intensive-care alarms in the format of the PhysioNet/CinC 2015 "
+            "challenge, to evaluate the daemons' decisions on."
         ),
     ] = None,
     table: Annotated[
         Table | None,
         typer.Option(
-            help="With --records: records, the tables of EC57 and the alarms (the default); "
-            "settings, what other alarm settings would do; rhythm, arrhythmias found and false "
-            "alarms; peaks, R peak detection; stress, robustness to noise, a lead that is off or "
-            "reversed, and other sampling rates. With --data: file, files of a patient's beats."
+            help="With --records: records (the default) prints the tables of EC57 and the alarms; "
+            "settings, the results of other alarm settings; rhythm, the arrhythmias found and "
+            "false alarms; peaks, R peak detection; stress, robustness to noise, a lead that is "
+            "off or reversed, and other sampling rates. With --data: file, detectors fitted to "
+            "files of one patient's beats."
         ),
     ] = None,
 ) -> None:
-    """Judge detectors and alarms: on ECG5000, on annotated records, on alarms of intensive care."""
+    """Evaluate detectors and alarms on ECG5000, annotated records or intensive-care alarms."""
     if records and challenge:
         raise errors.UsageError("--records and --challenge exclude each other")
     if challenge:
@@ -189,12 +191,12 @@ def _evaluate_records(folder: Path, out: Path, table: Table) -> None:
 
         robustness.main(folder, out)
     else:
-        raise errors.UsageError("--table file: judges files of ECG5000's beats, not --records")
+        raise errors.UsageError("--table file: not with --records; it uses beats of ECG5000")
 
 
 @app.command()
 def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
-    """Fit the beat simulator that the demo runs on, and judge it by the detector that ships."""
+    """Fit the beat simulator that the demo uses, and evaluate it with the shipped detector."""
     from train import simulator
 
     simulator.main(data, out, seed or 0)
@@ -244,7 +246,7 @@ def vae(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """Train Keras' variational autoencoder: a latent plane, on MNIST."""
+    """Train the Keras example's variational autoencoder: a two-dimensional code, on MNIST."""
     from train import backend
 
     backend.load()
@@ -261,7 +263,7 @@ def everything(
     seed: Seed = None,
     recipe: Recipe = "tuned",
 ) -> None:
-    """Train every example and our detector in turn, and write one page about them all."""
+    """Train all examples and the detector, and write a report of all of them."""
     anomaly(data, out / "anomaly", epochs, seed)
     ecg(data, out / "ecg", epochs, seed)
     basic(data, out / "basic", epochs, seed, recipe)
@@ -272,7 +274,7 @@ def everything(
 
     names = ["anomaly", "ecg", "basic", "denoise", "undercomplete", "vae"]
     page = report.write_page(out, names)
-    print(f"look at {page}")
+    print(f"wrote {page}")
 
 
 def _images(

@@ -1,6 +1,6 @@
-"""Asks the monitor, over the broker, to note an acknowledgement or to shelve a device.
+"""Ask the monitor, over the broker, to record an acknowledgement or to shelve a device.
 
-What it made of it shows in the device's alarm as it stands, which is waited for.
+The outcome shows in the device's retained alarm, which is waited for.
 """
 
 import getpass
@@ -26,8 +26,8 @@ from monitor.topics import topic_of
 WITHIN = 5.0
 """Seconds that the monitor may take to answer."""
 
-FEWEST = 6
-"""Characters of an id that are enough, if no other alarm's begins like it."""
+SHORTEST_ID = 6
+"""Fewest characters by which an alarm may be named: short enough to type, and rarely ambiguous."""
 
 
 class _Arrival(NamedTuple):
@@ -63,7 +63,7 @@ class _Desk:
             lambda: self._fail(str(reason))
         )
 
-    def __enter__(self) -> "_Desk":
+    def __enter__(self) -> "_Connection":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,10 +98,10 @@ class _Desk:
         request: Acknowledge | Shelve,
         done: Callable[[RetainedAlarm], bool],
     ) -> None:
-        """Send a request and wait until the device's alarm shows that it was done.
+        """Send a request and wait until the device's alarm shows that it has been carried out.
 
         Raises:
-            Failure: it does not show in time.
+            Failure: the alarm does not show it in time.
         """
         topic, alarm = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", "alarm"))
         self._client.subscribe(alarm, qos=1)
@@ -142,63 +142,63 @@ def _alarm(payload: bytes, device: str) -> RetainedAlarm:
 
 
 def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
-    """Acknowledge an open alarm by its id, or by as much of it as tells it from others.
+    """Acknowledge an open alarm by its id or a unique prefix of it.
 
     Raises:
         UsageError: no such alarm is open.
         Failure: the broker or the monitor does not answer.
     """
     by = by or getpass.getuser()
-    with _Desk(settings, "+") as desk:
-        fitting = [
+    with _Connection(settings, "+") as connection:
+        matching = [
             (device, alarm)
-            for device in desk.standing()
+            for device in connection.retained()
             for alarm in device.alarms
-            if _is(alarm, identity)
+            if _matches(alarm, identity)
         ]
-        if len(identity) < FEWEST or len(fitting) != 1:
+        if len(identity) < SHORTEST_ID or len(matching) != 1:
             raise UsageError(
-                f"{identity!r}: {len(fitting) or 'no'} open alarms have this id; allowed is the id "
-                f"of one, of which {FEWEST} characters or more may do"
+                f"{identity!r}: the ids of {len(matching) or 'no'} open alarms begin like this; "
+                f"allowed is the id of one, or its first {SHORTEST_ID} characters or more"
             )
-        device, alarm = fitting[0]
+        device, alarm = matching[0]
 
         def done(now: RetainedAlarm) -> bool:
             seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
-            # Ours is another than the one before; clocks may differ.
+            # Ours differs from the one before; the times cannot be compared, as clocks may differ.
             return any(a and a != alarm.acknowledged and a.by == by for a in seen)
 
-        desk.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
+        connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
     print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
 
 
-def _is(alarm: OpenAlarm, identity: str) -> bool:
+def _matches(alarm: OpenAlarm, identity: str) -> bool:
     return any((own or "").startswith(identity) for own in (alarm.id, alarm.escalation))
 
 
 def shelve(
     settings: Settings, device: str, minutes: float, by: str | None, kinds: list[str]
 ) -> None:
-    """Shelve a device for some minutes, or take it off the shelf.
+    """Shelve a device for some minutes; 0 minutes end the shelving.
 
     Raises:
-        UsageError: no device has such a name, or no alarm is of such a kind.
+        UsageError: no device can have this name, or a kind does not exist.
         Failure: the broker or the monitor does not answer.
     """
     if set("/+#") & set(device):
-        raise UsageError(f"DEVICE {device!r}: a name has no /, + or #")
+        raise UsageError(f"DEVICE {device!r}: a device ID must not contain /, + or #")
     named = tuple(kind for kind in KINDS if kind in kinds)
     for kind in set(kinds) - set(named):
         raise UsageError(f"--kind {kind!r}: not a kind of alarm; allowed are {', '.join(KINDS)}")
     by = by or getpass.getuser()
     until = ""
-    with _Desk(settings, device) as desk:
-        before = [standing.shelved for standing in desk.standing()]
+    with _Connection(settings, device) as connection:
+        before = [alarm.shelved for alarm in connection.retained()]
 
         def done(now: RetainedAlarm) -> bool:
             nonlocal until
             until = now.shelved.until if now.shelved is not None else ""
             return now.shelved not in before if minutes else not until
 
-        desk.ask(device, "shelve", Shelve(minutes, by, named), done)
-    print(f"{device}: shelved until {until}" if until else f"{device}: not shelved any more")
+        connection.ask(device, "shelve", Shelve(minutes, by, named), done)
+    print(f"{device}: shelved until {until}" if until else f"{device}: no longer shelved")

@@ -1,4 +1,4 @@
-"""Prints the history: alarms, who acknowledged them, and which devices were shelved."""
+"""Print the history: alarms, who acknowledged them, and which devices were shelved."""
 
 import csv
 import re
@@ -23,10 +23,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def show(file: Path, since: str | None, device: str | None, as_json: bool, as_csv: bool) -> None:
-    """Print the alarms that stood since then: as a table, as a JSON array, or as CSV.
+    """Print the alarms that were open since then, as a table, as a JSON array, or as CSV.
 
     Raises:
-        UsageError: `since` is no time.
+        UsageError: `since` is not a time.
         Failure: there is no history, or it cannot be read.
     """
     if as_json and as_csv:
@@ -42,7 +42,7 @@ def show(file: Path, since: str | None, device: str | None, as_json: bool, as_cs
 
 
 def moment(text: str, now: float) -> float:
-    """Seconds since 1970 of a time, or of so long before `now`.
+    """Return the seconds since 1970 of a time, or of a duration before `now`.
 
     >>> moment("12h", 50_000.0)
     6800.0
@@ -50,7 +50,7 @@ def moment(text: str, now: float) -> float:
     3600.0
 
     Raises:
-        UsageError: it is neither.
+        UsageError: `text` is neither.
     """
     if ago := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         return now - float(ago[1]) * _UNITS[ago[2]]
@@ -58,7 +58,7 @@ def moment(text: str, now: float) -> float:
         return datetime.fromisoformat(text).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text!r}: allowed is how long ago, as 30m, 12h or 2d, or a time, as "
+            f"--since {text!r}: allowed is a duration such as 30m, 12h or 2d, or a time such as "
             "2026-11-21 or 2026-11-21T22:00:00Z"
         ) from None
 
@@ -89,7 +89,7 @@ def _print_csv(found: Iterable[PastAlarm]) -> None:
 
 
 def _no_formula(text: str) -> str:
-    """The text, so that no spreadsheet takes it for a formula (OWASP, "CSV Injection")."""
+    """Return text that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
@@ -97,7 +97,7 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     table = Table(box=None)
-    for column in ("raised", "stood", "device", "kind", "priority", "acknowledged", "id"):
+    for column in ("raised", "duration", "device", "kind", "priority", "acknowledged", "id"):
         whole = column not in ("device", "acknowledged")
         table.add_column(column, no_wrap=whole, overflow="ignore" if whole else "fold")
     for alarm in reversed(found):
@@ -107,7 +107,7 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
             by += f" (shelved by {escape(alarm.shelved_by)})"
         table.add_row(
             _local(alarm.raised),
-            _stood(alarm),
+            _duration(alarm),
             escape(alarm.device),
             alarm.kind,
             alarm.priority,
@@ -124,13 +124,13 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
 
 
 def _local(time: str) -> str:
-    """The time by this machine's clock, without the date where it is today's."""
+    """Return the local time, with the date unless it is today."""
     moment = datetime.fromisoformat(time).astimezone()
     today = moment.date() == datetime.now(UTC).astimezone().date()
     return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _stood(alarm: PastAlarm) -> str:
+def _duration(alarm: PastAlarm) -> str:
     if alarm.cleared is None:
         return "open"
     seconds = round(from_rfc3339(alarm.cleared) - from_rfc3339(alarm.raised))

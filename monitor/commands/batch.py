@@ -1,4 +1,4 @@
-"""The batch mode: the examples of the sources over again, from their ONNX files alone."""
+"""The batch mode: run the image examples from their ONNX files, or score a file of beats."""
 
 import os
 from pathlib import Path
@@ -16,35 +16,42 @@ NAMES: Final = (*image_examples.EXAMPLES, "ecg")
 
 
 class BatchResult(msgspec.Struct):
-    """What a run of the batch mode found; `metrics.json` and `--json` hold it as it is."""
+    """The result of a run, as `metrics.json` and `--json` contain it."""
 
     name: str
     models: dict[str, str]
-    """The SHA-256 of each model file that ran, by the name on its card."""
+    """The SHA-256 of each model file used, by the name on its card."""
     figures: dict[str, Any]
-    """Measured now, from the ONNX files."""
+    """Measured in this run, from the ONNX files."""
     reported: dict[str, float]
-    """What the trainer measured, from the card."""
+    """Measured by the trainer, from the card."""
 
 
 def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: bool) -> None:
-    """Run one of `NAMES`: pictures and `metrics.json` into `out`, the metrics to standard output.
+    """Run one of `NAMES`; write figures and `metrics.json` to `out`, and print the metrics.
 
-    `data` is the folder of the data sets, or for `ecg` a file of beats; `model` a model file, for
-    `vae` the encoder's, with the decoder's beside it. Raises UsageError for another name.
+    Args:
+        name: one of `NAMES`.
+        data: folder of the data sets, or for `ecg` a file of beats.
+        model: model file; for `vae` the encoder's, with the decoder's in the same folder.
+        out: folder to write to.
+        as_json: print the metrics as JSON.
+
+    Raises:
+        UsageError: `name` is not one of `NAMES`.
     """
     if name not in NAMES:
-        raise UsageError(f"no example is called {name!r}: take one of {', '.join(NAMES)}")
+        raise UsageError(f"NAME {name!r}: not an example; allowed are {', '.join(NAMES)}")
     out.mkdir(parents=True, exist_ok=True)
     run = {"ecg": _ecg, "vae": _vae}.get(name) or _image
-    outcome = run(name, data, model, out)
-    content = msgspec.json.encode(outcome)
+    result = run(name, data, model, out)
+    content = msgspec.json.encode(result)
     (out / "metrics.json").write_bytes(msgspec.json.format(content, indent=2))
     if as_json:
         print(content.decode())
     else:
-        _show(outcome)
-        print(f"pictures and metrics.json are in {out}")
+        _show(result)
+        print(f"figures and metrics.json are in {out}")
 
 
 def _image(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
@@ -73,17 +80,17 @@ def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> BatchRes
 
 
 def _threads() -> int:
-    """Give all processors to a batch run, which has them to itself, unlike the daemon."""
+    """Return the number of processors: unlike the daemon, a batch run uses all of them."""
     return os.cpu_count() or 1
 
 
-def _show(outcome: BatchResult) -> None:
-    table = Table(outcome.name, "found", "on the card, of its test part", box=None)
-    for name, value in outcome.figures.items():
+def _show(result: BatchResult) -> None:
+    table = Table(result.name, "measured", "on the card (test part)", box=None)
+    for name, value in result.figures.items():
         if isinstance(value, dict):
             shown = ", ".join(f"{count} {what}" for what, count in value.items())
         else:
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        reported = outcome.reported.get(name)
+        reported = result.reported.get(name)
         table.add_row(name, shown, "" if reported is None else f"{reported:.6g}")
     Console().print(table)

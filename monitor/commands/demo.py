@@ -1,7 +1,7 @@
-"""All of it on this machine: a broker, simulated patients, the daemon, and its alerts.
+"""Run everything on this machine: a broker, simulated patients, the daemon, and its alerts.
 
-No network, no data set and no installed service is needed. The daemon is the real one, in a process
-of its own; the patients are drawn by the simulator that was fitted to ECG5000.
+No network, data set or installed service is needed. The daemon is the real one, in its own process;
+the patients' beats are drawn by the simulator that was fitted to ECG5000.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ from monitor.settings import Settings
 from monitor.topics import topic_of, topic_to_publish
 
 BEAT_EVERY = 0.8
-"""Seconds between two beats of a patient: 75 a minute."""
+"""Seconds between two beats of a patient: 75 beats a minute."""
 
 ROUND = 60.0
-"""Seconds after which the patients' stories begin anew."""
+"""Seconds after which the patients' stories repeat."""
 
 BRISK = {"WINDOW": "10", "RAISE_AT": "3", "CLEAR_AT": "0", "SILENT_AFTER": "6"}
-"""Settings of alarms that are raised and cleared sooner than by default: the demo is short."""
+"""Alarm settings that raise and clear alarms sooner than the defaults, as the demo is short."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Patient:
 
     Attributes:
         story: what happens.
-        begins, ends: when, in seconds of the round; None for nothing.
-        kind: ectopic beats, a lead that is off, or a device that says nothing.
+        kind: "ectopic" beats, a "flat" lead, or a "silent" device; None if nothing happens.
+        begins, ends: when, in seconds of the round.
     """
 
     device: str
@@ -71,10 +71,10 @@ PATIENTS = (
 
 
 def run(seconds: float | None) -> None:
-    """Run the demo for so many seconds, or until interrupted.
+    """Run the demo for `seconds`, or until interrupted if that is None.
 
     Raises:
-        Failure: a part of it does not start, or the daemon ends by itself.
+        Failure: a part of it does not start, or the daemon exits.
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it all, as Ctrl-C does
@@ -82,7 +82,7 @@ def run(seconds: float | None) -> None:
         settings = load(None, {"mqtt": {"broker": broker.url, "protocol": "3.1.1"}})
         port = _metrics_port(settings.metrics.port)
         token = secrets.token_urlsafe()
-        # Behind the #, it stays in the browser: whoever opens this address may attend to alarms.
+        # After the #, it stays in the browser. Anyone with this address may acknowledge alarms.
         console.print(f"page     http://127.0.0.1:{port}/#token={token}", soft_wrap=True)
         console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
         console.print(f"metrics  http://127.0.0.1:{port}/metrics")
@@ -91,7 +91,7 @@ def run(seconds: float | None) -> None:
         for patient in PATIENTS:
             when = f" from second {patient.begins:g} to {patient.ends:g}" if patient.kind else ""
             console.print(f"  {patient.device} {patient.story}{when}")
-        console.print("Ctrl-C ends it. Alerts:\n")
+        console.print("Press Ctrl-C to stop. Alerts:\n")
         over = threading.Event()
         wards = client.join(settings.mqtt, "demo")
         alerts = _subscribe(wards, settings)
@@ -106,9 +106,9 @@ def run(seconds: float | None) -> None:
                 if daemon.poll() is not None:
                     log.seek(0)
                     last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                    raise Failure(f"the daemon ended: {last}")
+                    raise Failure(f"the daemon exited: {last}")
             except KeyboardInterrupt:
-                console.print("\nending", style="dim")
+                console.print("\nstopping", style="dim")
             finally:
                 over.set()
                 _stop_daemon(daemon)
@@ -138,7 +138,7 @@ def _start_daemon(
         [sys.executable, "-m", "monitor", "run"],
         env=own | {f"ECG_MONITOR_{name}": value for name, value in settings.items()},
         stderr=log,
-        start_new_session=True,  # Ctrl-C is ours; the daemon is told to stop
+        start_new_session=True,  # Ctrl-C is for this process, which then stops the daemon
     )
 
 
@@ -173,7 +173,7 @@ def _show_alerts(
 
 
 def _play(wards: Client, settings: Settings, over: threading.Event) -> None:
-    """Publish the patients' beats until it is over."""
+    """Publish the patients' beats until `over` is set."""
     simulator = Simulator(seed=int(time.time()))
     begun = time.monotonic()
     for number, moment in enumerate(_moments(begun, over)):
@@ -186,7 +186,7 @@ def _play(wards: Client, settings: Settings, over: threading.Event) -> None:
 
 
 def _moments(begun: float, over: threading.Event) -> Iterator[float]:
-    """A moment for each beat, as it comes."""
+    """Wait for the time of each beat and yield it, on the monotonic clock."""
     moment = begun
     while not over.wait(max(0.0, moment - time.monotonic())):
         yield moment
@@ -194,7 +194,7 @@ def _moments(begun: float, over: threading.Event) -> Iterator[float]:
 
 
 def _beat(simulator: Simulator, patient: Patient, second: float) -> NDArray[np.float32] | None:
-    """A patient's beat at a second of the round; None where the device says nothing."""
+    """Return a patient's beat at a second of the round; None while the device is silent."""
     kind = patient.kind if patient.begins <= second < patient.ends else None
     if kind == "silent":
         return None
@@ -205,14 +205,14 @@ def _beat(simulator: Simulator, patient: Patient, second: float) -> NDArray[np.f
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody uses now."""
+    """Return a TCP port of the loopback address that is free at present."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class EmbeddedBroker:
-    """Runs amqtt in a thread of its own; use it in a `with` statement.
+    """Runs amqtt in a thread; use it in a `with` statement.
 
     Attributes:
         port: on the loopback address.
@@ -232,7 +232,7 @@ class EmbeddedBroker:
         self._thread.start()
         self._ready.wait()
         if self._error is not None:
-            raise Failure(f"the embedded broker does not start: {self._error}")
+            raise Failure(f"the embedded broker cannot be started: {self._error}")
         return self
 
     def __exit__(
@@ -247,7 +247,7 @@ class EmbeddedBroker:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._serve())
-        except Exception as error:  # for the thread that waits
+        except Exception as error:  # raised in the thread that is waiting
             self._error = error
         finally:
             self._ready.set()

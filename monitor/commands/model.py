@@ -1,4 +1,4 @@
-"""Shows a model file's card."""
+"""Show a model file's card."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,12 @@ from monitor.text import printable
 
 
 def show(path: Path, as_json: bool) -> None:
-    """Print the card of the model file `path`: a table on a terminal, plain lines elsewhere.
+    """Print the card of the model file `path`, as a table on a terminal and as lines elsewhere.
 
-    As JSON, the card as it stands in the file, with the file's SHA-256. Raises `ModelError`.
+    As JSON, print the card as it is in the file, with the file's SHA-256.
+
+    Raises:
+        ModelError: the file cannot be used.
     """
     model = Model(path)
     if as_json:
@@ -29,14 +32,14 @@ def show(path: Path, as_json: bool) -> None:
         return
     table = Table(title=str(path), show_header=False)
     table.add_column()
-    table.add_column(overflow="fold")  # a SHA-256 is of no use when it is cut short
+    table.add_column(overflow="fold")  # a truncated SHA-256 is useless
     for name, value in _lines(model):
         table.add_row(name, Text(value))
     console.print(table)
 
 
 def _lines(model: Model) -> list[tuple[str, str]]:
-    """Give what is on the card as names and sentences."""
+    """Return the card as pairs of name and text."""
     card = model.card
     lines = [
         ("name", card.name),
@@ -57,7 +60,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
                 f"scores of {card.quantiles.beats:,} held-out normal beats",
                 ", ".join(f"{100 * share:g} %: {score:.4g}" for share, score in table),
             ),
-            ("segmentation", _pairs(card.segmentation or {}) or "not known: beats come cut"),
+            ("segmentation", _pairs(card.segmentation or {}) or "unknown: the data set contains cut beats"),
         ]
     lines += [("figures", _pairs(card.figures)), ("versions", _pairs(card.versions))]
     return [(name, printable(value)) for name, value in lines]

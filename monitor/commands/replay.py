@@ -1,4 +1,4 @@
-"""Publishes the beats of a file, or the samples of a recording, as a device would."""
+"""Publish the beats of a file, or the samples of a recording, as a device would."""
 
 import sys
 import threading
@@ -20,11 +20,10 @@ from monitor.settings import Settings
 from monitor.topics import topic_to_publish
 
 INTERVAL = 1.0
-"""Seconds between the beats of a file that does not tell when they were."""
+"""Seconds between the beats of a file, which contains no times."""
 
-UNDER_WAY = 20
-"""Messages at QoS 1 that the broker has not acknowledged, at most: what mosquitto allows."""
-
+MAX_UNACKNOWLEDGED = 20
+"""Messages at QoS 1 that may wait for the broker's acknowledgement: mosquitto's default limit."""
 
 CHUNK = 1.0
 """Seconds of samples in a message, as devices send them."""
@@ -38,8 +37,8 @@ class RecordedBeat(NamedTuple):
     Attributes:
         samples: float32 [140], in the recording's units.
         seq: the row's number in a table, the R peak's sample number in a record; both from 0.
-        time: when it was, in seconds from the recording's begin.
-        rr_ms: the RR interval before it, where it is known.
+        time: in seconds from the beginning of the recording.
+        rr_ms: the RR interval before it; None where it is not known.
     """
 
     samples: NDArray[np.float32]
@@ -49,10 +48,10 @@ class RecordedBeat(NamedTuple):
 
 
 def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterator[RecordedBeat]:
-    """The beats of a `.csv` or `.parquet` file from second `start` to `stop`, one a second.
+    """Return the beats of a `.csv` or `.parquet` file from second `start` to `stop`, one a second.
 
     Raises:
-        Failure: names what is wrong with the file, and where.
+        Failure: the file cannot be read; the message names the row and column.
     """
     first = int(np.ceil(start / INTERVAL))
     last = None if stop is None else int(np.ceil(stop / INTERVAL))
@@ -68,7 +67,7 @@ def from_file(path: Path, start: float = 0, stop: float | None = None) -> Iterat
 
 
 def read_record(path: Path, lead: str | None = None, every_lead: bool = False) -> records.Record:
-    """Read a record without its annotations; say on stderr what is taken if no lead is named.
+    """Read a record without its annotations; if no lead is named, print which one is used.
 
     Raises:
         Failure: the record cannot be read.
@@ -78,8 +77,8 @@ def read_record(path: Path, lead: str | None = None, every_lead: bool = False) -
     if lead is None:
         others = [name for name in record.leads if name != record.lead]
         taken = [record.lead, *others] if every_lead else [record.lead]
-        left = "" if every_lead or not others else f"; --lead takes another: {_quoted(others)}"
-        print(f"{path}: {_quoted(taken)} is taken{left}", file=sys.stderr)
+        left = "" if every_lead or not others else f"; --lead selects another: {_quoted(others)}"
+        print(f"{path}: using {_quoted(taken)}{left}", file=sys.stderr)
     return record
 
 
@@ -90,7 +89,7 @@ def _quoted(names: list[str]) -> str:
 def from_record(
     record: records.Record, start: float = 0, stop: float | None = None
 ) -> Iterator[RecordedBeat]:
-    """Yield the beats of a record from second `start` to `stop`, each when its R peak was."""
+    """Yield the beats of a record from second `start` to `stop`, each at the time of its R peak."""
     for beat in records.beats(record, start, stop):
         yield RecordedBeat(beat.samples, beat.seq, beat.seq / record.rate, beat.rr_ms)
 
@@ -101,15 +100,18 @@ def chunks_of(
     """Yield the samples of a record from second `start` to `stop`, in chunks of `CHUNK` seconds.
 
     They are in millivolts, without a time, and `seq` counts from the record's start. With
-    `every_lead` a chunk holds all ECG leads by their names, the one that beats are cut from first.
+    `every_lead` a chunk contains all ECG leads by name, the one that beats are cut from first.
 
-    Raises UsageError if those are more than a chunk can hold.
+    Raises:
+        UsageError: there are more leads than a chunk can contain.
     """
     leads = {"": record.signal}
     if every_lead and len(record.leads) > 1:
         leads = {record.lead: record.signal} | record.leads
     if len(leads) > chunks.MAX_LEADS:
-        raise UsageError(f"{len(leads)} ECG leads, {chunks.MAX_LEADS} at most: choose with --lead")
+        raise UsageError(
+            f"{len(leads)} ECG leads, at most {chunks.MAX_LEADS} allowed: choose one with --lead"
+        )
     n = max(1, round(CHUNK * record.rate))
     last = len(record.signal)
     if stop is not None:
@@ -128,11 +130,11 @@ def publish(
     payload: Payload = "json",
     qos: int = 1,
 ) -> None:
-    """Publish beats at `pace` times the speed they had; as fast as it goes if that is None.
+    """Publish beats at `pace` times their original speed; as fast as possible if that is None.
 
     Raises:
         UsageError: the device cannot have that name.
-        Failure: the broker cannot be reached, or refuses or loses us.
+        Failure: the broker cannot be reached, refuses a message, or drops the connection.
     """
     topic = topic_to_publish(settings.input.topic[0], device)
     _send(settings, _beat_messages(source, beats_per_message, payload), topic, pace, qos, "beats")
@@ -146,25 +148,25 @@ def publish_samples(
     payload: Payload = "json",
     qos: int = 1,
 ) -> None:
-    """Publish chunks of samples at `pace` times the speed they had; without a pause if it is None.
+    """Publish chunks of samples at `pace` times their original speed; without pauses if it is None.
 
-    As float32 a chunk carries its first lead, and neither rate nor number.
+    As float32 a chunk contains its first lead only, and neither rate nor number.
 
     Raises:
         UsageError: the device cannot have that name.
-        Failure: the broker cannot be reached, or refuses or loses us.
+        Failure: the broker cannot be reached, refuses a message, or drops the connection.
     """
     topic = topic_to_publish(settings.segment.topic[0], device)
     _send(settings, _sample_messages(source, payload), topic, pace, qos, "samples")
 
 
 class _Message(NamedTuple):
-    """A message that is ready to go.
+    """An encoded message.
 
     Attributes:
         payload: as it is published.
-        end: when the last of its content was over, in seconds from the first content's time.
-        content: how many beats or samples it holds.
+        end: the time of the end of its content, in seconds after the first message's.
+        content: the number of beats or samples in it.
     """
 
     payload: bytes
@@ -209,9 +211,9 @@ def _send(
     qos: int,
     content: str,
 ) -> None:
-    """Publish messages, each when its content was over; `content` is what they hold, in words."""
+    """Publish each message at the time of its end; `content` is "beats" or "samples"."""
     try:
-        ahead = next(source)  # a file that cannot be read says so before anything is published
+        ahead = next(source)  # an unreadable file fails before anything is published
     except StopIteration:
         raise UsageError(f"there are no {content} between --start and --stop") from None
     publisher = _Publisher(settings, topic, qos)
@@ -238,12 +240,12 @@ def _send(
 
 
 class _Publisher:
-    """Publishes no faster than the broker takes it."""
+    """Publishes no faster than the broker accepts messages."""
 
     def __init__(self, settings: Settings, topic: str, qos: int) -> None:
         self._where, self._topic, self._qos = settings.mqtt.where, topic, qos
         self._client = client.join(settings.mqtt, "replay")
-        self._room = threading.Semaphore(UNDER_WAY)
+        self._room = threading.Semaphore(MAX_UNACKNOWLEDGED)
         self._refusal = ""
         self._client.on_publish = self._on_publish
 
@@ -255,19 +257,19 @@ class _Publisher:
         self._room.release()
 
     def publish(self, payload: bytes) -> None:
-        """Publish one message, once there is room for it."""
+        """Publish one message, as soon as fewer than `MAX_UNACKNOWLEDGED` are waiting."""
         self._take_room()
         self._client.publish(self._topic, payload, self._qos)
 
     def finish(self) -> None:
         """Wait until the broker has acknowledged everything."""
-        for _ in range(UNDER_WAY):
+        for _ in range(MAX_UNACKNOWLEDGED):
             self._take_room()
 
     def _take_room(self) -> None:
         while not self._room.acquire(timeout=1.0):
             if not self._client.is_connected():
-                raise Failure(f"lost the broker at {self._where}")
+                raise Failure(f"lost the connection to {self._where}")
         if self._refusal:
             raise Failure(
                 f"{self._where} refused a message on {self._topic}: {self._refusal.lower()}"

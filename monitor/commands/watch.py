@@ -1,6 +1,7 @@
-"""Shows alerts in the terminal as they come.
+"""Show alerts in the terminal as they arrive.
 
-Whoever may publish there decides what an alert says: nothing of it reaches the terminal but text.
+Anyone who may publish on the topic decides what an alert contains, so only its printable text
+reaches the terminal.
 """
 
 import json
@@ -30,15 +31,15 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     """Subscribe to the alerts of one device, or of all, and print them until interrupted.
 
     Raises:
-        Failure: the broker cannot be reached, or refuses or loses us.
+        Failure: the broker cannot be reached, refuses the subscription, or drops the connection.
     """
     if device is not None and set("/+#") & set(device):
-        raise UsageError(f"--device {device!r}: a name has no /, + or #")
+        raise UsageError(f"--device {device!r}: a device ID must not contain /, + or #")
     arrivals: Queue[bytes | Failure] = Queue()
     where = settings.mqtt.where
     watcher = client.join(settings.mqtt, "watch")
     watcher.on_message = lambda _client, _data, message: arrivals.put(bytes(message.payload))
-    watcher.on_disconnect = lambda *_: arrivals.put(Failure(f"lost the broker at {where}"))
+    watcher.on_disconnect = lambda *_: arrivals.put(Failure(f"lost the connection to {where}"))
 
     def on_subscribe(
         _client: object, _data: object, _mid: int, reasons: list[ReasonCode], _: object
@@ -49,7 +50,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     watcher.on_subscribe = on_subscribe
     watcher.subscribe(topic_of(settings.output.topic, device or "+", "alerts"), qos=1)
     console = Console(highlight=False)
-    print(f"listening at {where}; Ctrl-C ends it", file=sys.stderr)
+    print(f"listening at {where}; press Ctrl-C to stop", file=sys.stderr)
     try:
         while True:
             arrival = arrivals.get()
@@ -65,7 +66,7 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
 
 
 def print_json(payload: bytes) -> None:
-    """Print one alert as a line of JSON in ASCII; what is none is said on standard error."""
+    """Print one alert as a line of JSON in ASCII; report anything else on standard error."""
     try:
         alert = _decode(payload)
     except (ValueError, RecursionError) as error:
@@ -75,7 +76,7 @@ def print_json(payload: bytes) -> None:
 
 
 def show(console: Console, payload: bytes) -> None:
-    """Print one alert: a line, and the beat that caused it where there is one."""
+    """Print one alert: a line, and the beat that caused it if there is one."""
     try:
         alert = _decode(payload)
     except (ValueError, RecursionError) as error:
@@ -95,9 +96,9 @@ def _decode(payload: bytes) -> Alert:
 
 
 def headline(alert: Alert) -> Text:
-    """An alert in a line."""
+    """Return an alert as a line of text."""
     colour = "green" if alert.event == "cleared" else _COLOURS[alert.priority]
-    said = f"{alert.time[11:23]} {_MARKS[alert.event]} {alert.event:9} {alert.kind:14}"
+    head = f"{alert.time[11:23]} {_MARKS[alert.event]} {alert.event:9} {alert.kind:14}"
     line = f" {alert.device}"
     if alert.heart_rate is not UNSET:
         line += f"  {alert.heart_rate:.0f}/min"
@@ -107,4 +108,4 @@ def headline(alert: Alert) -> Text:
         line += f"  {alert.beats_anomalous} of {alert.beats_seen} beats"
     if alert.score is not None:
         line += f"  score {alert.score:.3g} (threshold {alert.threshold:.3g})"
-    return Text.assemble((printable(f"{said} {alert.priority:6}"), colour), printable(line))
+    return Text.assemble((printable(f"{head} {alert.priority:6}"), colour), printable(line))

@@ -1,4 +1,4 @@
-"""Shows what other alarm settings would have made of a recording, before any are chosen."""
+"""Show how other alarm settings would have treated a recording, to help choose them."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -23,7 +23,7 @@ WINDOWS: Final = (10, 20, 36)
 RAISE_AT: Final = (3, 4, 6)
 CLEAR_AT: Final = (0, 1)
 RATES: Final = (0.05, 0.02, 0.01, 0.005)
-"""The grid. A rate that the model's held-out beats do not support is left out."""
+"""The grid. Rates that the model's held-out beats do not support are left out."""
 
 
 class Recording(NamedTuple):
@@ -41,7 +41,7 @@ class Recording(NamedTuple):
 
 
 class SettingsTrial(NamedTuple):
-    """What one choice of settings would have made of the recording; `rate` None: the default."""
+    """The result of one choice of settings; `rate` is None for the model's default threshold."""
 
     rate: float | None
     policy: decisions.Policy
@@ -50,7 +50,7 @@ class SettingsTrial(NamedTuple):
 
 
 def read(source: Path, start: float = 0) -> Recording:
-    """Read a WFDB record, or a file of beats with one beat a second; a label 0 counts as V."""
+    """Read a record, or a file of beats at one beat per second; a label of 0 counts as V."""
     if records.is_record(source):
         ecg = records.read(source)
         cut = records.beats(ecg, start)
@@ -132,11 +132,11 @@ def main(source: Path, model: Path, out: Path, start: float = 0) -> None:
 
 
 def _print_rates(detector: Detector, supported: list[float]) -> None:
-    """Say how far a rate can be trusted, and which rates of the grid cannot be asked for."""
+    """Print how far each rate can be trusted, and which rates of the grid are not supported."""
     held_out = detector.card.quantiles
     for rate in RATES:
         if rate in supported:
             low, high = held_out.interval(rate)
-            print(f"rate {rate:g}: by {held_out.beats:,} held-out beats, {low:.2g} to {high:.2g}")
+            print(f"rate {rate:g}: {low:.2g} to {high:.2g} according to {held_out.beats:,} held-out beats")
         else:
             print(f"rate {rate:g}: not supported by {held_out.beats:,} held-out beats")

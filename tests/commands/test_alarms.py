@@ -41,7 +41,7 @@ def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
 def test_it_is_shown_as_a_table(shown: Callable[..., str]) -> None:
     text = shown()
     heading, first, second, shelf = text.splitlines()
-    assert heading.split()[:3] == ["raised", "stood", "device"]
+    assert heading.split()[:3] == ["raised", "duration", "device"]
     assert "0:01:05" in first and "[b]Anna[/b]" in first and "00000000" in first
     assert "open" in second and "=cmd()" in second
     assert "bed-7 shelved by Ben until" in shelf

@@ -123,7 +123,7 @@ def test_a_record_s_samples_are_sent_a_second_a_chunk_with_every_ecg_lead(
 ) -> None:
     code, said = replay(broker, record, "--raw", "--rate", "max")
     assert code == 0, said
-    assert "'II', 'V1' is taken" in said
+    assert "using 'II', 'V1'" in said
     assert f"published {2 * len(SIGNAL)} samples in {SECONDS} messages on ecg/bed-1/samples" in said
     payloads = heard.wait(SECONDS)
     assert {topic for topic, _ in heard.messages} == {"ecg/bed-1/samples"}
@@ -139,7 +139,7 @@ def test_a_record_s_samples_are_sent_a_second_a_chunk_with_every_ecg_lead(
 def test_a_lead_that_is_named_is_sent_alone(broker: Mosquitto, heard: Heard, record: Path) -> None:
     options = ("--raw", "--rate", "max", "--lead", "v1", "--start", "10.5", "--stop", "13")
     code, said = replay(broker, record, *options)
-    assert (code, "is taken" in said) == (0, False)
+    assert (code, "using" in said) == (0, False)
     payloads = heard.wait(3)
     assert msgspec.json.decode(payloads[0]).keys() == {"samples", "rate", "seq"}
     assert chunks.decode(payloads[0]).seq == 10.5 * RATE
@@ -174,7 +174,7 @@ def test_segment_cuts_the_beats_that_replay_would_have_cut(
     options = ("--rate", "max", *(() if lead is None else ("--lead", lead)))
     code, said = replay(broker, record, *options)
     assert code == 0
-    assert ("'II' is taken; --lead takes another: 'V1'" in said) == (lead is None)
+    assert ("using 'II'; --lead selects another: 'V1'" in said) == (lead is None)
     numbers = [beat.seq for beat in records.beats(records.read(record, lead))]
     assert [msgspec.json.decode(each)["seq"] for each in heard.wait(len(numbers))] == numbers
     heard.messages.clear()
@@ -200,10 +200,10 @@ def test_segment_cuts_the_beats_that_replay_would_have_cut(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("beats.csv", "--raw"), "--raw: beats.csv is no WFDB or EDF record"),
-        (("beats.csv", "--lead", "II"), "--lead: beats.csv is no WFDB or EDF record"),
+        (("beats.csv", "--raw"), "--raw: beats.csv is not a WFDB or EDF record"),
+        (("beats.csv", "--lead", "II"), "--lead: beats.csv is not a WFDB or EDF record"),
         (("RECORD", "--lead", "aVF"), "--lead 'aVF': "),
-        (("RECORD", "--raw", "--beats-per-message", "2"), "with --raw no beats are published"),
+        (("RECORD", "--raw", "--beats-per-message", "2"), "not with --raw, which publishes no beats"),
         (("RECORD", "--raw", "--start", "1000"), "there are no samples between --start and --stop"),
     ],
 )

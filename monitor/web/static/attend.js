@@ -1,16 +1,16 @@
-// Acknowledges alarms and shelves devices, in the name of whoever sits here.
+// Acknowledges alarms and shelves devices, in the name of the person at this page.
 //
-// The token comes with the address (#token=…) or is typed in, and is kept until the tab is closed.
+// The token is in the address (#token=…) or typed in, and is kept until the tab is closed.
 
 import { note, say, the } from "./elements.js";
 
-const LINGER = 6000; // milliseconds for which is said what was done
+const LINGER = 6000; // milliseconds for which a confirmation is shown
 
-let allowed = false; // whether the daemon takes requests at all
-let waiting = null; // what is to be asked once we know who asks
-let over = 0; // the timer of what was said last
+let allowed = false; // whether the daemon accepts requests
+let waiting = null; // the request to send once the person is known
+let over = 0; // the timer of the last confirmation
 
-/** Take the token out of the address, so that nobody reads it there. */
+/** Remove the token from the address, so that nobody can read it there. */
 export function takeToken() {
   const said = new URLSearchParams(location.hash.slice(1));
   if (!said.has("token")) return;
@@ -19,7 +19,7 @@ export function takeToken() {
   history.replaceState(null, "", `${location.pathname}#${said}`);
 }
 
-/** Take notice of whether the daemon has a token of its own. */
+/** Show whether the daemon accepts requests, which it does if it has a token. */
 export function allow(attending) {
   allowed = attending;
   the("unattended").hidden = allowed;
@@ -28,7 +28,7 @@ export function allow(attending) {
   say(the("identify"), by ? `You are ${by}` : "Who are you?");
 }
 
-/** Offer what the daemon is asked to do only while it is reached. */
+/** Enable the buttons only while the daemon can be reached. */
 export function reach(reached) {
   for (const button of document.querySelectorAll("button.attends")) button.disabled = !reached;
 }
@@ -36,7 +36,7 @@ export function reach(reached) {
 export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
 
 export const shelve = (device, minutes) =>
-  ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: not shelved any more`);
+  ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: no longer shelved`);
 
 async function ask(what, request, done) {
   const [token, by] = [sessionStorage.getItem("token"), sessionStorage.getItem("by")];
@@ -55,7 +55,7 @@ async function ask(what, request, done) {
     if (answer.status === 401) {
       sessionStorage.removeItem("token");
       waiting = () => ask(what, request, done);
-      return identify("This token is not right.");
+      return identify("This token is wrong.");
     }
     if (!answer.ok) problem = (await answer.text()).trim();
   } catch {
@@ -64,14 +64,14 @@ async function ask(what, request, done) {
   tell(problem ? `Not done: ${problem}.` : `${done} by ${by}.`);
 }
 
-/** Say what was done, for a while and where it moves nothing. */
+/** Show a confirmation for a while, where it does not move anything. */
 function tell(text) {
   say(the("done"), text);
   clearTimeout(over);
   over = setTimeout(say, LINGER, the("done"), "");
 }
 
-/** Ask who sits here. */
+/** Ask for the person's name, and for the token if it is not known. */
 function identify(problem = "") {
   the("by").value = sessionStorage.getItem("by") ?? "";
   the("token").value = "";

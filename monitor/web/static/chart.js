@@ -1,15 +1,15 @@
-// Draws beats. Every drawing is of the size it is shown in, so that lines and letters are, too.
+// Draws beats. Each drawing has the size at which it is shown, so lines and letters keep theirs.
 
 import { shape } from "./elements.js";
 import { VERDICTS, multiple, short } from "./units.js";
 
-const COLUMN = 46; // pixels that a beat of the strip needs at least
-const COLUMNS = 16; // beats of the strip at most
-const TRACE = 76; // pixels of the strip that show the beats …
-const BARS = 88; // … and their scores
-const LINE = 15; // height of a line of letters
+const COLUMN = 46; // minimum width of a beat in the strip, in pixels
+const COLUMNS = 16; // maximum number of beats in the strip
+const TRACE = 76; // pixels of the strip for the beats …
+const BARS = 88; // … and for their scores
+const LINE = 15; // height of a line of text
 
-/** The lowest and the highest sample of some beats and their reconstructions. */
+/** Return the lowest and the highest sample of some beats and their reconstructions. */
 export function range(beats) {
   let [low, high] = [Infinity, -Infinity];
   for (const { beat, reconstruction } of beats) {
@@ -24,7 +24,7 @@ export function range(beats) {
   return [low, high];
 }
 
-/** A beat over its reconstruction, with axes. */
+/** Draw a beat over its reconstruction, with axes. */
 export function drawBeat(svg, shown, [low, high]) {
   const { width, height } = size(svg);
   const [left, right, top, bottom] = [36, width - 8, LINE + 6, height - LINE - 4];
@@ -44,7 +44,7 @@ export function drawBeat(svg, shown, [low, high]) {
   svg.replaceChildren(axes, trace(shown, x, y));
 }
 
-/** The last beats side by side, the score of each below it. Gives the beats there was room for. */
+/** Draw the last beats side by side, each with its score below. Return those there was room for. */
 export function drawStrip(svg, beats, chosen, limits) {
   const { width } = size(svg);
   const room = Math.max(1, Math.min(COLUMNS, Math.floor(width / COLUMN)));
@@ -69,9 +69,9 @@ export function drawStrip(svg, beats, chosen, limits) {
   return shown;
 }
 
-/** How high a score stands between a tenth of its threshold (0) and ten times it (1). */
+/** Return a score's height on a logarithmic scale from a tenth of its threshold (0) to ten times it (1). */
 export function height(score, threshold) {
-  if (threshold <= 0) return score > threshold ? 0.75 : 0.25; // no multiple can be told
+  if (threshold <= 0) return score > threshold ? 0.75 : 0.25; // there is no multiple of it
   return Math.min(1, Math.max(0.02, (Math.log10(Math.max(score, 0) / threshold) + 1) / 2));
 }
 
@@ -86,7 +86,7 @@ function bar(beat, middle, width, top, floor) {
   return group;
 }
 
-/** A beat, its reconstruction and the error between them. */
+/** Return a beat, its reconstruction and the error between them. */
 function trace({ beat, reconstruction, verdict }, x, y) {
   const group = shape("g", { class: `trace ${verdict}` });
   if (reconstruction) {
@@ -99,7 +99,7 @@ function trace({ beat, reconstruction, verdict }, x, y) {
 
 const point = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
 
-/** A curve, interrupted where a sample is missing. */
+/** Return a curve with a gap where a sample is missing. */
 function path(samples, x, y) {
   let [said, pen] = ["", "M"];
   samples.forEach((sample, i) => {
@@ -112,14 +112,14 @@ function path(samples, x, y) {
   return said;
 }
 
-/** The area between two curves; both are whole, for a beat with a gap has no reconstruction. */
+/** Return the area between two curves without gaps: a beat with a gap has no reconstruction. */
 function between(one, other, x, y) {
   const there = one.map((sample, i) => point(x(i), y(sample)));
   const back = other.map((sample, i) => point(x(i), y(sample))).reverse();
   return `M${there.join("L")}L${back.join("L")}Z`;
 }
 
-/** Round values from low to high, about so many. */
+/** Return about so many round values from low to high. */
 function steps(low, high, about) {
   const rough = (high - low) / about;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -129,7 +129,7 @@ function steps(low, high, about) {
   return values;
 }
 
-/** The size that a drawing has on the page. */
+/** Return the size of a drawing on the page. */
 function size(svg) {
   const { width, height } = svg.getBoundingClientRect();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -141,8 +141,8 @@ const line = (x1, y1, x2, y2, kind = "grid") => shape("line", { class: kind, x1,
 const letters = (text, x, y, anchor, kind = "") =>
   shape("text", { x, y, "text-anchor": anchor, class: kind }, text);
 
-/** What the strip shows, in words. */
+/** Describe the strip in words. */
 export function describe(beats) {
   const words = beats.map((beat) => `${VERDICTS[beat.verdict]} ${multiple(beat)}`.trim());
-  return `The last ${beats.length} beats, the newest last: ${words.join(", ")}`;
+  return `The last ${beats.length} beats, newest last: ${words.join(", ")}`;
 }

@@ -1,4 +1,4 @@
-// The chosen device: its last beat large, those before it small, their scores, and their figures.
+// The selected device: its last beat large, the previous ones small, their scores and figures.
 
 import { shelve } from "./attend.js";
 import { describe, drawBeat, drawStrip, range } from "./chart.js";
@@ -6,13 +6,13 @@ import { element, list, note, say, the } from "./elements.js";
 import { begun, stateOf } from "./ward.js";
 import { KINDS, VERDICTS, count, duration, multiple, several, short, time, toTheMinute } from "./units.js";
 
-let beats = []; // what is shown, the newest last
-let held = null; // the number of the beat that is held; null while the newest is followed
-let drawn = ""; // what was drawn last, so that it is not drawn again
-let drawnAt = 0; // when, in milliseconds
+let beats = []; // the beats shown, newest last
+let held = null; // the number of the beat that is held; null while the newest is shown
+let drawn = ""; // a key of what was drawn last, to avoid drawing it again
+let drawnAt = 0; // when it was drawn, in milliseconds
 let device = null;
 
-const SELDOM = 500; // milliseconds between two beats from which on each is swept over the chart
+const SELDOM = 500; // if beats are at least this many milliseconds apart, each is drawn with a sweep
 
 /** Show a device and its beats. */
 export function showDevice(name, view) {
@@ -33,30 +33,30 @@ export function showDevice(name, view) {
 }
 
 function showShelf(shelved) {
-  const of = shelved?.kinds.length ? ` of ${shelved.kinds.map((kind) => KINDS[kind].toLowerCase()).join(", ")}` : ", but of the rhythm";
-  const until = shelved && `Shelved by ${shelved.by} until ${toTheMinute(shelved.until)}: nobody is alerted${of}.`;
+  const of = shelved?.kinds.length ? ` of ${shelved.kinds.map((kind) => KINDS[kind].toLowerCase()).join(", ")}` : ", except for the rhythm";
+  const until = shelved && `Shelved by ${shelved.by} until ${toTheMinute(shelved.until)}: no alerts are published${of}.`;
   note(the("shelved"), until ?? "");
   the("unshelve").hidden = !shelved;
 }
 
-/** For how long a device is not heard; nothing where it has no such alarm. */
+/** Say for how long a device has been silent; nothing if it has no such alarm. */
 function silent(name, view) {
   const alarm = view.alarms.find((each) => each.device === name && each.kind === "silent");
   if (!alarm) return "";
   const since = begun(alarm, view);
-  return `No beat since ${time(since)} (${duration(view.time - since)}). Its next one is shown.`;
+  return `No beat since ${time(since)} (${duration(view.time - since)}). The next one will be shown.`;
 }
 
 function whyNone(name, row, view) {
-  if (name === null) return "Its beats are drawn here once one is heard.";
+  if (name === null) return "The beats of the first device will be shown here.";
   if (!(name in view.beats)) {
-    return view.full ? "Other pages look at as many devices as can be: close one." : "One moment …";
+    return view.full ? "Too many devices are being viewed on other pages: close one." : "One moment …";
   }
-  if (!row) return `Nothing was heard of ${name}. It is shown with its first beat.`;
-  return row.heard === null ? "It is not heard. Its next beat is shown." : "Waiting for its next beat.";
+  if (!row) return `No beat from ${name} yet. It will be shown with its first one.`;
+  return row.heard === null ? "The device is silent. Its next beat will be shown." : "Waiting for the next beat.";
 }
 
-/** Draw what there is, unless it stands there already. */
+/** Draw the beats, unless they are drawn already. */
 function draw() {
   const shown = beats.find((beat) => beat.number === held) ?? beats.at(-1);
   const state = [device, shown.number, shown.time, beats.at(-1).number, held].join();
@@ -86,7 +86,7 @@ function showFigures(beat) {
   say(the("score"), `${score}${multiple(beat) ? " threshold" : ""}`);
   the("score").className = beat.verdict;
   say(the("verdict"), VERDICTS[beat.verdict] + (beat.seq === null ? "" : `, no. ${count(beat.seq)}`));
-  say(the("rate"), beat.rr_ms ? `${Math.round(60000 / beat.rr_ms)} /min` : "not told");
+  say(the("rate"), beat.rr_ms ? `${Math.round(60000 / beat.rr_ms)} /min` : "unknown");
   say(the("moment"), time(beat.time));
 }
 

@@ -1,15 +1,15 @@
-// Makes and changes elements. What comes from outside becomes text, never markup.
+// Creates and updates elements. Outside data becomes text, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** The element of that id; a missing one is a mistake of ours. */
+/** Return the element with this id; throw if there is none. */
 export const the = (id) => document.getElementById(id) ?? raise(`no element ${id}`);
 
 function raise(message) {
   throw new Error(message);
 }
 
-/** An HTML element with attributes and children; strings become text. */
+/** Create an HTML element with attributes and children; strings become text. */
 export const element = (name, attributes = {}, ...children) =>
   fill(document.createElement(name), attributes, children);
 
@@ -23,24 +23,23 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** One of the marks at the end of the page; its meaning is always said in words beside it. */
+/** Return one of the symbols at the end of the page; its meaning is always given in words, too. */
 export const mark = (name) =>
   shape("svg", { class: `mark ${name}`, "aria-hidden": "true" }, shape("use", { href: `#mark-${name}` }));
 
-/** Change a text, but only if it is another: a screen reader may be on it. */
+/** Change a text only if it differs: a screen reader may be reading it. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Show a note with that text; hide it where there is none. */
+/** Show a note with this text; hide it if there is none. */
 export function note(node, text) {
   say(node, text);
   node.hidden = !text;
 }
 
 /**
- * Make a list show these items. An element stays while its item stays, so that what has the focus
- * keeps it.
+ * Show these items in a list. An element is kept as long as its item is, so that it keeps the focus.
  */
 export function list(node, items, key, make, update) {
   const keys = new Set(items.map(key));

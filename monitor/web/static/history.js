@@ -1,29 +1,29 @@
-// The alarms of the past, each with the beat that raised it.
+// Past alarms, each with the beat that raised it.
 
 import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
 import { KINDS, duration, rhythm, several, short, time } from "./units.js";
 
-const EVERY = 5000; // milliseconds from one reading to the next, whatever happens
-const LATER = 1200; // milliseconds until the history has what has just happened
+const EVERY = 5000; // milliseconds between two requests
+const LATER = 1200; // milliseconds until the history contains what has just happened
 const MOST = 100;
 
 const seconds = (text) => Date.parse(text) / 1000;
 
-let known = null; // the alarms that were open when the history was read last; null before
+let known = null; // the alarms that were open at the last request; null before the first
 let timer = 0;
-let soon = false; // whether it is read in a moment for a change
+let soon = false; // whether a request for a change is already scheduled
 let device = null;
-let moment = Date.now() / 1000; // now, once known on the daemon's clock
+let moment = Date.now() / 1000; // now, by the daemon's clock once it is known
 
-/** Read the history at once where an alarm has changed, or another device is looked at. */
+/** Read the history at once if an alarm has changed, or another device is selected. */
 export function showHistory(view, chosen) {
   const now = view.alarms.map((alarm) => [alarm.id, alarm.priority, alarm.acknowledged?.time]).join();
   const other = the("only").checked && device !== chosen;
   const changed = known !== null && now !== known;
   [known, device, moment] = [now, chosen, view.time];
   if (other) read(0);
-  else if (changed && !soon) read(LATER); // in a flood, now and then
+  else if (changed && !soon) read(LATER); // during a flood, only now and then
 }
 
 function read(after) {
@@ -41,7 +41,7 @@ function read(after) {
       if (answer.ok) show(await answer.json());
       else note(the("no-past"), `${(await answer.text()).trim()}.`);
     } catch {
-      // that the daemon is not reached is said elsewhere
+      // main.js reports that the daemon cannot be reached
     }
   }, after);
 }
@@ -49,7 +49,7 @@ function read(after) {
 function show(past) {
   list(the("past"), past, (alarm) => alarm.id, makeRow, updateRow);
   const full = past.length === MOST ? `The last ${several(MOST, "alarm")}; there may be more.` : "";
-  note(the("no-past"), past.length ? full : "No alarm in this time.");
+  note(the("no-past"), past.length ? full : "No alarms in this period.");
 }
 
 function makeRow(alarm) {
@@ -110,7 +110,7 @@ async function open(details, { id }) {
     place.append(svg);
     drawBeat(svg, { ...alarm, verdict }, range([alarm]));
   } catch {
-    place.remove(); // asked again when it is opened again
+    place.remove(); // requested again when it is opened again
     details.open = false;
   }
 }
@@ -118,9 +118,9 @@ async function open(details, { id }) {
 function inWords(alarm) {
   const said = [];
   if (alarm.beats_seen) said.push(`Raised by ${alarm.beats_anomalous} of ${several(alarm.beats_seen, "beat")}.`);
-  if (alarm.kind === "silent") said.push("No beat came.");
+  if (alarm.kind === "silent") said.push("No beat arrived.");
   if (rhythm(alarm)) said.push(`Raised at ${rhythm(alarm)}.`);
-  if (alarm.score !== null) said.push(`The last one scored ${short(alarm.score)}, the threshold was ${short(alarm.threshold)} (model ${alarm.model}).`);
+  if (alarm.score !== null) said.push(`The last one scored ${short(alarm.score)}; the threshold was ${short(alarm.threshold)} (model ${alarm.model}).`);
   if (alarm.escalated) said.push(`Escalated ${time(seconds(alarm.escalated))}.`);
   if (alarm.cleared) said.push(`Cleared ${time(seconds(alarm.cleared))}.`);
   return said.join(" ");

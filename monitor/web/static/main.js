@@ -1,4 +1,4 @@
-// Asks the daemon three times a second what there is to see, and shows it.
+// Requests the daemon's state three times a second, and shows it.
 
 import { allow, reach, takeToken } from "./attend.js";
 import { showDevice } from "./device.js";
@@ -7,18 +7,18 @@ import { showHistory } from "./history.js";
 import { several, time } from "./units.js";
 import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
 
-const EVERY = 300; // milliseconds from an answer to the next question
-const AGAIN = 1000; // … where there was none
+const EVERY = 300; // milliseconds from an answer to the next request
+const AGAIN = 1000; // … if there was no answer
 const WITHIN = 4000; // milliseconds that an answer may take
 
-let view = null; // what was seen last
-let chosen = null; // the device that is looked at
-let lost = null; // since when the daemon cannot be reached, in milliseconds
+let view = null; // the last snapshot
+let chosen = null; // the selected device
+let lost = null; // since when the daemon has not been reached, in milliseconds
 let timer = 0;
 
 async function look() {
   clearTimeout(timer);
-  if (document.hidden) return; // the tab's return asks again
+  if (document.hidden) return; // requested again when the tab is shown
   const seen = await ask();
   clearTimeout(timer);
   timer = setTimeout(look, seen ? EVERY : AGAIN);
@@ -27,7 +27,7 @@ async function look() {
     view = seen.view ?? view;
     allow(seen.attending);
     reach(true);
-    show(seen.trouble ?? (seen.view ? null : "it shows nothing"));
+    show(seen.trouble ?? (seen.view ? null : "it has no data to show"));
   } else {
     lost ??= Date.now();
     reach(false);
@@ -35,7 +35,7 @@ async function look() {
   }
 }
 
-/** What there is to see; null where the daemon cannot be reached. */
+/** Return the daemon's state; null if it cannot be reached. */
 async function ask() {
   const question = new URLSearchParams(chosen === null ? {} : { device: chosen });
   try {
@@ -61,21 +61,21 @@ function show(trouble) {
   showHistory(view, chosen);
 }
 
-/** What is wrong in plain words, and then in the daemon's. */
+/** Describe a problem in plain words, followed by the daemon's own. */
 function inWords(trouble) {
   const broker = /^(no connection to|not connected)/.test(trouble);
-  return `${broker ? "The monitor has no connection to its broker" : "The monitor is not well"} (${trouble}).`;
+  return `${broker ? "The monitor has no connection to its broker" : "The monitor has a problem"} (${trouble}).`;
 }
 
 function showState(trouble) {
   const { loud, unseen, shelved } = counts(view);
   const devices = several(view.known, "device");
-  const said = [loud ? `${loud} of ${devices} in alarm` : view.known ? "no alarm" : "no device yet"];
-  if (unseen < loud) said.push(unseen ? `${unseen} not seen` : "all seen");
+  const said = [loud ? `${loud} of ${devices} in alarm` : view.known ? "no alarms" : "no devices yet"];
+  if (unseen < loud) said.push(unseen ? `${unseen} not acknowledged` : "all acknowledged");
   if (shelved) said.push(`${shelved} shelved`);
   const calm = view.known && !loud ? ` · ${devices}` : "";
-  say(the("state"), trouble ? "not well" : said.join(", ") + calm);
-  const first = loud ? view.alarms[0] : null; // it waits for somebody, if any does
+  say(the("state"), trouble ? "problem" : said.join(", ") + calm);
+  const first = loud ? view.alarms[0] : null; // the first one that needs attention, if any does
   the("state").className = trouble ? "lost" : `${first?.priority ?? "ok"}${first && !unseen ? " attended" : ""}`;
   document.title = loud ? `(${loud}) ECG monitor` : "ECG monitor";
 }
@@ -83,20 +83,20 @@ function showState(trouble) {
 function showLoss() {
   document.body.classList.add("stale");
   const since = time(lost / 1000);
-  const old = view ? ` What is shown is of ${time(view.time)}.` : "";
-  note(the("trouble"), `The monitor cannot be reached since ${since}.${old}`);
-  say(the("state"), "not reached");
+  const old = view ? ` The data shown is from ${time(view.time)}.` : "";
+  note(the("trouble"), `The monitor has been unreachable since ${since}.${old}`);
+  say(the("state"), "unreachable");
   the("state").className = "lost";
   document.title = "? ECG monitor";
 }
 
-/** The device of the address; without one, the first in alarm, or else the first. */
+/** Select the device in the address, or else the first one in alarm, or else the first one. */
 function choose() {
   const asked = new URLSearchParams(location.hash.slice(1)).get("device");
   chosen = asked || chosen || view.alarms[0]?.device || inOrder(view)[0]?.device || null;
 }
 
-/** Take whoever chose a device to it, also where it is further down. */
+/** Move the focus to the selected device, and scroll to it if necessary. */
 function goToDevice() {
   the("device-title").focus({ preventScroll: true });
   const { top } = the("device").getBoundingClientRect();

@@ -4,11 +4,11 @@ import { acknowledge } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
 import { KINDS, ago, count, duration, rhythm, several, time, toTheMinute } from "./units.js";
 
-let known = null; // the priority of each alarm that people are told of, by its id; null before the first look
+let known = null; // the priority of each alarm that was announced, by its id; null before the first snapshot
 
 export const address = (device) => `#${new URLSearchParams({ device })}`;
 
-/** Show the alarms, and tell a screen reader of those that are new. */
+/** Show the alarms, and announce new ones to a screen reader. */
 export function showAlarms(view) {
   list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
     updateAlarm(card, alarm, view);
@@ -48,24 +48,24 @@ function updateAlarm(card, alarm, view) {
   say(why, [reason(alarm), lasts].filter(Boolean).join(", "));
   why.title = `since ${time(since)}`;
   const who = [];
-  if (acknowledged) who.push(`seen by ${acknowledged.by} ${toTheMinute(acknowledged.time)}`);
+  if (acknowledged) who.push(`acknowledged by ${acknowledged.by} ${toTheMinute(acknowledged.time)}`);
   if (shelved) who.push(`shelved by ${shelved.by} until ${toTheMinute(shelved.until)}`);
   note(card.querySelector(".seen"), who.join(", "));
   card.querySelector("button").hidden = Boolean(acknowledged);
 }
 
-/** What speaks for an alarm; nothing where its kind says it all. */
+/** Return what caused an alarm; nothing if its kind says it all. */
 function reason(alarm) {
   if (alarm.kind === "silent") return "no beat";
   return alarm.seen ? `${alarm.beats} of ${several(alarm.seen, "beat")}` : rhythm(alarm);
 }
 
-/** Since when it is as an alarm says; of a silent device, since its last beat. */
+/** Return when the condition began; for a silent device, when its last beat arrived. */
 export const begun = (alarm, { policy }) => alarm.since - (alarm.kind === "silent" ? policy.silent_after : 0);
 
 /**
- * How many devices are in alarm, how many of them are not seen yet, and of how many all alarms are
- * withheld by a shelf. What a view has no room for is taken to be unseen.
+ * Count the devices in alarm, those with unacknowledged alarms, and those whose alarms are all
+ * shelved. Devices for which a snapshot has no room are taken to be unacknowledged.
  */
 export function counts({ alarms, in_alarm: all }) {
   const devices = (some) => new Set(some.map((alarm) => alarm.device)).size;
@@ -86,13 +86,13 @@ function tell(alarms) {
   known = open;
 }
 
-/** The devices of a view in the order they are listed: by name, bed-2 before bed-10. */
+/** Return the devices in the order of the list: by name, bed-2 before bed-10. */
 export function inOrder(view) {
   const { compare } = new Intl.Collator(undefined, { numeric: true });
   return view.devices.toSorted((a, b) => compare(a.device, b.device));
 }
 
-/** List the devices whose names hold what is looked for. */
+/** List the devices whose names contain the text of the filter. */
 export function showDevices(view, chosen) {
   const wanted = the("filter").value.trim();
   const found = inOrder(view).filter((row) => row.device.toLowerCase().includes(wanted.toLowerCase()));
@@ -101,7 +101,7 @@ export function showDevices(view, chosen) {
   });
   showEmptiness(view, wanted, found.length);
   const left = view.known - view.devices.length;
-  const more = `${count(view.devices.length)} of ${count(view.known)} devices, those in alarm among them. Any other is found by its whole name.`;
+  const more = `${count(view.devices.length)} of ${count(view.known)} devices, including those in alarm. Enter the full name to find any other.`;
   note(the("more-devices"), left > 0 ? more : "");
 }
 
@@ -131,10 +131,10 @@ function updateDevice(item, row, isChosen, now) {
   say(item.querySelector(".is"), stateOf(row));
   if (isChosen) link.setAttribute("aria-current", "true");
   else link.removeAttribute("aria-current");
-  say(item.querySelector(".heard"), row.heard === null ? "not heard" : ago(now - row.heard));
+  say(item.querySelector(".heard"), row.heard === null ? "silent" : ago(now - row.heard));
 }
 
-/** The state of a device in words. */
+/** Describe the state of a device. */
 export const stateOf = (row) =>
   (row.priority ? `${row.priority} alarm` : "no alarm") + (row.shelved ? " · shelved" : "");
 
@@ -145,7 +145,7 @@ function showEmptiness(view, wanted, found) {
   if (!wanted) {
     say(empty, `No beats yet: publish some on ${view.topics.join(" or ")}, or run “ecg-monitor replay FILE --device NAME”.`);
   } else if (empty.dataset.wanted !== wanted || !empty.querySelector("a")) {
-    empty.replaceChildren("None here. ", element("a", { href: address(wanted) }, `Look at “${wanted}”`));
+    empty.replaceChildren("No match. ", element("a", { href: address(wanted) }, `Show “${wanted}”`));
     empty.dataset.wanted = wanted;
   }
 }
