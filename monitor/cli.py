@@ -41,9 +41,7 @@ def run(
     broker: Broker = None,
     model: Annotated[
         Path | None,
-        typer.Option(
-            "--model", metavar="FILE", help="Model file (default: the shipped detector)."
-        ),
+        typer.Option("--model", metavar="FILE", help="Model file (default: the shipped detector)."),
     ] = None,
     print_config: Annotated[
         bool,
@@ -185,9 +183,7 @@ def what_if(
     start: Annotated[
         float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
     ] = 0,
-    out: Annotated[Path, typer.Option(help="Folder to write the figure to.")] = Path(
-        "out/what-if"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder to write the figure to.")] = Path("out/what-if"),
 ) -> None:
     """Show how many alarms a recording would have raised under other settings."""
     from monitor.commands import what_if
@@ -227,7 +223,9 @@ def watch(
         str | None,
         typer.Option("--device", metavar="ID", help="Show this device only (default: all)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one alert per line.")
+    ] = False,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
@@ -306,8 +304,8 @@ def shelve(
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Kind of alarm to withhold, such as tachycardia; may be repeated (default: anomaly, "
-            "signal-quality and silent).",
+            help="Kind of alarm to withhold, such as tachycardia; may be repeated (default: "
+            "anomaly, signal-quality and silent).",
         ),
     ] = None,
     config: Config = None,

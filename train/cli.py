@@ -20,7 +20,10 @@ Data = Annotated[
     typer.Option(help="Folder of the data sets (default: ECG_DATA, or else a download)."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training data (default: the recipe's).")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Passes over the training data (default: the recipe's)."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Recipe = Annotated[
     Literal["tutorial", "tuned"],
@@ -41,7 +44,7 @@ def anomaly(
     seed: Seed = None,
     recipe: Recipe = "tutorial",
 ) -> None:
-    """Train the TensorFlow tutorial's ECG detector to the letter, with five seeds or with --seed."""
+    """Train the TensorFlow tutorial's ECG detector to the letter, with five seeds or --seed."""
     if recipe != "tutorial":
         raise errors.UsageError(
             "--recipe tuned: anomaly has only the tutorial's recipe; the tuned detector is `ecg`"
@@ -67,10 +70,10 @@ def ecg(
     recipe: Recipe = "tuned",
     networks: Annotated[
         Literal["1", "5"] | None,
-        typer.Option(help="Score with five networks, or with one (default: one distilled from five)."),
+        typer.Option(help="Score with five networks or one (default: one distilled from five)."),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="WFDB record of a patient, to train that patient's detector.")
+        Path | None, typer.Option(help="WFDB record of a patient, to train their own detector.")
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=1, help="Minutes of the record to train on, from its start.")

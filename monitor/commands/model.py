@@ -60,7 +60,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
                 f"scores of {card.quantiles.beats:,} held-out normal beats",
                 ", ".join(f"{100 * share:g} %: {score:.4g}" for share, score in table),
             ),
-            ("segmentation", _pairs(card.segmentation or {}) or "unknown: the data set contains cut beats"),
+            ("segmentation", _pairs(card.segmentation or {}) or "unknown: the beats come cut"),
         ]
     lines += [("figures", _pairs(card.figures)), ("versions", _pairs(card.versions))]
     return [(name, printable(value)) for name, value in lines]

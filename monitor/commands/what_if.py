@@ -137,6 +137,6 @@ def _print_rates(detector: Detector, supported: list[float]) -> None:
     for rate in RATES:
         if rate in supported:
             low, high = held_out.interval(rate)
-            print(f"rate {rate:g}: {low:.2g} to {high:.2g} according to {held_out.beats:,} held-out beats")
+            print(f"rate {rate:g}: {low:.2g} to {high:.2g} by {held_out.beats:,} held-out beats")
         else:
             print(f"rate {rate:g}: not supported by {held_out.beats:,} held-out beats")

@@ -1,4 +1,4 @@
-"""A beat: 140 samples, and what tells it from others."""
+"""A beat: 140 samples, and what distinguishes it from other beats."""
 
 import msgspec
 import numpy as np
@@ -18,13 +18,13 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         data: little-endian float32, 560 bytes a beat.
-        seq: the number of the first beat; the next one has the next number. None where not given.
-        seqs: the number of each beat, where they do not follow one another. None where they do.
-        rhythm: the arrhythmias that were there with the last beat, the most serious first, their
-            times in seconds since 1970. None where whoever sent it does not follow the rhythm.
-        time: when the first beat was, or the rhythm where there is no beat, in seconds since 1970
-            UTC. None where not given.
-        rr_ms: for each beat the RR interval before it, in milliseconds. None where not given.
+        seq: the number of the first beat; each further beat has the next number. None if not given.
+        seqs: the number of each beat, if they are not consecutive; None if they are.
+        rhythm: the arrhythmias present at the last beat, most serious first, with times in seconds
+            since 1970. None if the sender does not follow the rhythm.
+        time: of the first beat, or of the rhythm if there is no beat, in seconds since 1970 UTC.
+            None if not given.
+        rr_ms: the RR interval before each beat, in milliseconds. None if not given.
     """
 
     data: bytes
@@ -38,7 +38,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         return len(self.data) // BYTES
 
     def times(self, arrival: float) -> list[float]:
-        """When each beat was, in seconds since 1970 UTC; `arrival` where the message is silent."""
+        """Return the time of each beat in seconds since 1970 UTC; `arrival` if none was given."""
         times = [arrival if self.time is None else self.time] * len(self)
         if self.time is not None and self.rr_ms:
             for i, interval in enumerate(self.rr_ms[1:], start=1):
@@ -46,7 +46,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         return times
 
     def keys(self, fingerprints: list[int], times: list[float]) -> list[int]:
-        """What tells each beat from others: its fingerprint, and number and time where given."""
+        """Return a key for each beat from its fingerprint, and its number and time if given."""
         if self.seq is None and self.time is None:
             return fingerprints
         return [
@@ -55,7 +55,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         ]
 
     def number(self, beat: int) -> int | None:
-        """The number of a beat, counted from 0 within the message; None where not given."""
+        """Return the number of the beat at this index of the message; None if not given."""
         if self.seqs is not None:
             return self.seqs[beat]
         return None if self.seq is None else self.seq + beat
@@ -67,18 +67,18 @@ _SPREAD, _SPREAD_TIMES = 0xD1342543DE82EF95, 0xDA942042E4DD58B5
 
 
 def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """A number for the samples of each beat, the same in every process: uint64 [N].
+    """Return a hash of the samples of each beat, the same in every process: uint64 [N].
 
-    The sum of the beat's 70 eight-byte words, each times an odd weight of its own, modulo 2^64.
+    It is the sum of the beat's 70 eight-byte words, each times its own odd weight, modulo 2^64.
     """
     words = np.ascontiguousarray(beats).view(np.uint64)
     return np.asarray((words * _WEIGHTS).sum(axis=1, dtype=np.uint64))
 
 
 def key(fingerprint: int, seq: int | None, time: float | None) -> int:
-    """What tells a beat from others: its samples, and its number and time where they were given.
+    """Return a key that identifies a beat by its samples, and its number and time if given.
 
-    The same in every process, and so not from `hash`: that of None is an address.
+    It is the same in every process, unlike `hash`: that of None is an address.
     """
     number = 0 if seq is None else seq + 1
     moment = 0 if time is None else round(time * 1000) + 1
@@ -86,7 +86,7 @@ def key(fingerprint: int, seq: int | None, time: float | None) -> int:
 
 
 def samples(data: bytes) -> NDArray[np.float32]:
-    """The float32 [n, 140] view of beats that were joined."""
+    """Return a float32 [n, 140] view of the bytes of n beats."""
     return np.frombuffer(data, "<f4").reshape(-1, SAMPLES)
 
 

@@ -1,9 +1,9 @@
-"""Beats from a file, block by block: memory stays flat however long the file is.
+"""Read beats from a file, block by block: memory does not grow with the file.
 
-A file of beats is a table of 140 numbers a row, in the units of its source. A 141st column is the
-label: 1 for a normal beat, 0 for any other (the layout of `ecg.csv`, the TensorFlow tutorial's
-ECG5000). A CSV has no header. A Parquet file may hold each beat as one list column instead, and may
-name the `device` and `seq` of each row.
+A file of beats is a table with 140 numbers in a row, in the units of its source. A 141st column is
+the label: 1 for a normal beat, 0 for any other (the layout of `ecg.csv`, the TensorFlow tutorial's
+ECG5000). A CSV file has no header. A Parquet file may store each beat in one list column instead,
+and may have the columns `device` and `seq`.
 """
 
 import itertools
@@ -24,35 +24,36 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows of a file of beats."""
+    """Consecutive rows of a file of beats."""
 
     beats: NDArray[np.float32]
     """[n, 140], all finite."""
     labels: NDArray[np.bool_] | None
-    """[n], True for a normal beat; None where the file has no labels."""
+    """[n], True for a normal beat; None if the file has no labels."""
     devices: Sequence[str]
-    """[n]; the file's name without its suffix where the file names no device."""
+    """[n]; the file's name without its suffix if the file has no column `device`."""
     seq: NDArray[np.int64]
-    """[n]; the row's number, counted from 0, where the file has no `seq`."""
+    """[n]; the row's number, counted from 0, if the file has no column `seq`."""
 
 
 def read(path: Path, rows: int = ROWS) -> Iterator[Block]:
-    """Give the beats of a `.csv` or `.parquet` file in blocks of at most `rows`.
+    """Return an iterator over a `.csv` or `.parquet` file of beats, in blocks of at most `rows`.
 
-    Raises Failure at once for a file that is not there or has another ending; and, naming the row
-    and the column counted from 1, at the first row that has another length or holds something that
-    is no finite number, and at the end of a file without a beat in it.
+    Raises:
+        Failure: at once, the file does not exist or has another suffix; while iterating, a row has
+            the wrong length or contains something other than finite numbers (the message gives row
+            and column, counted from 1), or the file contains no beats.
     """
     readers = {".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in readers:
-        raise Failure(f"{path}: a file of beats ends in .csv or .parquet")
+        raise Failure(f"{path}: the name of a file of beats must end in .csv or .parquet")
     if not path.is_file():
         raise Failure(f"{path}: no such file")
     return _blocks(path, readers[path.suffix.lower()](path, rows))
 
 
 _Rows = tuple[NDArray[np.float32], Sequence[str] | None, NDArray[np.int64] | None]
-"""The numbers [n, 140 or 141], and the devices and sequence numbers where the file has them."""
+"""The numbers [n, 140 or 141], and the devices and sequence numbers if the file has them."""
 
 
 def _blocks(path: Path, tables: Iterator[_Rows]) -> Iterator[Block]:
@@ -64,7 +65,7 @@ def _blocks(path: Path, tables: Iterator[_Rows]) -> Iterator[Block]:
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
     if start == 0:
-        raise Failure(f"{path}: holds no beats; expected rows of {SAMPLES} numbers")
+        raise Failure(f"{path}: contains no beats; expected rows of {SAMPLES} numbers")
 
 
 def _block(
@@ -122,7 +123,7 @@ def _csv(path: Path, rows: int) -> Iterator[_Rows]:
 
 
 def _bad_row(path: Path, start: int, columns: int, lines: list[str]) -> Failure:
-    """Return the failure that names the first row which is not `columns` numbers."""
+    """Return the failure for the first row that is not `columns` numbers."""
     for row, line in enumerate(lines, start + 1):
         cells = line.rstrip("\r\n").split(",")
         if len(cells) != columns:
@@ -144,13 +145,13 @@ def _parquet(path: Path, rows: int) -> Iterator[_Rows]:
             f"{path}: reading Parquet needs pyarrow: pip install 'ecg-monitor[batch]'"
         ) from None
     try:
-        # Without its own buffer a reader holds whole column chunks, and a file may be one row group
+        # Without a buffer pyarrow loads whole column chunks, and a file may be a single row group
         file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False)
         for batch in file.iter_batches(rows):
             if len(batch):
                 yield _columns(path, batch)
     except pa.ArrowException as error:
-        raise Failure(f"{path}: not a Parquet file that can be read: {error}") from error
+        raise Failure(f"{path}: not a readable Parquet file: {error}") from error
 
 
 def _columns(path: Path, batch: Any) -> _Rows:
@@ -172,7 +173,7 @@ def _columns(path: Path, batch: Any) -> _Rows:
         elif any(is_kind(field.type) for is_kind in number_kinds):
             values.append(np.asarray(column.to_numpy(zero_copy_only=False), np.float32)[:, None])
         else:
-            raise Failure(f"{path}: column {field.name!r} holds {field.type}, expected numbers")
+            raise Failure(f"{path}: column {field.name!r} contains {field.type}, expected numbers")
     table = np.hstack(values) if values else np.empty((len(batch), 0), np.float32)
     if table.shape[1] not in (SAMPLES, SAMPLES + 1):
         raise Failure(

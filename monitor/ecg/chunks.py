@@ -1,8 +1,8 @@
-"""Chunks of raw samples, as devices publish them. No network, no clock.
+"""Decode and encode chunks of raw samples, as devices publish them. No network, no clock.
 
 A chunk is JSON, `{"samples": [...], "rate": 250, "seq": 72000, "time": "..."}`, with `"leads":
-{"II": [...], "V1": [...]}` instead of `samples` where a device has several; or little-endian
-float32, one lead of unknown rate. `null`, NaN and infinity are samples that were lost.
+{"II": [...], "V1": [...]}` instead of `samples` if a device has several; or little-endian float32,
+one lead of unknown rate. `null`, NaN and infinity are lost samples.
 """
 
 import json
@@ -17,10 +17,10 @@ from monitor.errors import Rejected
 from monitor.times import seconds
 
 MAX_SAMPLES: Final = 1_000_000
-"""Samples of a chunk, over all leads: an hour of one lead at 250 Hz is sent at once, no more."""
+"""Most samples of a chunk, over all leads: an hour of one lead at 250 Hz."""
 
 MAX_LEADS: Final = 16
-"""Leads of a chunk: the twelve of a standard ECG, and some that people add."""
+"""Most leads of a chunk: the twelve of a standard ECG, and some more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Chunk:
     """Consecutive samples of one device.
 
     Attributes:
-        leads: the samples of each lead by its name, float64 [n] of one length, NaN where one was
-            lost; the name is empty where the device has one lead and does not name it.
-        rate: in Hz; None where the chunk does not carry it.
-        seq: the number of the first sample; None where the device does not count them.
-        time: when the first sample was, in seconds since 1970; None where not given.
+        leads: the samples of each lead by name, float64 [n] of equal length, NaN for lost samples;
+            the name is empty if the device has one lead and does not name it.
+        rate: in Hz; None if not given.
+        seq: the number of the first sample; None if the device does not number them.
+        time: of the first sample, in seconds since 1970; None if not given.
     """
 
     leads: dict[str, Signal]
@@ -45,7 +45,7 @@ class Chunk:
 
 
 def encode_json(chunk: Chunk) -> bytes:
-    """Return a chunk as JSON without its time; lost samples are `null`."""
+    """Return a chunk as JSON, without its time; lost samples are `null`."""
     message: dict[str, object] = {"rate": chunk.rate, "seq": chunk.seq}
     if list(chunk.leads) == [""]:
         message["samples"] = chunk.leads[""].tolist()
@@ -74,10 +74,10 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def decode(payload: bytes) -> Chunk:
-    """Read a chunk.
+    """Return the chunk in a payload.
 
     Raises:
-        Rejected: with the reason.
+        Rejected: the payload cannot be decoded; the exception has the reason.
     """
     if not payload:
         raise Rejected("empty", "the payload is empty")
@@ -96,14 +96,14 @@ def _from_json(payload: bytes) -> Chunk:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = _with_nan(payload, error)
     if (message.samples is None) == (message.leads is None):
-        raise Rejected("shape", "a chunk has either `samples` or `leads`")
+        raise Rejected("shape", "a chunk must contain either `samples` or `leads`")
     leads = message.leads if message.leads is not None else {"": message.samples or []}
     arrays = {name: np.array(samples, np.float64) for name, samples in leads.items()}
     return _checked(Chunk(arrays, message.rate, message.seq, seconds(message.time)))
 
 
 def _with_nan(payload: bytes, error: Exception) -> _Message:
-    """Read JSON with NaN and Infinity in it, which the standard does not know but Python writes."""
+    """Decode JSON that contains NaN or Infinity: Python writes them, though RFC 8259 does not."""
     try:
         content: Any = json.loads(payload)
         return msgspec.convert(content, _Message)
@@ -120,7 +120,7 @@ def _checked(chunk: Chunk) -> Chunk:
     if len(lengths) > 1:
         raise Rejected("shape", "the leads have different numbers of samples")
     if not all(name.isprintable() for name in chunk.leads):
-        raise Rejected("shape", "a lead's name holds a character that cannot be printed")
+        raise Rejected("shape", "a lead's name contains a character that is not printable")
     number = lengths.pop() * len(chunk.leads)
     if not 0 < number <= MAX_SAMPLES:
         raise Rejected("shape", f"{number} samples; 1 to {MAX_SAMPLES:,} are allowed")

@@ -1,6 +1,6 @@
-"""Payloads into beats. No network, no clock.
+"""Decode payloads into beats, and encode beats. No network, no clock.
 
-A beat is 140 samples. On the wire it is JSON or little-endian float32; in here it is always
+A beat is 140 samples. On the wire it is JSON or little-endian float32; here it is always
 little-endian float32, 560 bytes a beat, so that the beats of many messages join without a loop.
 """
 
@@ -19,7 +19,7 @@ from monitor.times import rfc3339, seconds
 
 Payload = Literal["auto", "json", "float32"]
 
-# Held to their length as they are read: 16 MiB of `[0],[0],…` would else take half a gigabyte.
+# Checking the length while decoding keeps 16 MiB of `[0],[0],…` from taking half a gigabyte.
 _Beat = Annotated[list[float], Meta(min_length=SAMPLES, max_length=SAMPLES)]
 
 
@@ -46,7 +46,7 @@ _decode_beats = msgspec.json.Decoder(list[_Beat]).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
 
 LONGEST_INTERVAL = 60_000
-"""Milliseconds of the longest RR interval that is taken."""
+"""Longest RR interval that is accepted, in milliseconds."""
 
 JSON_TYPE = "application/json"
 
@@ -56,16 +56,15 @@ _SPACE = b" \t\r\n"
 
 
 def decode(payload: bytes, content_type: str | None = None, expected: Payload = "auto") -> Beats:
-    """Read the beats of one message.
+    """Return the beats of one message.
 
-    `expected` comes first, then MQTT 5's content type, then the payload itself: what opens and
-    closes like JSON and is JSON, is JSON; what is a multiple of 560 bytes long is float32.
+    The format is `expected`, or else that of MQTT 5's content type, or else it is recognised from
+    the payload: anything that parses as JSON is JSON; a multiple of 560 bytes is float32.
 
-    Whether the samples are finite is not looked at here: `quality.assess` does it for many
-    messages at once.
+    Samples may not be finite: `quality.assess` checks that for many messages at once.
 
     Raises:
-        Rejected: with the reason.
+        Rejected: the payload cannot be decoded; the exception has the reason.
     """
     if not payload:
         raise Rejected("empty", "the payload is empty")
@@ -73,14 +72,14 @@ def decode(payload: bytes, content_type: str | None = None, expected: Payload = 
         return _from_json(payload)
     whole = len(payload) % BYTES == 0
     if expected == "auto" and content_type != FLOAT32_TYPE and _opens_like_json(payload):
-        # One float32 beat in a hundred opens like JSON; it is one if it cannot be read as JSON.
+        # One float32 beat in a hundred begins like JSON; it is float32 if it is not valid JSON.
         try:
             return _from_json(payload)
         except Rejected:
             if not whole or _is_text(payload):
                 raise
     if not whole:
-        raise Rejected("length", f"{len(payload)} bytes are no multiple of {BYTES}")
+        raise Rejected("length", f"{len(payload)} bytes are not a multiple of {BYTES}")
     return Beats(payload)
 
 
@@ -99,11 +98,11 @@ def encode_json(
     """Return a message of beats as JSON.
 
     Args:
-        samples: float32 [n, 140]; none where only the rhythm is to be told.
-        numbers: of each beat, [n].
-        rr_ms: for each beat the RR interval before it, in milliseconds, [n].
-        time: when the first beat was, RFC 3339.
-        rhythm: the arrhythmias that are there, their times in seconds since 1970.
+        samples: float32 [n, 140]; [0, 140] for a message that contains only the rhythm.
+        numbers: the number of each beat, [n].
+        rr_ms: the RR interval before each beat, in milliseconds, [n].
+        time: of the first beat, RFC 3339.
+        rhythm: the arrhythmias present, with times in seconds since 1970.
     """
     message: dict[str, object] = {"beats": samples.tolist()}
     if numbers:
@@ -128,7 +127,7 @@ def _opens_like_json(payload: bytes) -> bool:
 
 
 def _is_text(payload: bytes) -> bool:
-    """Whether it is text that happens to be as long as some beats: no NUL and nothing above 127."""
+    """Return whether it is text, ASCII without NUL, which happens to be as long as some beats."""
     return payload.isascii() and b"\0" not in payload
 
 
@@ -147,7 +146,7 @@ def _from_json(payload: bytes) -> Beats:
         raise Rejected("json", str(error)) from None
     beats = message.beats
     if not beats and message.rhythm is None:
-        raise Rejected("shape", "there is no beat in the message")
+        raise Rejected("shape", "the message contains no beat")
     if message.rr_ms is not None and len(message.rr_ms) != len(beats):
         raise Rejected("shape", f"{len(message.rr_ms)} RR intervals for {len(beats)} beats")
     for interval in message.rr_ms or ():
@@ -174,6 +173,6 @@ def _finding(given: _Arrhythmia) -> Finding:
 
 
 def _float32(beats: list[list[float]]) -> bytes:
-    # numpy turns what float32 cannot hold into infinity, which is looked for later on.
+    # NumPy turns values out of the range of float32 into infinity, which is checked later.
     with np.errstate(over="ignore"):
         return b"".join(np.frombuffer(array("d", beat)).astype("<f4").tobytes() for beat in beats)

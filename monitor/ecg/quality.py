@@ -1,4 +1,4 @@
-"""Which beats can be believed: what is flat, saturated, noise or not finite says nothing."""
+"""Assess the quality of beats: those that are flat, saturated, noise or not finite say nothing."""
 
 from typing import Literal
 
@@ -11,40 +11,40 @@ FAULTS: tuple[Fault, ...] = ("not_finite", "flat", "saturated", "noise")
 GOOD, NOT_FINITE, FLAT, SATURATED, NOISE = range(5)
 
 LONGEST_PLATEAU = 14
-"""Samples in a row at the very top or bottom of a beat: a tenth of the beat is a clipped signal."""
+"""Consecutive samples at the maximum or minimum of a beat that make it saturated: a tenth of it."""
 
 FLATNESS = 1e-6
-"""Of the largest sample, the span up to which a beat is flat."""
+"""Largest span of a flat beat, as a share of its largest sample."""
 
 RESTLESS = 10.0
-"""Spans that a beat goes up and down in all, beyond which it is looked at more closely.
+"""Total variation, in spans of the beat, above which a beat is examined more closely.
 
-A beat goes 2 to 6; noise, and a beat buried in as much noise as it has itself, go 12 and more.
+A beat has 2 to 6; noise, and a beat buried in as much noise as signal, have 12 and more.
 """
 
 JAGGED = 1.75
-"""Mean size of the second differences, in mean deviations of the beat, beyond which it is noise.
+"""Mean absolute second difference, in mean deviations of the beat, above which it is noise.
 
-White noise has 2.4; of ECG5000's beats the worst, buried in noise itself, has 1.70, and of all
-beats annotated in DS1 of the MIT-BIH Arrhythmia Database the worst has 0.83.
+White noise has 2.4; the worst of ECG5000's beats, itself buried in noise, has 1.70, and the worst
+of all beats annotated in DS1 of the MIT-BIH Arrhythmia Database has 0.83.
 """
 
 TREMBLING = 1.42
-"""The same for differences over three samples: largest for what swings once in six samples.
+"""The same for differences over three samples, which are largest for a period of six samples.
 
-That is the mains, 50 or 60 Hz in a beat of half a second: 2 and more. Of ECG5000's beats the worst
-has 1.37; of DS1's one in ten thousand has more than 1.4.
+That is mains hum, 50 or 60 Hz in a beat of half a second, with 2 and more. The worst of ECG5000's
+beats has 1.37; one in ten thousand of DS1's has more than 1.4.
 """
 
 
 def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The fault of each beat: uint8 [N], GOOD or one of NOT_FINITE, FLAT, SATURATED, NOISE.
+    """Return the fault of each beat: uint8 [N], GOOD, NOT_FINITE, FLAT, SATURATED or NOISE.
 
-    Flat: all samples are the same, to within a millionth of the largest. Saturated: at least
-    `LONGEST_PLATEAU` samples in a row stand at the beat's maximum or at its minimum, as they do
-    where an amplifier or a converter is at its end. Noise: they go up and down from sample to
-    sample (`JAGGED`), or from one sample to the third after it (`TREMBLING`), as no heart does. All
-    of it looks at the shape alone, so it holds in any unit.
+    Flat: all samples are equal, to within a millionth of the largest. Saturated: at least
+    `LONGEST_PLATEAU` consecutive samples are at the beat's maximum or minimum, as when an amplifier
+    or a converter reaches its limit. Noise: the samples alternate from one to the next (`JAGGED`)
+    or to the third after it (`TREMBLING`), as no heart does. Only the shape counts, so the result
+    does not depend on the unit.
 
     Args:
         beats: float32 [N, 140] in any unit.
@@ -55,7 +55,7 @@ def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
         span = highest - lowest
         moves = beats[:, 1:] - beats[:, :-1]
         np.abs(moves, out=moves)
-        # Nearly every beat ends here; a span that is no number or infinite is larger than nothing.
+        # Nearly every beat passes here; a NaN or infinite span fails the comparisons.
         usual = np.add.reduce(moves, axis=1) < RESTLESS * span
         usual &= span > FLATNESS * np.maximum(highest, -lowest)
         usual &= np.add.reduce(moves == 0, axis=1, dtype=np.uint8) < LONGEST_PLATEAU - 1
@@ -72,7 +72,7 @@ def _faults(
     lowest: NDArray[np.float32],
     span: NDArray[np.float32],
 ) -> NDArray[np.uint8]:
-    """The fault of each beat that is not like most, looked at closely."""
+    """Return the fault of each of the unusual beats, examined closely."""
     faults = np.zeros(len(beats), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         restless = _size(beats[:, 1:] - beats[:, :-1]) > RESTLESS * span
@@ -96,7 +96,7 @@ def _is_noise(beats: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _size(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The sum of absolute values of each row; `values` is overwritten."""
+    """Return the sum of absolute values of each row; overwrite `values`."""
     return np.asarray(np.add.reduce(np.abs(values, out=values), axis=1))
 
 

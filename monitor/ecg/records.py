@@ -1,4 +1,4 @@
-"""Reads recordings: WFDB records and EDF files, their ECG leads, and the annotated beats.
+"""Read recordings: WFDB records and EDF files, their ECG leads and annotated beats.
 
 Sources: the WFDB file formats (https://physionet.org/physiotools/wag/), read by the `wfdb` library;
 EDF and EDF+ (https://www.edfplus.info/specs/), read by `edfio`.
@@ -26,7 +26,7 @@ AAMI: Final = (
 """The classes of ANSI/AAMI EC57: normal, supraventricular, ventricular, fusion, and unknown."""
 
 VOLTS: Final = re.compile(r"(m|u|µ|μ|n|milli|micro|nano)?v(olts?)?$", re.IGNORECASE)
-"""A unit of volts in any of its spellings: the micro sign and the Greek letter look alike."""
+"""A unit of volts, in any spelling: the micro sign and the Greek letter mu look alike."""
 
 MILLIVOLTS: Final = {
     "": 1e3,
@@ -36,7 +36,7 @@ MILLIVOLTS: Final = {
     "n": 1e-6,
     "nano": 1e-6,
 }
-"""What a prefix of volts is in millivolts."""
+"""Millivolts in a volt with each prefix."""
 
 ECG_LEAD: Final = re.compile(
     r"(ecg|ekg)[\s._:-]*\w{0,8}([\s._/-]+\w{1,8})*$"  # ECG, ECG1, EKG II-ref
@@ -45,7 +45,7 @@ ECG_LEAD: Final = re.compile(
     r"|mcl\d{0,2}$",
     re.IGNORECASE,
 )
-"""A name of an ECG lead: I, aVF, V1, MLII, D3, CM5, ECG, ECG 2, EKG1-ref …"""
+"""The name of an ECG lead: I, aVF, V1, MLII, D3, CM5, ECG, ECG 2, EKG1-ref …"""
 
 
 class Record(NamedTuple):
@@ -53,12 +53,12 @@ class Record(NamedTuple):
 
     Attributes:
         signal: the lead that beats are cut from, float64 [n], in millivolts, or in the record's
-            units where those are not volts; a lost sample has the value of the one before it.
+            units if those are not volts; a lost sample has the value of the one before it.
         rate: samples a second.
         positions: int64 [m], the sample numbers of the annotated beats; empty without annotations.
-        classes: [m], the class of each, one letter of `AAMI`.
-        lead: the name of that lead; empty where the record has none for it.
-        leads: all ECG leads of the same rate by their names, that one among them.
+        classes: [m], the class of each annotated beat, one letter of `AAMI`.
+        lead: the name of that lead; empty if it has none in the record.
+        leads: all ECG leads of the same rate by name, including that one.
     """
 
     signal: Signal
@@ -77,19 +77,19 @@ class _Channel(NamedTuple):
 
 
 def is_record(path: Path) -> bool:
-    """Whether `path` names a recording: an EDF file, or a WFDB record with or without `.hea`."""
+    """Return whether `path` is an EDF file, or a WFDB record with or without `.hea`."""
     if path.suffix.lower() == ".edf":
         return True
     return path.suffix == ".hea" or path.with_name(path.name + ".hea").is_file()
 
 
 def read(path: Path, lead: str | None = None, annotated: bool = True) -> Record:
-    """Read a recording.
+    """Return a recording.
 
     Args:
-        path: of an EDF file, or of a WFDB record, which may end in `.hea`.
-        lead: the name of the channel to cut beats from; the first one that is an ECG if None.
-        annotated: whether the annotations of a WFDB record, in `.atr`, are read, too.
+        path: of an EDF file, or of a WFDB record, with or without `.hea`.
+        lead: the name of the channel to cut beats from; if None, the first ECG channel.
+        annotated: whether to read the annotations of a WFDB record (`.atr`), too.
 
     Raises:
         Failure: the recording or its annotations cannot be read.
@@ -111,7 +111,7 @@ def read(path: Path, lead: str | None = None, annotated: bool = True) -> Record:
 
 
 def beats(record: Record, start: float = 0, stop: float | None = None) -> list[CutBeat]:
-    """Cut the beats of a record from second `start` to `stop`; `seq` counts from its start."""
+    """Return the beats of a record from second `start` to `stop`; `seq` counts from its start."""
     first = round(start * record.rate)
     last = len(record.signal) if stop is None else round(stop * record.rate)
     segmenter = Segmenter(record.rate, first)
@@ -119,7 +119,7 @@ def beats(record: Record, start: float = 0, stop: float | None = None) -> list[C
 
 
 def classes(record: Record, cut: list[CutBeat], within: float = 0.15) -> NDArray[np.str_]:
-    """Return for each beat the class of the nearest annotation, "-" where none is near: [n]."""
+    """Return the class of the annotation nearest to each beat, "-" if none is near: [n]."""
     found = np.full(len(cut), "-")
     if not len(record.positions):
         return found
@@ -138,24 +138,24 @@ def _chosen(path: Path, channels: list[_Channel], lead: str | None) -> _Channel:
     if lead is not None:
         named = [each for each in channels if each.name.casefold() == lead.casefold()]
         if not named:
-            raise UsageError(f"--lead {lead!r}: {path} has {names}")
+            raise UsageError(f"--lead {lead!r}: no such lead; {path} has {names}")
         candidates = named
     else:
         candidates = [each for each in channels if _is_ecg(each)] or channels[:1]
     for each in candidates:
         if np.isfinite(each.samples).any():
             return each
-    raise Failure(f"{path}: no lead holds a sample (it has {names})")
+    raise Failure(f"{path}: no lead contains a sample (it has {names})")
 
 
 def _is_ecg(channel: _Channel) -> bool:
-    """Whether a channel is an ECG by its name, or by its unit where it has no name."""
+    """Return whether a channel is an ECG, judging by its name and unit."""
     volts = not channel.unit or VOLTS.match(channel.unit) is not None
     return volts and ECG_LEAD.match(channel.name.strip()) is not None
 
 
 def _without_holes(samples: Signal) -> Signal:
-    """Return a signal in which a lost sample stands as the one before it: a hole is a flat lead."""
+    """Return a signal with each lost sample replaced by the one before it: a gap is a flat line."""
     known = np.isfinite(samples)
     if not known.any():
         return np.zeros_like(samples)
@@ -189,11 +189,11 @@ def _wfdb(path: Path, name: str) -> list[_Channel]:
     except FileNotFoundError as error:
         raise Failure(f"{path}: no WFDB record there: {error.filename} is missing") from None
     except Exception as error:  # wfdb fails on broken files in more ways than it documents
-        raise Failure(f"{path}: not a WFDB record that can be read: {error}") from None
+        raise Failure(f"{path}: not a readable WFDB record: {error}") from None
 
 
 def _units(name: str, read: list[str]) -> list[str]:
-    """Return the units of a header as they stand in it: wfdb drops every letter beyond ASCII."""
+    """Return the units in a header as written: wfdb drops every non-ASCII character."""
     content = Path(f"{name}.hea").read_bytes()
     try:
         text = content.decode()
@@ -242,5 +242,5 @@ def _edf(path: Path) -> list[_Channel]:
                 )
                 for signal in edfio.read_edf(path).signals
             ]
-    except Exception as error:  # a broken file fails in the library's own ways
-        raise Failure(f"{path}: not an EDF file that can be read: {error}") from None
+    except Exception as error:  # edfio does not document how a corrupt file fails
+        raise Failure(f"{path}: not a readable EDF file: {error}") from None

@@ -1,4 +1,4 @@
-"""Finds R peaks in some seconds of ECG, whichever way up its lead and whatever its sampling rate.
+"""Find R peaks in several seconds of ECG, at any sampling rate and with either polarity.
 
 By sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
 https://doi.org/10.1109/TBME.1985.325532), which looks for upright ones. Here it sees the signal
@@ -46,28 +46,28 @@ are flat, too, and a third drops as many T waves. T waves of slow hearts come la
 """
 
 STILL: Final = 1.0
-"""Seconds without any change that are a lead that is off.
+"""Seconds without any change after which a lead is off.
 
-Between the beats of a heart of 40 a minute a coarse converter shows no change for less.
+Between the beats of a heart at 40 a minute a coarse converter is unchanged for less than that.
 """
 
 SHORTEST: Final = 2.0
-"""Seconds of signal in which R peaks are looked for, at least."""
+"""Shortest signal that is searched for R peaks, in seconds."""
 
 Signal = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 
 class Band:
-    """A Butterworth filter run forwards and backwards, so that it delays nothing.
+    """A Butterworth filter run forwards and backwards, so that it causes no delay.
 
-    It gives what SciPy's `sosfiltfilt` gives, but finds its initial state once, not each time.
+    It returns what SciPy's `sosfiltfilt` does, but computes its initial state only once.
     """
 
-    EDGE = 15  # samples by which the signal is continued on either side
+    EDGE = 15  # samples by which the signal is extended on either side
 
     def __init__(self, rate: float, low: float, high: float) -> None:
-        """Pass `low` to `high` Hz, or what of it a signal of `rate` samples a second has."""
+        """Pass `low` to `high` Hz, as far as the sampling rate `rate` allows."""
         from scipy.signal import butter, sosfilt_zi
 
         band = (low, min(high, 0.45 * rate))
@@ -75,7 +75,7 @@ class Band:
         self._state = sosfilt_zi(self._sections)
 
     def __call__(self, signal: Signal) -> Signal:
-        """Filter a signal, [n], of more than `EDGE` samples."""
+        """Return the filtered signal, [n]; it must have more than `EDGE` samples."""
         edge = self.EDGE
         before = 2 * signal[0] - signal[edge:0:-1]
         after = 2 * signal[-1] - signal[-2 : -edge - 2 : -1]
@@ -90,7 +90,7 @@ class Band:
 
 
 def still(signal: Signal, rate: float) -> tuple[Positions, Positions]:
-    """Give where each stretch of at least `STILL` without any change begins and ends: [M], [M]."""
+    """Return where each stretch of at least `STILL` seconds without change begins and ends: [M]."""
     begins = np.flatnonzero(np.diff(signal, prepend=np.nan) != 0)
     ends = np.append(begins[1:], len(signal))
     long = ends - begins >= STILL * rate
@@ -98,7 +98,7 @@ def still(signal: Signal, rate: float) -> tuple[Positions, Positions]:
 
 
 def alive(signal: Signal, rate: float) -> list[slice]:
-    """Give the parts of a signal between stretches that are still, those long enough to judge."""
+    """Return the parts of a signal between still stretches that are at least `SHORTEST` long."""
     begins, ends = still(signal, rate)
     parts = zip([0, *ends.tolist()], [*begins.tolist(), len(signal)], strict=True)
     return [slice(first, last) for first, last in parts if last - first >= SHORTEST * rate]
@@ -108,7 +108,11 @@ class Finder:
     """Finds the R peaks of signals of one sampling rate."""
 
     def __init__(self, rate: float) -> None:
-        """Take `rate`, in Hz. Raises Failure where SciPy or sleepecg is not installed."""
+        """Prepare for a sampling rate in Hz.
+
+        Raises:
+            Failure: SciPy or sleepecg is not installed.
+        """
         try:
             from sleepecg.heartbeats import detect_heartbeats
         except ModuleNotFoundError as missing:
@@ -120,10 +124,10 @@ class Finder:
         self._qrs, self._wide = (Band(rate, low, 25) for low in (3, 2))
 
     def peaks(self, signal: Signal) -> Positions:
-        """Find the R peaks of a signal, [n]: their sample numbers within it, in order.
+        """Return the sample numbers of the R peaks in a signal, [n], in ascending order.
 
-        What lies between stretches that are still is each looked at for itself: the finder learns
-        from its first two seconds what a beat is, and takes anything for one if they were flat.
+        The parts between still stretches are searched separately: the finder learns from the first
+        two seconds what a beat is, and accepts anything if they are flat.
         """
         found = [self._within(signal[part]) + part.start for part in alive(signal, self._rate)]
         return np.concatenate([np.empty(0, np.int64), *found])
@@ -138,7 +142,7 @@ class Finder:
         return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))
 
     def _limited(self, signal: Signal) -> Signal:
-        """Bring peaks of all heights within 2 s near to the same height."""
+        """Return the signal with all peaks within 2 s brought to a similar height."""
         from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
         length = round(2 * self._rate)
@@ -176,7 +180,7 @@ class Finder:
         return sorted(all_of)
 
     def _near(self, peaks: Positions, signal: Signal) -> Signal:
-        """Give the signal within 50 ms of each peak: [N, samples]."""
+        """Return the signal within 50 ms of each peak: [N, samples]."""
         reach = round(0.05 * self._rate)
         near: Signal = signal[
             np.clip(peaks[:, None] + np.arange(-reach, reach + 1), 0, len(signal) - 1)
@@ -184,7 +188,7 @@ class Finder:
         return near
 
     def _sizes(self, peaks: Positions, qrs: Signal) -> Signal:
-        """Give the span of the signal around each peak."""
+        """Return the span of the signal around each peak: [N]."""
         spans: Signal = np.ptp(self._near(peaks, qrs), axis=1)
         return spans
 
@@ -194,7 +198,7 @@ class Finder:
         return slopes
 
     def _filled(self, peaks: Positions, signal: Signal, qrs: Signal) -> Positions:
-        """Add what the limited signal has in a long gap between the peaks."""
+        """Return the peaks, and those of the limited signal in long gaps between them."""
         intervals = np.diff(peaks)
         usual = float(np.median(intervals)) if len(intervals) else 0.0
         long = intervals > min(GAP * usual, 1.6 * self._rate)
@@ -211,7 +215,7 @@ class Finder:
         return np.union1d(peaks, faint[long[i] & inside & fits])
 
     def _complexes(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Drop what is too small for a QRS complex, and T waves: flatter, and soon after one."""
+        """Return the peaks without those too small for a QRS complex, and without T waves."""
         if not len(peaks):
             return peaks
         size = self._sizes(peaks, qrs)
@@ -226,7 +230,7 @@ class Finder:
         return peaks[kept]
 
     def _centred(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Move each peak to the centre of its complex' energy, the same on either side up."""
+        """Move each peak to the centre of its energy, which does not depend on polarity."""
         reach = round(0.1 * self._rate)
         offsets = np.arange(-reach, reach + 1)
         energy = qrs[np.clip(peaks[:, None] + offsets, 0, len(qrs) - 1)] ** 2

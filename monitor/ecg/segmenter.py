@@ -1,8 +1,8 @@
-"""Cuts beats from a raw ECG as it comes, whatever its sampling rate and whichever way up its lead.
+"""Cut beats from a raw ECG as it arrives, at any sampling rate and with either polarity.
 
-The same object cuts a record for the trainer, for `replay` and for `segment`. It decides in steps
-that lie at fixed sample numbers, each with the same seconds around it, so the beats are the same
-to the last bit however the signal was cut into chunks.
+The trainer, `replay` and `segment` use the same class. It decides in steps at fixed sample numbers,
+each with the same seconds around it, so the beats are identical to the last bit however the signal
+is divided into chunks.
 
 `monitor.ecg.rpeaks` finds the R peaks. Windows and bands were chosen on the records of DS1 of the
 MIT-BIH Arrhythmia Database (https://doi.org/10.13026/C2F305): see docs/detector.md.
@@ -20,45 +20,47 @@ from monitor.errors import ConfigurationError
 
 BEFORE: Final = 0.2
 AFTER: Final = 0.3
-"""Seconds of a beat before and after its R peak: QRS and the begin of T, no neighbouring beat."""
+"""Seconds of a beat before and after its R peak: the QRS complex and the start of the T wave, but
+no neighbouring beat."""
 
 BAND: Final = (0.5, 40.0)
-"""Hz; what lies outside is the wandering of the baseline, the mains and the muscles."""
+"""Hz; outside it are baseline wander, mains hum and muscle noise."""
 
 NOISE_BAND: Final = (20.0, 60.0)
-"""Hz; a heart is quiet here but for its QRS complexes, noise is there all the time."""
+"""Hz; here a heart has only its QRS complexes, while noise is continuous."""
 
 SHOWN_BAND: Final = (30.0, 60.0)
-"""Hz; of a beat that drowns in noise, what is given: so fast that `quality.assess` must see it."""
+"""Hz; the band returned for a beat drowned in noise: so fast that `quality.assess` detects it."""
 
 SHARP_BAND: Final = (5.0, 25.0)
-"""Hz; of a beat little but the QRS complex."""
+"""Hz; contains little of a beat but its QRS complex."""
 
 AROUND: Final = 1.5
-"""Seconds before and after a beat by which it is judged: no more than `FUTURE`."""
+"""Seconds before and after a beat in which noise is measured: at most `FUTURE`."""
 
 NOISY, NOISY_BESIDE = 0.35, 0.5
-"""The usual 50 ms of noise, in sizes of the signal around the beat, beyond which it drowns in it.
+"""Median noise of 50 ms, relative to the signal around the beat, above which the beat is drowned.
 
 The second is for either side alone, where noise begins or ends.
 
-White noise has 0.9; of the beats annotated in DS1 one in a thousand has more, most of 108 and 203.
+White noise has 0.9; one in a thousand of the beats annotated in DS1 has more than the limit, most
+of them in records 108 and 203.
 """
 
 HISSING, RESTLESS, REPEATING = 0.06, 0.6, 0.45
-"""Where the signal hisses so much, never rests and does not repeat itself, it is noise, too.
+"""A signal with this much hiss that never rests and does not repeat itself is noise, too.
 
-The first is measured as `NOISY`; the second is the usual 50 ms of QRS energy, in sizes of it all;
-the third how like itself the signal comes again. QRS complexes are short and rare, so what lies
-between them is small; ventricular flutter, which never rests, hisses less or repeats itself. Noise
-whose power falls with the frequency does neither.
+The first is measured like `NOISY`; the second is the median QRS energy of 50 ms, relative to the
+mean; the third is the autocorrelation one beat later. QRS complexes are short and rare, so there is
+little energy between them; ventricular flutter, which never rests, hisses less or repeats itself.
+Noise whose power falls with the frequency does neither.
 """
 
 LOWEST_RATE: Final = 100.0
-"""Hz; below it the band does not fit and QRS complexes lose their shape."""
+"""Hz; at lower rates the band does not fit and QRS complexes lose their shape."""
 
 HIGHEST_RATE: Final = 20_000.0
-"""Hz; above it is no ECG but a mistake, for which seconds of samples would be kept in vain."""
+"""Hz; a higher rate is a mistake, and would only cost memory for the seconds that are kept."""
 
 DESCRIPTION: Final[dict[str, Any]] = {
     "before_s": BEFORE,
@@ -67,10 +69,10 @@ DESCRIPTION: Final[dict[str, Any]] = {
     "band_hz": list(BAND),
     "centre": "centre of the QRS energy, 3 to 25 Hz",
 }
-"""What a model's card says of the cut."""
+"""How beats are cut, as a model's card states it."""
 
 REPAIRED: Final = 0.02
-"""Seconds of lost samples, at most, that a straight line stands in for: no wave is so short."""
+"""Longest gap that is replaced by a straight line, in seconds: no wave is so short."""
 
 STEP = 2.0  # seconds that are decided at once
 PAST, FUTURE = 8.0, 1.5  # seconds of signal on either side that the decision sees
@@ -91,7 +93,7 @@ class CutBeat(NamedTuple):
     Attributes:
         samples: float32 [140], in the signal's units.
         seq: the R peak's sample number.
-        rr_ms: the RR interval before it; None for the first beat, after a pause and after a hole.
+        rr_ms: the RR interval before it; None for the first beat, after a pause and after a gap.
     """
 
     samples: NDArray[np.float32]
@@ -100,28 +102,29 @@ class CutBeat(NamedTuple):
 
 
 class Segmenter:
-    """Takes in a signal chunk by chunk and gives its beats, 1.5 to 3.5 s after they were."""
+    """Takes a signal chunk by chunk and returns its beats, 1.5 to 3.5 s after they occur."""
 
     def __init__(self, rate: float, first: int = 0) -> None:
-        """Begin at the sample number `first` of a signal of `rate` samples a second.
+        """Start at sample number `first` of a signal with `rate` samples a second.
 
-        Raises ConfigurationError for a rate under 100 Hz, Failure where SciPy or sleepecg is not
-        installed.
+        Raises:
+            ConfigurationError: the rate is not in 100 … 20,000 Hz.
+            Failure: SciPy or sleepecg is not installed.
         """
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ConfigurationError(
-                f"sampling rate {rate:g} Hz: at least {LOWEST_RATE:g} Hz, "
+                f"sampling rate {rate:g} Hz: allowed is at least {LOWEST_RATE:g} Hz and "
                 f"at most {HIGHEST_RATE:g} Hz"
             )
         self.rate = float(rate)
         self._finder, self._cutter = Finder(self.rate), _Cutter(self.rate)
         self._signal: Signal = np.empty(0)
-        self._begin = self._decided = first  # sample numbers: of what is kept, of what is to decide
+        self._begin = self._decided = first  # first sample kept, first one to decide
         self._last: int | None = None  # the last beat
         self._paused = first  # where the last beat or the last window of a pause was
 
     def feed(self, samples: NDArray[Any]) -> list[CutBeat]:
-        """Take in the next samples, [n], NaN where one was lost; return the beats they decide."""
+        """Take the next samples, [n], NaN for lost ones; return the beats that they complete."""
         self._signal = np.concatenate([self._signal, np.asarray(samples, np.float64)])
         beats: list[CutBeat] = []
         step = round(STEP * self.rate)
@@ -133,7 +136,7 @@ class Segmenter:
             beats += self._decide(end)
 
     def finish(self) -> list[CutBeat]:
-        """Give the beats that are left when no more samples come."""
+        """Return the remaining beats when no more samples will come."""
         return self._decide(self._begin + len(self._signal))
 
     def _decide(self, end: int) -> list[CutBeat]:
@@ -153,7 +156,7 @@ class Segmenter:
         for peak in peaks[(peaks >= self._decided) & (peaks < end)].tolist():
             since = None if self._last is None else (peak - self._last) / self.rate
             if since is not None and since < REFRACTORY:
-                continue  # found on the other side of the border already
+                continue  # already found at the end of the previous step
             if holes(peak, peak + 1):
                 continue  # the edge of a hole
             if self._last is not None and holes(self._last, peak):
@@ -169,8 +172,8 @@ class Segmenter:
             cut[[holes(at - before, at + after) for at, _ in centres]] = (
                 0.0  # as a lead that is off
             )
-            # A window of a pause is only to tell that the lead is off: a signal that is alive and
-            # has no QRS complex is a matter of rhythm.
+            # A window in a pause only reports that the lead is off: a good signal without QRS
+            # complexes is a matter of rhythm.
             told = np.array([at in found for at, _ in centres]) | (
                 quality.assess(cut) != quality.GOOD
             )
@@ -182,7 +185,7 @@ class Segmenter:
         return beats
 
     def _pause(self, until: int) -> list[int]:
-        """Where to cut although there is no beat: a lead that is off must not go unnoticed."""
+        """Return where to cut without a beat: a lead that is off must not go unnoticed."""
         places = []
         while until - self._paused > PAUSE * self.rate:
             self._paused += round(PAUSE_STEP * self.rate)
@@ -191,10 +194,10 @@ class Segmenter:
 
 
 def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
-    """Return a signal without NaN, and which of its samples nobody can stand in for: [n], [n].
+    """Return a signal without NaN, and which of its samples remain lost: [n], [n].
 
-    A line joins the two sides of a hole that is too short for a lead that is off; one that is
-    longer, or at the end, is still.
+    Short gaps are replaced by a straight line; those of `STILL` seconds or more by a flat one, like
+    a lead that is off.
     """
     lost = np.isnan(signal)
     if not lost.any():
@@ -213,7 +216,7 @@ def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
 
 
 class _Cutter:
-    """Cuts beats from some seconds of signal."""
+    """Cuts beats from several seconds of signal."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -222,12 +225,11 @@ class _Cutter:
         )
 
     def cut(self, signal: Signal, centres: Positions) -> NDArray[np.float32]:
-        """Cut beats: float32 [N, 140], filtered.
+        """Return the beats at these centres: float32 [N, 140], filtered.
 
-        A filter would hide what the receiver has to see of a beat that is not to be believed: where
-        the signal is flat or clipped it is given as it is, beside a lead that is off as a flat
-        line, and of a beat that drowns in noise what is given is the noise, so that
-        `quality.assess` calls all of them what they are.
+        A filter would hide from the receiver that a beat cannot be trusted. So a flat or clipped
+        signal is returned unfiltered, a beat next to a lead that is off as a flat line, and a beat
+        drowned in noise as the noise; `quality.assess` then recognises each of them.
         """
         from scipy.interpolate import CubicSpline
 
@@ -236,20 +238,21 @@ class _Cutter:
         number = np.arange(len(signal))
         raw = np.interp(places, number, signal).astype(np.float32)
         smooth = np.zeros_like(signal)
-        for part in alive(signal, self._rate):  # so that no step beside it shows
+        for part in alive(signal, self._rate):  # without the steps beside it
             smooth[part] = self._beat(signal[part])
         beats = CubicSpline(number, smooth)(places).astype(np.float32)
         drowned = self._drowned(signal, smooth, centres)
         if drowned.any():
             fast = CubicSpline(number, self._shown(signal))
             shown = fast(places).astype(np.float32)
-            seen = drowned & (quality.assess(shown) == quality.NOISE)  # not where it just begins
+            # Not where the noise only just begins.
+            seen = drowned & (quality.assess(shown) == quality.NOISE)
             beats[seen] = shown[seen]
         beats[self._beside_still(signal, centres)] = 0.0
         return np.where((quality.assess(raw) != quality.GOOD)[:, None], raw, beats)
 
     def _drowned(self, signal: Signal, smooth: Signal, centres: Positions) -> NDArray[np.bool_]:
-        """Say which beats have noise around them: before, after, or both."""
+        """Return which beats have noise before them, after them, or both: [N]."""
         from scipy.ndimage import uniform_filter1d
 
         short, last = round(0.05 * self._rate), len(signal) - 1
@@ -270,14 +273,14 @@ class _Cutter:
         return np.asarray(drowned)
 
     def _beside_still(self, signal: Signal, centres: Positions) -> NDArray[np.bool_]:
-        """Say which beats have a lead that is off before or after them."""
+        """Return which beats have a lead that is off just before or after them: [N]."""
         begins, ends = still(signal, self._rate)
         first, last = (centres[:, None] + side * AROUND * self._rate for side in (-1, 1))
         within = np.minimum(ends, last) - np.maximum(begins, first)
         return np.asarray((within >= STILL * self._rate).any(axis=1))
 
     def _repeats(self, signal: Signal) -> float:
-        """How like itself a signal is a beat of 100 to 500 a minute later: 1 for exactly like."""
+        """Return the largest autocorrelation of a signal at lags of 100 to 500 beats a minute."""
         from scipy.signal import correlate
 
         alike = correlate(signal, signal)[len(signal) - 1 :]

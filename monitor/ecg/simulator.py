@@ -1,4 +1,4 @@
-"""Simulated beats, drawn from what `ecg-train simulator` learnt of ECG5000; numpy is enough."""
+"""Draw simulated beats, as `ecg-train simulator` fitted them to ECG5000; needs only NumPy."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ FITTED = Path(__file__).parents[1] / "models" / "simulator.npz"
 class Simulator:
     """Draws normal and ectopic beats, float32 [N, 140] in ECG5000's units.
 
-    Each class is a handful of shapes. A shape has its share of the class, a mean, and principal
-    components that are as long as the deviation along them: a beat is the mean of one shape and
-    a normally distributed multiple of each of its components.
+    Each class consists of a number of shapes. A shape has a share of the class, a mean, and
+    principal components scaled by the standard deviation along them: a beat is the mean of one
+    shape plus a normally distributed multiple of each of its components.
     """
 
     def __init__(self, seed: int, path: Path = FITTED) -> None:
-        """Load the fit. The same seed and the same calls give the same beats."""
+        """Load the fit. The same seed and the same calls return the same beats."""
         self._draws = np.random.default_rng(seed)
         with np.load(path, allow_pickle=False) as fitted:
             self._fitted: dict[str, Floats] = dict(fitted)
 
     def normal(self, n: int) -> Floats:
-        """Draw `n` normal beats."""
+        """Return `n` normal beats."""
         return self._draw("normal", n)
 
     def ectopic(self, n: int) -> Floats:
-        """Draw `n` ectopic beats, of the kinds and in the mixture that ECG5000 has."""
+        """Return `n` ectopic beats, with the kinds and proportions of ECG5000."""
         return self._draw("ectopic", n)
 
     def _draw(self, kind: str, n: int) -> Floats:

@@ -1,8 +1,8 @@
-"""The signals of all devices: chunks in, beats out, whatever happens to the chunks on their way.
+"""Turn the chunks of all devices into beats, whatever happens to the chunks on their way.
 
-Pure: time comes in as an argument. A chunk may come twice, may be missing, may hold samples that
-were lost, and its device may begin to count anew. Lost samples are time that passes with the lead
-off: no beat and no interval is made of the two sides of a hole.
+Pure: the time is an argument. A chunk may arrive twice, may be missing, may contain lost samples,
+and its device may restart its sample numbers. Lost samples are time with the lead off: no beat and
+no interval spans a gap.
 """
 
 from collections import deque
@@ -20,30 +20,30 @@ from monitor.ecg.signal_rhythm import SignalRhythm
 from monitor.errors import ConfigurationError, Rejected
 
 SILENT_AFTER: Final = 10.0
-"""Seconds without a chunk after which a stream is over and its last beats are given."""
+"""Seconds without a chunk after which a stream ends and its last beats are returned."""
 
 RATE_TOLERANCE: Final = 0.02
-"""Share by which a chunk's rate may differ from its stream's: devices measure their clocks."""
+"""Share by which a chunk's rate may differ from its stream's: some devices measure their clock."""
 
 LONGEST_HOLE: Final = 60.0
-"""Seconds of lost samples that are a lead that is off; after more of them a new stream begins."""
+"""Longest gap within a stream, in seconds; after a longer one a new stream begins."""
 
 REPEATABLE: Final = 60.0
-"""Seconds that a chunk may reach back and still be a repetition of one that came before."""
+"""Seconds for which earlier chunks are remembered, to recognise duplicates."""
 
 TAIL: Final = 10.0
-"""Seconds of samples that are kept, to tell a chunk that overlaps them from a count begun anew."""
+"""Seconds of samples kept, to distinguish an overlapping chunk from restarted sample numbers."""
 
 
 class Taken(NamedTuple):
-    """What a chunk brought.
+    """The result of taking a chunk.
 
     Attributes:
-        beats: those that it completed.
-        rhythm_changed: whether an arrhythmia began, grew more serious, or ended.
-        notice: why a new stream of a known device begins; None where it does not.
-        first: the number of the first sample that was new; None where all came before.
-        lost: how many samples were missing before it, or are not finite in it.
+        beats: the beats that it completed.
+        rhythm_changed: whether an arrhythmia began, became more serious, or ended.
+        notice: why a new stream of a known device begins; None if it does not.
+        first: the number of the first new sample; None if there is none.
+        lost: the number of samples missing before the chunk or not finite in it.
     """
 
     beats: list[CutBeat]
@@ -58,16 +58,17 @@ class Stream:
 
     Attributes:
         expected: the number of the next sample.
-        told: what `expected` was when something was last published of it; the caller's to set.
-        heard: when its last chunk came, in seconds on the caller's clock.
+        told: the value of `expected` when the caller last published something; set by the caller.
+        heard: when its last chunk arrived, in seconds on the caller's clock.
     """
 
     def __init__(
         self, rate: float, chunk: Chunk, lead: str | None, settings: RhythmSettings
     ) -> None:
-        """Begin with the first sample of a chunk.
+        """Start with the first sample of a chunk.
 
-        Raises ConfigurationError for a rate that cannot be used.
+        Raises:
+            ConfigurationError: the rate cannot be used.
         """
         self.expected = chunk.seq or 0
         self.told = self.expected
@@ -77,9 +78,9 @@ class Stream:
         self._segmenter = Segmenter(rate, self.expected)
         self._rhythm = SignalRhythm(rate, self.leads, settings)
         self._first = self.expected
-        self._arrived = 0.0  # when the last chunk came, in seconds since 1970
-        self._moment: tuple[int, float] | None = None  # a sample's number, and when it was
-        self._recent: deque[tuple[int, int, int]] = deque()  # first, number and check of chunks
+        self._arrived = 0.0  # when the last chunk arrived, in seconds since 1970
+        self._moment: tuple[int, float] | None = None  # a sample's number, and its time
+        self._recent: deque[tuple[int, int, int]] = deque()  # first, length, checksum of chunks
         self._tail: Signal = np.empty(0)
 
     @property
@@ -88,27 +89,27 @@ class Stream:
         return self._segmenter.rate
 
     def time_of(self, seq: int) -> float | None:
-        """When a sample was, in seconds since 1970; None where the device does not say."""
+        """Return the time of a sample in seconds since 1970; None if the device sends no times."""
         if self._moment is None:
             return None
         number, time = self._moment
         return time + (seq - number) / self.rate
 
     def rhythm(self) -> list[Finding]:
-        """Return the arrhythmias that are there, the most serious first, in seconds since 1970."""
+        """Return the arrhythmias present, most serious first, with times in seconds since 1970."""
         return [
             each._replace(since=self._wall(each.since), seen=self._wall(each.seen))
             for each in self._rhythm.standing
         ]
 
     def _wall(self, second: float) -> float:
-        """Return when a second of the stream was: by the device's clock, or else by arrival."""
+        """Return the time of a second of the stream, by the device's clock or else by arrival."""
         seq = self._first + round(second * self.rate)
         told = self.time_of(seq)
         return told if told is not None else self._arrived - (self.expected - seq) / self.rate
 
     def repeats(self, chunk: Chunk) -> bool:
-        """Whether a chunk that reaches back, or the part of it that does, came before."""
+        """Return whether a chunk, or the part of it before `expected`, is a duplicate."""
         samples = self._samples(chunk)
         if chunk.seq is None:
             return any(check == _check(samples) for _, _, check in self._recent)
@@ -121,10 +122,10 @@ class Stream:
         return (chunk.seq, len(chunk), _check(samples)) in self._recent
 
     def feed(self, chunk: Chunk, wall: float) -> tuple[list[CutBeat], bool]:
-        """Take in a chunk that begins at or after the sample that is expected.
+        """Take a chunk that begins at or after the expected sample.
 
-        Returns the beats that it completes, and whether the rhythm has changed; `wall` is when it
-        came, in seconds since 1970.
+        Return the beats that it completes, and whether the rhythm has changed. `wall` is the time
+        of arrival in seconds since 1970.
         """
         first = self.expected + self.lost_before(chunk)
         samples = self._samples(chunk)
@@ -143,21 +144,21 @@ class Stream:
         return self._segmenter.feed(new), bool(changes)
 
     def finish(self) -> list[CutBeat]:
-        """Return the beats that are left when no more samples come."""
+        """Return the remaining beats when no more samples will come."""
         return self._segmenter.finish()
 
     def lost_before(self, chunk: Chunk) -> int:
-        """Return how many samples are missing before a chunk, by its number or else its time."""
+        """Return how many samples are missing before a chunk, by its number or else by its time."""
         if chunk.seq is not None:
             return max(0, chunk.seq - self.expected)
         due = self.time_of(self.expected)
-        if due is None or chunk.time is None or chunk.time - due < 1:  # clocks and networks waver
+        if due is None or chunk.time is None or chunk.time - due < 1:  # clocks are not exact
             return 0
         return round((chunk.time - due) * self.rate)
 
     def _samples(self, chunk: Chunk) -> Signal:
         lost = np.full(len(chunk), np.nan)
-        return chunk.leads.get(self.lead, lost)  # a lead that is not sent is a lead that is off
+        return chunk.leads.get(self.lead, lost)  # a lead that is not sent counts as off
 
 
 class Streams:
@@ -169,12 +170,12 @@ class Streams:
         lead: str | None = None,
         rhythm: Callable[[str], RhythmSettings] = lambda _: RhythmSettings(),
     ) -> None:
-        """Begin with no device known.
+        """Start with no streams.
 
         Args:
-            rate: in Hz, of chunks that do not carry theirs.
-            lead: that beats are cut from; a device that does not have it is cut on its first one.
-            rhythm: what counts as an arrhythmia of a device.
+            rate: in Hz, for chunks that do not contain one.
+            lead: to cut beats from; for devices that do not have it, the first one.
+            rhythm: returns the settings that define a device's arrhythmias.
         """
         self._rate, self._lead, self._rhythm = rate, lead, rhythm
         self._streams: dict[str, Stream] = {}
@@ -183,7 +184,7 @@ class Streams:
         return len(self._streams)
 
     def find(self, device: str) -> Stream | None:
-        """Return a device's stream; None if it has none."""
+        """Return the stream of a device; None if it has none."""
         return self._streams.get(device)
 
     def take(
@@ -194,22 +195,22 @@ class Streams:
         redelivered: bool = False,
         wall: float = 0.0,
     ) -> Taken:
-        """Take in a chunk.
+        """Take a chunk.
 
         Args:
-            device: that it came from.
-            chunk: as `chunks.decode` gives it.
+            device: that sent it.
+            chunk: as `chunks.decode` returned it.
             now: in seconds.
-            redelivered: whether the broker marked it as delivered before; one without a number
-                that came before is then known by its samples.
-            wall: when it came, in seconds since 1970.
+            redelivered: whether the broker marked it as a duplicate; without a number, it is then
+                compared with earlier chunks by its samples.
+            wall: when it arrived, in seconds since 1970.
 
         Raises:
             Rejected: its rate is not known, or cannot be used.
         """
         rate = chunk.rate or self._rate
         if rate is None:
-            raise Rejected("shape", "the chunk carries no rate, and segment.rate is not set")
+            raise Rejected("shape", "the chunk contains no rate, and segment.rate is not set")
         stream, notice, beats = self._streams.get(device), None, list[CutBeat]()
         if stream is not None:
             notice = _breaks(stream, chunk, rate)
@@ -237,18 +238,18 @@ class Streams:
         return Taken(beats, changed, notice, first, lost + first - due)
 
     def end_silent(self, now: float) -> list[tuple[str, Stream, list[CutBeat]]]:
-        """End the streams that were not heard for `SILENT_AFTER`, and return their last beats."""
+        """End the streams without a chunk for `SILENT_AFTER`, and return their last beats."""
         ended = [name for name, it in self._streams.items() if it.heard + SILENT_AFTER < now]
         return [(name, *self.end(name)) for name in ended]
 
     def end(self, device: str) -> tuple[Stream, list[CutBeat]]:
-        """End the stream of a device that has one, and return it and its last beats."""
+        """End the stream of a device, which must have one; return it and its last beats."""
         stream = self._streams.pop(device)
         return stream, stream.finish()
 
 
 def _breaks(stream: Stream, chunk: Chunk, rate: float) -> str | None:
-    """Return why a chunk does not belong to a stream; None where it does."""
+    """Return why a chunk does not belong to a stream; None if it does."""
     if abs(rate - stream.rate) > RATE_TOLERANCE * stream.rate:
         return f"its rate is {rate:g} Hz, and was {stream.rate:g} Hz"
     if not set(chunk.leads) & set(stream.leads):
@@ -257,7 +258,7 @@ def _breaks(stream: Stream, chunk: Chunk, rate: float) -> str | None:
     if lost > LONGEST_HOLE:
         return f"{lost:.0f} s of its samples are missing"
     if chunk.seq is not None and chunk.seq < stream.expected and not stream.repeats(chunk):
-        return f"it counts from {chunk.seq} again; {stream.expected} was to come"
+        return f"it counts from {chunk.seq} again; {stream.expected} was expected"
     return None
 
 
@@ -266,7 +267,7 @@ def _named(leads: Iterable[str]) -> str:
 
 
 def _rest(chunk: Chunk, expected: int, rate: float) -> Chunk:
-    """Return what of a chunk comes at or after the sample `expected`."""
+    """Return the part of a chunk at or after the sample `expected`."""
     assert chunk.seq is not None
     known = min(len(chunk), expected - chunk.seq)
     time = None if chunk.time is None else chunk.time + known / rate

@@ -203,7 +203,10 @@ def test_segment_cuts_the_beats_that_replay_would_have_cut(
         (("beats.csv", "--raw"), "--raw: beats.csv is not a WFDB or EDF record"),
         (("beats.csv", "--lead", "II"), "--lead: beats.csv is not a WFDB or EDF record"),
         (("RECORD", "--lead", "aVF"), "--lead 'aVF': "),
-        (("RECORD", "--raw", "--beats-per-message", "2"), "not with --raw, which publishes no beats"),
+        (
+            ("RECORD", "--raw", "--beats-per-message", "2"),
+            "not with --raw, which publishes no beats",
+        ),
         (("RECORD", "--raw", "--start", "1000"), "there are no samples between --start and --stop"),
     ],
 )

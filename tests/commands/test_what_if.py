@@ -23,7 +23,7 @@ def test_stricter_settings_raise_fewer_alarms_and_every_choice_is_told(
     assert (tmp_path / "what-if.png").read_bytes().startswith(b"\x89PNG")
     told = capsys.readouterr().out
     assert "false/h" in told
-    assert "rate 0.01: 0.0067 to 0.015 according to 2,347 held-out beats" in told
+    assert "rate 0.01: 0.0067 to 0.015 by 2,347 held-out beats" in told
     strict, loose = min(what_if.RATES), max(what_if.RATES)
     raised = {
         rate: max(o.judged.raised for o in outcomes if o.rate == rate) for rate in (strict, loose)

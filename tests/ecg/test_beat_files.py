@@ -58,7 +58,7 @@ def test_a_last_column_of_labels_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "holds no beats; expected rows of 140 numbers"),
+        ("", "contains no beats; expected rows of 140 numbers"),
         ("1,2,3\n", "row 1 has 3 columns, expected 140, or 141 with the label last"),
         (f"{ROW}\n{ROW[:-4]}\n", "row 2 has 139 columns, expected 140"),
         (f"{ROW}\n\n{ROW}\n", "row 2 has 1 columns, expected 140"),
@@ -118,8 +118,8 @@ def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
         ({"a": [1.0]}, "has 1 columns of numbers, expected 140, or 141 with the label last"),
         ({"beat": [[1.0, 2.0]]}, "column 'beat': expected lists of 140 numbers"),
         ({"beat": [None]}, "column 'beat' has empty cells"),
-        ({"patient": ["x"]}, "column 'patient' holds string, expected numbers"),
-        ({"device": pa.array([], pa.string())}, "holds no beats; expected rows of 140 numbers"),
+        ({"patient": ["x"]}, "column 'patient' contains string, expected numbers"),
+        ({"device": pa.array([], pa.string())}, "contains no beats; expected rows of 140 numbers"),
     ],
 )
 def test_a_parquet_file_of_something_else_is_refused(
@@ -135,7 +135,7 @@ def test_a_parquet_file_of_something_else_is_refused(
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.parquet"
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(Failure, match="not a Parquet file that can be read"):
+    with pytest.raises(Failure, match="not a readable Parquet file"):
         list(beat_files.read(path))
     with pytest.raises(Failure, match="no such file"):
         list(beat_files.read(tmp_path / "none.csv"))

@@ -89,7 +89,9 @@ def opened(
 def watches(page: Page, device: str) -> None:
     """Wait until the page waits for the beats of a device."""
     expect(page.locator("#device-title")).to_have_text(device)
-    expect(page.locator("#no-beats")).to_contain_text(re.compile("Waiting|No beat from|No beat since"))
+    expect(page.locator("#no-beats")).to_contain_text(
+        re.compile("Waiting|No beat from|No beat since")
+    )
 
 
 def complaints(page: Page) -> list[str]:
@@ -381,7 +383,9 @@ def test_alarms_of_the_rhythm_are_shown_with_what_they_are_about_after_a_restart
             expect(page.locator("#state")).to_have_text("2 of 2 devices in alarm")
             expect(cards.first).not_to_contain_text("shelved")
             expect(page.locator("#device-state")).to_have_class("high")
-            expect(page.locator("#shelved")).to_contain_text("no alerts are published, except for the rhythm")
+            expect(page.locator("#shelved")).to_contain_text(
+                "no alerts are published, except for the rhythm"
+            )
             assert daemon.value('ecg_monitor_alarms{kind="asystole",priority="high"}') == 1
             assert complaints(page) == []
 
