@@ -1,4 +1,4 @@
-"""Reads the history: the alarms that were raised, and who shelved which device."""
+"""Read the history: the alarms that were raised, and who shelved which device."""
 
 import sqlite3
 import time
@@ -26,18 +26,18 @@ from monitor.times import from_rfc3339, rfc3339
 
 
 class PastAlarm(msgspec.Struct, kw_only=True):
-    """An alarm from its raising to its clearing; times are RFC 3339.
+    """An alarm from raising to clearing; times are RFC 3339.
 
     Attributes:
         id: of the alert that raised it.
         priority: the highest that it had.
         cleared: None while it is open.
-        lost: whether it ended only because the broker had forgotten it when the monitor started.
-        acknowledged: who has seen it last.
-        shelved_by: who had the device shelved, so that nobody was alerted.
-        score, threshold, model, beats_anomalous, beats_seen: as it was raised.
-        beat, reconstruction: of the beat that raised it, [140]; None where none did.
-        heart_rate, pause_s: what an alarm of the rhythm was about as it was raised.
+        lost: whether it ended only because the broker no longer had it when the monitor started.
+        acknowledged: by whom and when it was last acknowledged.
+        shelved_by: who had shelved the device, so that the alarm was withheld.
+        score, threshold, model, beats_anomalous, beats_seen: when it was raised.
+        beat, reconstruction: of the beat that raised it, [140]; None if no beat did.
+        heart_rate, pause_s: what a rhythm alarm was about when it was raised.
     """
 
     id: str
@@ -64,7 +64,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
 @contextmanager
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     if not file.is_file():
-        raise Failure(f"history.file = '{file}': no monitor has kept a history there")
+        raise Failure(f"history.file = '{file}': there is no history")
     try:
         with closing(open_to_read(file)) as database:
             yield database
@@ -83,10 +83,10 @@ def alarms(
 
     Args:
         file: of the history.
-        since: in seconds since 1970; None for all that are kept.
-        device: of this device alone.
-        most: how many alarms, at most.
-        alarm: the one with this id alone.
+        since: in seconds since 1970; None for all alarms.
+        device: only alarms of this device; None for all devices.
+        most: most alarms to yield; None for no limit.
+        alarm: only the alarm with this id; None for all alarms.
 
     Raises:
         Failure: there is no history, or it cannot be read.
@@ -190,7 +190,7 @@ def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:
 
 
 def shelvings(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:
-    """Return who shelved which device, and who took it back, at or after `since`; oldest first.
+    """Return who shelved which device, or ended that, at or after `since`, oldest first.
 
     Raises:
         Failure: there is no history, or it cannot be read.

@@ -1,9 +1,9 @@
-"""What a file of the history is: its schema, the schema's version, and its bounds. SQLite.
+"""The file of the history: its schema, the schema's version, and its limits. SQLite.
 
-Two tables: `alerts`, each change of an alarm with its beat, and `actions`, what people did. Times
-are in seconds since 1970. `kept` is when a row was written, which is what its age counts from: a
-device's clock may be wrong. `lost` is when the broker was found to have forgotten the alarm: if all
-alerts of an alarm have it, the alarm ended then.
+There are two tables: `alerts` with each change of an alarm and its beat, and `actions` with what
+people did. Times are in seconds since 1970. `kept` is when a row was written, from which its age is
+counted, as a device's clock may be wrong. `lost` is when the broker was found to no longer have the
+alarm: if all alerts of an alarm have it, the alarm ended then.
 """
 
 import sqlite3
@@ -16,9 +16,8 @@ import msgspec
 from monitor.settings import HistorySettings
 
 ACTIONS_PER_MEGABYTE = 500
-"""Actions that are kept for each megabyte of the bound. At 50 to 130 bytes each (measured, with
-names as people have them), somebody who shelves without end takes a fifteenth of the file and
-leaves the rest to the alerts."""
+"""Actions kept for each megabyte of the limit. At 50 to 130 bytes each (measured, with typical
+names), endless shelving fills a fifteenth of the file and leaves the rest to the alerts."""
 
 APPLICATION_ID = 0x45434748
 """Marks an SQLite file as a history (`PRAGMA application_id`): "ECGH" in ASCII."""
@@ -36,8 +35,8 @@ _MIGRATIONS = (
             action TEXT NOT NULL, alarm TEXT, device TEXT NOT NULL, person TEXT NOT NULL,
             time REAL NOT NULL, until REAL, kept REAL NOT NULL)""",
         "CREATE INDEX IF NOT EXISTS actions_of_alarm ON actions (alarm)",
-        # When an alarm was lost stood among the actions, where others could push it out: the
-        # alarm was open again. It held unless an alert of the alarm had come since.
+        # Lost alarms used to be recorded as actions, where newer actions could push them out, so
+        # that the alarm was open again. They counted unless a later alert of the alarm followed.
         "ALTER TABLE alerts ADD COLUMN lost REAL",
         """UPDATE alerts SET lost = (
             SELECT max(time) FROM actions WHERE action = 'lost' AND alarm = alerts.alarm
@@ -46,15 +45,15 @@ _MIGRATIONS = (
         "DELETE FROM actions WHERE action = 'lost'",
     ),
 )
-"""The statements that lead from each version of the schema to the next, beginning with 0: a new
-file goes the same way as an old one. What was released is not edited; new steps follow it."""
+"""The statements that lead from each version of the schema to the next, starting with 0: a new
+file takes the same path as an old one. Never edit a released step; append new ones."""
 
 VERSION = len(_MIGRATIONS)
 """The version of the schema that this program reads and writes (`PRAGMA user_version`)."""
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What somebody did, to an alarm or to a device; times in seconds since 1970."""
+    """What a person did to an alarm or a device; times in seconds since 1970."""
 
     action: Literal["acknowledged", "shelved", "unshelved"]
     device: str
@@ -65,13 +64,13 @@ class Action(msgspec.Struct, frozen=True):
 
 
 def open_to_write(file: Path) -> sqlite3.Connection:
-    """Open a file to be written, made if it is not there and migrated if it is of an older version.
+    """Open a file for writing; create it if necessary, and migrate it from an older version.
 
-    Only its owner may read it.
+    Only its owner can read it.
 
     Raises:
-        OSError: its folder cannot be made.
-        sqlite3.Error: it cannot be written, holds something else, or is of a newer version.
+        OSError: its folder cannot be created.
+        sqlite3.Error: it cannot be written, is not a history, or has a newer version.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file.touch(mode=0o600)
@@ -91,18 +90,18 @@ def open_to_write(file: Path) -> sqlite3.Connection:
 
 
 def open_to_read(file: Path) -> sqlite3.Connection:
-    """Open a file to be read, while another program may write to it.
+    """Open a file for reading, while another program may write to it.
 
     Raises:
-        sqlite3.Error: it cannot be opened, holds something else, or is of another version.
+        sqlite3.Error: it cannot be opened, is not a history, or has another version.
     """
     database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
     database.row_factory = sqlite3.Row
     try:
         if (version := _version(database)) < VERSION:
             raise sqlite3.DatabaseError(
-                f"its schema has version {version}, and {VERSION} is read here: start the monitor, "
-                "which brings its file up to date"
+                f"its schema has version {version}, but {VERSION} is needed: start the monitor, "
+                "which migrates the file"
             )
     except BaseException:
         database.close()
@@ -111,10 +110,10 @@ def open_to_read(file: Path) -> sqlite3.Connection:
 
 
 def _version(database: sqlite3.Connection) -> int:
-    """Return the version of the schema; 0 where there is none yet.
+    """Return the version of the schema; 0 if there is none yet.
 
     Raises:
-        sqlite3.DatabaseError: the file holds something else, or is of a newer version.
+        sqlite3.DatabaseError: the file is not a history, or has a newer version.
     """
     version, application = (
         database.execute(f"PRAGMA {name}").fetchone()[0]
@@ -123,16 +122,16 @@ def _version(database: sqlite3.Connection) -> int:
     rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     others = {row[0] for row in rows} - {"alerts", "actions"}
     if application != APPLICATION_ID and (application or version or others):
-        raise sqlite3.DatabaseError("it holds something else than a history")
+        raise sqlite3.DatabaseError("it is not a history")
     if version > VERSION:
         raise sqlite3.DatabaseError(
-            f"its schema has version {version}, of a newer monitor; this one knows {VERSION}"
+            f"its schema has version {version}, of a newer monitor; this one supports {VERSION}"
         )
     return int(version)
 
 
 def _migrate(database: sqlite3.Connection) -> None:
-    """Bring the schema up to date, all of it or nothing."""
+    """Migrate the schema to `VERSION`, completely or not at all."""
     with database:
         database.execute("BEGIN IMMEDIATE")
         for statements in _MIGRATIONS[_version(database) :]:
@@ -143,7 +142,7 @@ def _migrate(database: sqlite3.Connection) -> None:
 
 
 def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
-    """Delete what is too old, and the oldest where there is too much."""
+    """Delete rows that are too old, and the oldest rows of a file that is too large."""
     oldest = time.time() - 86400 * bounds.days
     most = bounds.megabytes * 1_000_000
     with database:
@@ -158,7 +157,7 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
             for name in ("page_count", "freelist_count", "page_size")
         )
         if (used := (pages - free) * size) > most:
-            # Down to nine tenths, so that the next alert does not begin it again.
+            # Down to nine tenths, so that the next alert does not trigger it again.
             database.execute(
                 "DELETE FROM alerts WHERE rowid <= (SELECT min(rowid) + ? * (max(rowid) - "
                 "min(rowid)) FROM alerts)",

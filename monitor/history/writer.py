@@ -1,7 +1,7 @@
-"""Writes the history: the loop hands over what is to be kept and goes on, a thread writes it.
+"""Write the history: the loop hands rows over and continues, and a thread writes them.
 
-The loop never waits. What cannot be written yet does, within bounds; beyond them it is counted as
-lost.
+The loop never waits. Rows that cannot be written are queued up to a limit, and counted as lost
+beyond it.
 """
 
 import errno
@@ -26,24 +26,23 @@ from monitor.times import from_rfc3339
 log = structlog.get_logger()
 
 MAX_WAITING = 10_000
-"""Rows that wait to be written, at most: up to 60 MB, for an alert with its beat is about 6 kB."""
+"""Most rows that wait to be written: up to 60 MB, as an alert with its beat is about 6 kB."""
 
 MAX_BATCH = 500
-"""Rows written in one transaction, at most: 3 MB of alerts, less than the 4 MiB at which SQLite's
-log beside the file is cut back."""
+"""Most rows in one transaction: 3 MB of alerts, less than the 4 MiB to which SQLite's write-ahead
+log is truncated."""
 
 GATHER_TIME = 0.1
-"""Seconds for which rows are gathered before they are written, so that the writing does not disturb
-the loop as it publishes the same alert. A monitor that is killed loses that much of its history."""
+"""Seconds for which rows are gathered before they are written, so that writing does not delay the
+loop while it publishes the same alert. A monitor that is killed loses that much of its history."""
 
 RETRY_INTERVAL = 1.0
-"""Seconds after which what could not be written is tried again."""
+"""Seconds between two attempts to write."""
 
 TRIM_INTERVAL = 60.0
-"""Seconds between two looks at whether the file is within its bounds: at 500 alerts a minute it
-grows by 3 MB between them."""
+"""Seconds between two checks of the file's limits: at 500 alerts a minute it grows by 3 MB."""
 
-# An alert comes again after a redelivery, and when a shelf is over: then its alarm is not lost.
+# An alert is repeated after a redelivery and when shelving ends: its alarm is not lost then.
 _INSERT_ALERT = (
     "INSERT INTO alerts (id, alarm, device, kind, event, priority, time, since, shelved_by, kept, "
     "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -66,19 +65,19 @@ _Row = tuple[str, tuple[Any, ...]]
 
 
 class HistoryWriter:
-    """Keeps alerts and actions. Its methods are called from the loop and never wait."""
+    """Stores alerts and actions. Its methods are called from the loop and never block."""
 
     def __init__(self, bounds: HistorySettings, file: Path, lost: Counter) -> None:
-        """Open the file and start the thread; keep nothing where `bounds.days` is 0.
+        """Open the file and start the thread; store nothing if `bounds.days` is 0.
 
         Args:
-            bounds: how much is kept, and whether the file was named.
-            file: where.
-            lost: counts what could not be kept.
+            bounds: the limits, and whether the settings name the file.
+            file: to write to.
+            lost: counts rows that could not be stored.
 
         Raises:
-            ConfigurationError: the file that the settings name cannot be used. One that they do
-                not name is done without, and the log says so.
+            ConfigurationError: a file named by the settings cannot be used. If the default file
+                cannot be used, a warning is logged and nothing is stored.
         """
         self._bounds, self._file, self._lost = bounds, file, lost
         self._waiting: Queue[_Row | None] = Queue(MAX_WAITING)
@@ -95,8 +94,8 @@ class HistoryWriter:
                 self._log_failure(error)
             elif bounds.file is not None:
                 raise ConfigurationError(
-                    f"history.file = '{file}': cannot be used ({error}); allowed is a file of the "
-                    "history, or a new one in a folder that can be written to"
+                    f"history.file = '{file}': cannot be used ({error}); allowed is a history "
+                    "file, or a new file in a writable folder"
                 ) from None
             else:
                 log.warning("no history is kept", file=str(file), reason=str(error))
@@ -106,11 +105,11 @@ class HistoryWriter:
 
     @property
     def file(self) -> Path | None:
-        """The file; None where nothing is kept."""
+        """The file; None if nothing is stored."""
         return self._file if self._thread is not None else None
 
     def keep(self, alert: Alert, payload: bytes, shelved_by: str | None = None) -> None:
-        """Keep an alert, encoded in `payload`; `shelved_by` tells why nobody was alerted."""
+        """Store an alert, encoded in `payload`; `shelved_by` is who had it withheld, if anybody."""
         row = (
             *(alert.id, alert.alarm, alert.device, alert.kind, alert.event, alert.priority),
             *(from_rfc3339(alert.time), from_rfc3339(alert.since)),
@@ -119,7 +118,7 @@ class HistoryWriter:
         self._put(_INSERT_ALERT, row)
 
     def note(self, action: Action) -> None:
-        """Keep what somebody did."""
+        """Store what a person did."""
         self._put(
             _INSERT_ACTION,
             (
@@ -129,11 +128,11 @@ class HistoryWriter:
         )
 
     def end_others(self, retained: Iterable[str]) -> None:
-        """Mark all open alarms as lost but those with these ids: the broker has forgotten them."""
+        """Mark open alarms as lost unless the broker retains them, as listed by id."""
         self._put(_MARK_LOST, (time.time(), encode(list(retained)).decode()))
 
     def close(self, timeout: float) -> None:
-        """Write what waits, within `timeout` seconds; the log says how much was left."""
+        """Write the waiting rows within `timeout` seconds; log how many were left."""
         if self._thread is None:
             return
         self._closing.set()
@@ -169,9 +168,9 @@ class HistoryWriter:
                     return
 
     def _write(self, rows: list[_Row]) -> bool:
-        """Write rows; return False if that cannot be done now, as where the disk is full.
+        """Write rows; return False if that is impossible now, for instance on a full disk.
 
-        The file is opened anew each time: it may have been moved away, or have come back.
+        The file is opened each time, as it may have been moved away or restored.
         """
         try:
             with closing(open_to_write(self._file)) as database:
@@ -196,6 +195,6 @@ class HistoryWriter:
 
 
 def _passes(error: OSError | sqlite3.Error) -> bool:
-    """Whether the settings are not to blame: the file is locked, or the disk full or failing."""
+    """Return whether the error may pass: the file is locked, or the disk is full or failing."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
     return code in _PASSING or getattr(error, "errno", None) == errno.ENOSPC

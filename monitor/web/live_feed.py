@@ -1,8 +1,8 @@
-"""The live page's source: open alarms, devices, and the last beats of a few watched devices.
+"""Collect the data of the live page: open alarms, devices, and the last beats of watched devices.
 
-The loop owns all state. Every `REFRESH_INTERVAL` it makes an immutable snapshot of some of it; the
-threads that serve pages take the latest. Neither waits for the other's lock. While nobody watches,
-no snapshot is made, and the loop pays for one truth test a turn.
+The loop owns all state. Every `REFRESH_INTERVAL` it makes an immutable snapshot of part of it, and
+the threads that serve pages use the latest one, without locks. While nobody watches, no snapshots
+are made, and the cost is one truth test per turn of the loop.
 """
 
 import math
@@ -34,29 +34,29 @@ from monitor.web.snapshot import (
 )
 
 REFRESH_INTERVAL = 0.2
-"""Seconds between two snapshots: a page that is five times a second newer looks live."""
+"""Seconds between two snapshots: a page that changes five times a second looks live."""
 
 WATCH_TIMEOUT = 10.0
-"""Seconds after its last request for which a page counts as open."""
+"""Seconds after its last request during which a page counts as open."""
 
 FIRST_SNAPSHOT_TIMEOUT = 1.0
-"""Seconds that a first request waits for a snapshot; the loop takes a quarter at most."""
+"""Seconds that a first request waits for a snapshot; the loop needs at most a quarter of it."""
 
 MAX_WATCHED = 8
-"""Devices whose beats can be watched at once, which bounds what the loop does for pages."""
+"""Devices that can be watched at the same time, which limits the loop's work for pages."""
 
 BEATS_KEPT = 16
-"""Beats kept of each watched device: more than arrive between two requests of a page."""
+"""Beats kept for each watched device: more than arrive between two requests of a page."""
 
 BEATS_PER_SECOND = 10.0
-"""Beats a second kept of each watched device in the long run; no heart beats faster."""
+"""Average rate at which beats are kept for each watched device; no heart beats faster."""
 
 MAX_IN_ALARM, MAX_HEARD = 200, 100
-"""Devices in alarm, and devices heard, that a snapshot lists at most."""
+"""Most devices in alarm, and most other devices, in a snapshot."""
 
 
 class LiveFeed:
-    """Snapshots for the pages that are open.
+    """Makes snapshots for open pages.
 
     Attributes:
         watched: whether any page is open.
@@ -76,8 +76,8 @@ class LiveFeed:
     def snapshot(self, device: str) -> Snapshot | None:
         """Return the latest snapshot, with the beats of one device, which is watched from now on.
 
-        For any thread. Return None where there has been no snapshot for a while. The name "", which
-        no device has, watches none.
+        May be called from any thread. Return None if there is no recent snapshot. The name "",
+        which no device has, watches none.
         """
         self._requests.append((device[:LONGEST_NAME], time.monotonic()))
         self.watched = True
@@ -88,10 +88,10 @@ class LiveFeed:
         theirs = {name: beats for name, beats in view.beats.items() if name == device}
         return msgspec.structs.replace(view, beats=theirs)
 
-    # -- what the loop does
+    # -- called by the loop
 
     def update_device(self, name: str, device: Device | None) -> None:
-        """Note that an alarm of a device has changed; `device` is None if it was forgotten."""
+        """Record that an alarm of a device has changed; `device` is None if it was forgotten."""
         for devices in self._open.values():
             devices.pop(name, None)
         priority = priority_of(device) if device else None
@@ -106,10 +106,10 @@ class LiveFeed:
         verdicts: bytes,
         wall: float,
     ) -> None:
-        """Keep the last beats of the watched devices, as far as there is room for them.
+        """Keep the last beats of the watched devices, within `BEATS_PER_SECOND`.
 
         Args:
-            heard: for each message its device, its beats, and where in the batch they begin.
+            heard: the device of each message, its beats, and their offset in the batch.
             batch: float32 [N, 140].
             scored: what the detectors said of it.
             verdicts: for each beat one of those of `alarms.kinds`.
@@ -139,7 +139,7 @@ class LiveFeed:
                 )
 
     def refresh(self, alarms: Alarms, detectors: Detectors, now: float) -> None:
-        """Make a new snapshot, if it is time for one.
+        """Make a new snapshot if one is due.
 
         Args:
             alarms: of all devices.
@@ -182,7 +182,7 @@ class LiveFeed:
         self._available.set()
 
     def _update_watched(self, now: float) -> None:
-        """Learn which devices are watched, and drop the snapshot where no page is open."""
+        """Update which devices are watched, and drop the snapshot if no page is open."""
         while self._requests:
             name, when = self._requests.popleft()
             self._until = when + WATCH_TIMEOUT
@@ -194,16 +194,16 @@ class LiveFeed:
         if self._until <= now:
             self.watched, self._snapshot = False, None
             self._available.clear()
-            self.watched = bool(self._requests)  # a request may have come just now
+            self.watched = bool(self._requests)  # a request may have arrived just now
 
     def _in_alarm(self) -> Iterator[tuple[str, Device]]:
-        """The devices with an open alarm, by priority, and the one that changed last first."""
+        """Return the devices with an open alarm, by priority, the last changed first."""
         return chain.from_iterable(reversed(self._open[each].items()) for each in HIGHEST_FIRST)
 
     def _to_list(
         self, in_alarm: list[tuple[str, Device]], alarms: Alarms
     ) -> Iterator[tuple[str, Device]]:
-        """Yield the devices of a snapshot. A listed device stays listed, to be read."""
+        """Yield the devices of a snapshot. A listed device stays listed, so that it can be read."""
         self._listed = {name: None for name in self._listed if alarms.find(name)}
         for name in reversed(alarms.devices):
             if len(self._listed) >= MAX_HEARD:
@@ -219,7 +219,7 @@ class LiveFeed:
 
 
 class _WatchedDevice:
-    """The last beats of a device; of one that sends thousands a second, only a few."""
+    """The last beats of a watched device, or some of them if it sends thousands a second."""
 
     def __init__(self, now: float) -> None:
         self.until = now
@@ -230,7 +230,7 @@ class _WatchedDevice:
     def choose(
         self, messages: list[tuple[Beats, int]], now: float
     ) -> list[tuple[int, Beats, int, int]]:
-        """Return the last beats: number, message, and place in message and batch of each."""
+        """Return the last beats: number, message, index in the message, index in the batch."""
         room = min(BEATS_KEPT, self._room + BEATS_PER_SECOND * (now - self._since))
         self._number += sum(len(beats) for beats, _ in messages)
         chosen: list[tuple[int, Beats, int, int]] = []

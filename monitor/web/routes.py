@@ -1,4 +1,4 @@
-"""What is answered over HTTP: the live page, what it asks for, metrics and health."""
+"""The routes of the web server: the live page and its API, metrics and health."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,29 +20,29 @@ from monitor.web.server import TEXT, Answer, Request, Route
 from monitor.web.snapshot import Snapshot
 
 Health = Callable[[], str | None]
-"""What is wrong; None while all is well."""
+"""Returns what is wrong; None if nothing is."""
 
 Ask = Callable[[operator_requests.Request, str | None], Future[str | None]]
-"""Has a request attended to; gives why it cannot be done, or None."""
+"""Queues a request for the loop; the future's result is why it cannot be carried out, or None."""
 
 FILES = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 JSON = "application/json"
 
-MOST = 500
-"""Alarms of the past in one answer."""
+MAX_ALARMS = 500
+"""Most past alarms in one answer."""
 
-PATIENCE = 5.0
-"""Seconds that the loop may take to attend to a request."""
+REQUEST_TIMEOUT = 5.0
+"""Seconds that the loop may take to carry out a request."""
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What `/api/live` answers.
+class Live(msgspec.Struct, frozen=True):
+    """The answer of `/api/live`.
 
     Attributes:
-        trouble: what is wrong, if anything is.
+        trouble: what is wrong; None if nothing is.
         attending: whether alarms can be acknowledged and devices shelved over HTTP.
-        view: what was shown last.
+        view: the latest snapshot.
     """
 
     trouble: str | None
@@ -51,17 +51,17 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Vitals(Protocol):
-    """What knows whether a program is well; called from other threads."""
+    """Reports on the state of a program; called from other threads."""
 
     def health(self) -> str | None:
-        """Return what is wrong with anything that the program needs; None while all is well."""
+        """Return what is wrong with anything that the program needs; None if nothing is."""
 
     def stalled(self) -> str | None:
-        """Return that its loop does not turn; None while it does, whatever the broker does."""
+        """Return that the main loop is stuck; None while it runs, whatever the broker does."""
 
 
 def health_and_metrics(registry: CollectorRegistry, vitals: Vitals) -> dict[str, Route]:
-    """Return what every daemon serves, by its path."""
+    """Return the routes that every daemon serves, by path."""
     return {
         "/metrics": _metrics(registry),
         "/healthz": _healthz(vitals.health),
@@ -70,12 +70,12 @@ def health_and_metrics(registry: CollectorRegistry, vitals: Vitals) -> dict[str,
 
 
 def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -> dict[str, Route]:
-    """Return the live page and what it reads, by its path.
+    """Return the routes of the live page and its API, by path.
 
     Args:
-        health: of the monitor, which the page shows.
-        live: what the page moves by.
-        kept: the file of the history, where there is one.
+        health: of the monitor, shown on the page.
+        live: the source of snapshots.
+        kept: the file of the history; None if none is kept.
         attending: whether alarms can be acknowledged and devices shelved here.
     """
     return {
@@ -87,12 +87,12 @@ def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -
 
 
 def actions(ask: Ask) -> dict[str, Route]:
-    """All that can be asked for, by its path."""
+    """Return the routes that change something, by path."""
     return {"/api/acknowledge": _action("acknowledge", ask), "/api/shelve": _action("shelve", ask)}
 
 
 def _files() -> dict[str, Route]:
-    """The files of the page, the page itself as `/`; they are read once."""
+    """Return the files of the page, with the page itself as `/`; they are read once."""
 
     def route(file: Path) -> Route:
         answer = Answer(HTTPStatus.OK, f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
@@ -105,25 +105,25 @@ def _files() -> dict[str, Route]:
 def _live(health: Health, live: LiveFeed, attending: bool) -> Route:
     def answer(request: Request) -> Answer:
         view = live.snapshot(request.query.get("device", ""))
-        return _json(Seen(health(), attending, view))
+        return _json(Live(health(), attending, view))
 
     return answer
 
 
 def _alarms(kept: Path | None) -> Route:
-    """The alarms since a time, of all devices or of one, without their beats."""
+    """Return the route for the alarms since a time, of one or all devices, without their beats."""
 
     def answer(request: Request) -> Answer:
         asked = request.query
         try:
             since = from_rfc3339(asked["since"]) if "since" in asked else None
-            most = int(asked.get("limit", MOST))
+            most = int(asked.get("limit", MAX_ALARMS))
         except (ValueError, OverflowError):
-            said = "since is a time, as 2026-11-21T22:00:00Z, and limit a number"
+            said = "since must be a time such as 2026-11-21T22:00:00Z, and limit a number"
             return _said(HTTPStatus.BAD_REQUEST, said)
         if kept is None:
             return _said(HTTPStatus.NOT_FOUND, "no history is kept")
-        found = query.alarms(kept, since, asked.get("device"), max(1, min(most, MOST)))
+        found = query.alarms(kept, since, asked.get("device"), max(1, min(most, MAX_ALARMS)))
         try:
             return _json([replace(each, beat=None, reconstruction=None) for each in found])
         except Failure as failure:
@@ -133,7 +133,7 @@ def _alarms(kept: Path | None) -> Route:
 
 
 def _alarm(kept: Path | None) -> Route:
-    """One alarm, with its beat."""
+    """Return the route for one alarm, with its beat."""
 
     def answer(request: Request) -> Answer:
         if kept is None:
@@ -148,7 +148,7 @@ def _alarm(kept: Path | None) -> Route:
 
 
 class _Whose(msgspec.Struct):
-    """A request over HTTP names the device that a topic would name."""
+    """The device of a request over HTTP; over MQTT it is in the topic."""
 
     device: str | None = None
 
@@ -162,12 +162,12 @@ def _action(end: str, ask: Ask) -> Route:
             return _said(HTTPStatus.BAD_REQUEST, str(error))
         answer = ask(asked, device)
         try:
-            problem = answer.result(PATIENCE)
+            problem = answer.result(REQUEST_TIMEOUT)
         except TimeoutError:
             if answer.cancel():
-                said = "the broker was never reached, or the loop does not turn"
+                said = "the broker has not been reached yet, or the main loop is stuck"
                 return _said(HTTPStatus.SERVICE_UNAVAILABLE, said)
-            problem = answer.result()  # it is just being done
+            problem = answer.result()  # it is being carried out just now
         return _said(HTTPStatus.CONFLICT, problem) if problem else _said(HTTPStatus.OK, "done")
 
     return answer

@@ -1,7 +1,7 @@
-"""The HTTP server, and the rules by which it answers browsers.
+"""The HTTP server, and its rules for browsers.
 
-waitress reads requests in one thread, over all connections at once, and hands a request to one of
-its workers only when it is complete: a client that sends slowly keeps nobody from being answered.
+waitress reads the requests of all connections in one thread, and hands a request to a worker only
+when it is complete, so a slow client does not delay others.
 """
 
 import hmac
@@ -20,24 +20,24 @@ from monitor.errors import ConfigurationError
 TEXT = "text/plain; charset=utf-8"
 
 MAX_BODY = 10_000
-"""Bytes of the largest body that is read: an operator's request is a few hundred."""
+"""Largest request body, in bytes: an operator's request has a few hundred."""
 
 MAX_HEADER = 65_536
-"""Bytes of request line and headers, which is what `http.client` and most browsers send at most."""
+"""Most bytes of request line and headers: the limit of `http.client` and of most browsers."""
 
 THREADS = 8
-"""Requests answered at once: browsers, Prometheus and a health check, with room to spare while an
+"""Requests answered at the same time: enough for browsers, Prometheus and a health check while an
 operator's request waits for the loop."""
 
 CONNECTIONS = 500
-"""Connections held at once; further ones wait to be accepted. Below the usual limit of 1,024 open
-files, of which the broker and the history need a few."""
+"""Most open connections; further ones wait to be accepted. This is below the usual limit of 1,024
+open files, a few of which are needed for the broker and the history."""
 
 IDLE_TIMEOUT = 30
 """Seconds after which a silent connection is closed; a scrape comes every 15 s by default."""
 
 OPEN = ("/metrics", "/healthz", "/livez")
-"""Answered whatever the Host: programs reach them by service names, and no beat is in them."""
+"""Answered for any Host: programs use service names, and these paths contain no beats."""
 
 POLICY = "; ".join(
     (
@@ -49,11 +49,12 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # which no script of ours needs
+        "require-trusted-types-for 'script'",  # which none of our scripts needs
         "trusted-types 'none'",
     )
 )
-"""What the page may do: run its own scripts and ask its own daemon, and nothing else."""
+"""The content security policy: the page may run its own scripts and send requests to its own
+daemon, and nothing else."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -88,10 +89,10 @@ class Site(NamedTuple):
     """What is served.
 
     Attributes:
-        routes: what can be read, by path.
-        actions: what changes something, by path; only for those who have the token.
-        token: None where nothing may be changed.
-        hosts: further names that the site may be asked for by (`metrics.allowed_hosts`).
+        routes: for reading, by path.
+        actions: for changes, by path; they require the token.
+        token: None if nothing may be changed.
+        hosts: further host names of the site (`metrics.allowed_hosts`).
     """
 
     routes: dict[str, Route]
@@ -101,7 +102,7 @@ class Site(NamedTuple):
 
 
 def serve(host: str, port: int, site: Site) -> tuple[str, int]:
-    """Serve a site from daemon threads. Return the address bound.
+    """Serve a site from daemon threads. Return the bound address.
 
     Raises:
         ConfigurationError: the address cannot be bound.
@@ -110,13 +111,14 @@ def serve(host: str, port: int, site: Site) -> tuple[str, int]:
 
     try:
         listener = _listen(host, port)
-    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last: a strange name
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last: invalid name
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"metrics.host = {host!r}, metrics.port = {port}: cannot be bound ({reason}); "
-            "allowed is an address of this machine with a port that is free"
+            "allowed is an address of this machine with a free port"
         ) from None
-    logging.getLogger("waitress").setLevel(logging.ERROR)  # a client that hangs up is no news
+    # Clients that disconnect are not worth a warning.
+    logging.getLogger("waitress").setLevel(logging.ERROR)
     names = {"localhost", socket.gethostname().lower(), host.lower()}
     names.update(name.lower() for name in site.hosts)
     server = create_server(
@@ -127,8 +129,8 @@ def serve(host: str, port: int, site: Site) -> tuple[str, int]:
         channel_timeout=IDLE_TIMEOUT,
         cleanup_interval=IDLE_TIMEOUT // 3,
         max_request_header_size=MAX_HEADER,
-        max_request_body_size=MAX_BODY + 1,  # waitress refuses from this size on
-        asyncore_use_poll=True,  # select() knows no file descriptor above 1,023
+        max_request_body_size=MAX_BODY + 1,  # waitress refuses this size and above
+        asyncore_use_poll=True,  # select() is limited to file descriptors below 1,024
         log_socket_errors=False,
         ident="ecg-monitor",
     )
@@ -138,7 +140,7 @@ def serve(host: str, port: int, site: Site) -> tuple[str, int]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket; `::` takes IPv4 as well."""
+    """Return a bound socket; `::` accepts IPv4 as well."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, address = found[0][0], found[0][4]
     both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
@@ -148,7 +150,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _application(site: Site, names: Collection[str]) -> Callable[..., Iterable[bytes]]:
-    """Return the WSGI application (PEP 3333) of a site that is known by these names."""
+    """Return the WSGI application (PEP 3333) of a site with these host names."""
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         answer = _answer(site, names, environ)
@@ -171,13 +173,13 @@ def _answer(site: Site, names: Collection[str], environ: dict[str, Any]) -> Answ
         case "GET" | "HEAD":
             route = site.routes.get(path)
             if route is None:
-                return Answer(HTTPStatus.NOT_FOUND, TEXT, b"there are /, /metrics and /healthz\n")
+                return Answer(HTTPStatus.NOT_FOUND, TEXT, b"try /, /metrics or /healthz\n")
             request = Request(_parse(environ["QUERY_STRING"]), headers)
             return _refuse(path, headers, names) or route(request)
         case "POST":
             action = site.actions.get(path)
             if action is None:
-                return Answer(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"nothing is changed here\n")
+                return Answer(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"POST is not allowed here\n")
             refusal = (
                 _refuse(path, headers, names)
                 or _refuse_stranger(site.token, headers)
@@ -185,7 +187,7 @@ def _answer(site: Site, names: Collection[str], environ: dict[str, Any]) -> Answ
             )
             return refusal or action(Request({}, headers, environ["wsgi.input"].read()))
         case _:
-            return Answer(HTTPStatus.NOT_IMPLEMENTED, TEXT, b"only GET, HEAD and POST\n")
+            return Answer(HTTPStatus.NOT_IMPLEMENTED, TEXT, b"use GET, HEAD or POST\n")
 
 
 def _headers(environ: dict[str, Any]) -> Message:
@@ -198,40 +200,41 @@ def _headers(environ: dict[str, Any]) -> Message:
 
 
 def _refuse(path: str, headers: Message, names: Collection[str]) -> Answer | None:
-    """Return why a path is not answered: another site's page may be asking."""
+    """Return the refusal of a request that may come from another site; None if it may pass."""
     if path in OPEN:
         return None
     if not _is_known(headers.get("Host", ""), names):
-        # A site may point its own name at this machine, and then read what is answered.
-        text = b"this name is not in metrics.allowed_hosts; use localhost or an IP address\n"
+        # DNS rebinding: a site may point its own name at this machine, and read the answers.
+        text = b"this host name is not in metrics.allowed_hosts; use localhost or an IP address\n"
         return Answer(HTTPStatus.MISDIRECTED_REQUEST, TEXT, text)
     site = headers.get("Sec-Fetch-Site", "none")
     if path.startswith("/api/") and site not in ("same-origin", "none"):
-        return Answer(HTTPStatus.FORBIDDEN, TEXT, b"only for the page of this address\n")
+        return Answer(HTTPStatus.FORBIDDEN, TEXT, b"requests from other sites are refused\n")
     return None
 
 
 def _refuse_stranger(token: str | None, headers: Message) -> Answer | None:
-    """Return why a client may not change anything."""
+    """Return the refusal of a client without the token; None if it has it."""
     if token is None:
         text = b"nothing can be changed here: metrics.token_file is not set\n"
         return Answer(HTTPStatus.FORBIDDEN, TEXT, text)
     given = headers.get("Authorization", "").encode(errors="replace")
     if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-        text = b"only with the header Authorization: Bearer TOKEN\n"
+        text = b"the header Authorization: Bearer TOKEN is missing or wrong\n"
         return Answer(HTTPStatus.UNAUTHORIZED, TEXT, text)
     return None
 
 
 def _refuse_form(headers: Message) -> Answer | None:
-    """Return why a body is not taken. From a browser, only our own page can send JSON here."""
+    """Return the refusal of a body that is not JSON: other sites' pages cannot send JSON here."""
     if headers.get_content_type() != "application/json":
-        return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, b"only application/json\n")
+        text = b"the content type must be application/json\n"
+        return Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, TEXT, text)
     return None
 
 
 def _parse(query: str) -> dict[str, str]:
-    """Return the first value of each field of a query."""
+    """Return the first value of each parameter of a query string."""
     try:
         return {name: values[0] for name, values in parse_qs(query, max_num_fields=20).items()}
     except ValueError:
@@ -239,7 +242,7 @@ def _parse(query: str) -> dict[str, str]:
 
 
 def _is_known(host: str, names: Collection[str]) -> bool:
-    """Whether a Host header is one of the names, or an IP address, which cannot be rebound."""
+    """Return whether a Host header is one of the names or an IP address, which is not rebound."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

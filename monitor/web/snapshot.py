@@ -1,4 +1,4 @@
-"""What a page is told: the open alarms, the devices, and beats to draw; JSON at `/api/live`."""
+"""The data of the live page, JSON at `/api/live`: open alarms, devices, and beats to draw."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from monitor.alarms.device import HIGHEST_FIRST, Device, shelved
 from monitor.alarms.messages import Acknowledged, Kind, Priority, Shelved
 
 DIGITS = 4
-"""Of the largest sample of a beat: a chart is no finer, and they are half as long to send."""
+"""Digits of the largest sample of a beat: as fine as a chart, and half as much to send."""
 
 Verdict = Literal["normal", "anomalous", "poor"]
 VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor", "anomalous", "anomalous")
@@ -21,15 +21,15 @@ VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor", "anomalous", "an
 
 
 class ShownBeat(msgspec.Struct, frozen=True):
-    """A beat as it is drawn.
+    """A beat to draw.
 
     Attributes:
-        number: counts the device's beats, shown or not, since somebody looks at it.
-        time: when it was, in seconds since 1970 UTC.
-        score: None where the beat cannot be believed.
-        beat: [140], in the units of the model's data; NaN, which is null in JSON, where a sample
+        number: counts the device's beats, shown or not, since it has been watched.
+        time: in seconds since 1970 UTC.
+        score: None if the signal is poor.
+        beat: [140], in the units of the model's data; NaN, which is null in JSON, for a sample that
             is not finite.
-        reconstruction: [140] in the same units; None where the beat cannot be believed.
+        reconstruction: [140], in the same units; None if the signal is poor.
     """
 
     number: int
@@ -44,10 +44,13 @@ class ShownBeat(msgspec.Struct, frozen=True):
 
 
 class ShownAlarm(msgspec.Struct, frozen=True):
-    """An open alarm: `beats` of the `seen` last ones speak for it.
+    """An open alarm.
 
-    `since` is when it was raised, in seconds since 1970 UTC; `shelved` is by whom it is withheld.
-    An alarm of the rhythm is about a `heart_rate`, in beats a minute, or a pause in seconds.
+    Attributes:
+        since: when it was raised, in seconds since 1970 UTC.
+        beats, seen: how many of how many last beats are affected; both 0 for other kinds of alarm.
+        shelved: who shelved it; None if it is not shelved.
+        heart_rate, pause_s: what a rhythm alarm is about, in beats a minute or seconds.
     """
 
     id: str
@@ -67,10 +70,10 @@ class DeviceRow(msgspec.Struct, frozen=True):
     """A device.
 
     Attributes:
-        priority: of its open alarms the highest; None without one.
-        heard: when, in seconds since 1970 UTC; None while it is silent.
-        model: that scores its beats.
-        quiet: whether it is shelved, and nothing is open that its shelf does not withhold.
+        priority: the highest of its open alarms; None if there are none.
+        heard: the time of its last message, in seconds since 1970 UTC; None while it is silent.
+        model: the name of the model that scores its beats.
+        quiet: whether it is shelved and all of its open alarms are withheld.
     """
 
     device: str
@@ -82,7 +85,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
 
 
 class DetectorInUse(msgspec.Struct, frozen=True):
-    """A detector that scores."""
+    """A detector in use."""
 
     name: str
     sha256: str
@@ -90,17 +93,18 @@ class DetectorInUse(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What there was to be seen at one moment.
+    """The state at one moment.
 
     Attributes:
-        time: the moment, in seconds since 1970 UTC.
-        alarms: the open ones in the order of `open_alarms`, of at most `live.MAX_IN_ALARM` devices.
-        in_alarm: how many devices have an open alarm.
-        devices: those in alarm, those that are looked at, and some of those that are heard.
-        known: how many devices there are.
-        beats: for each device that is looked at its last beats, the newest last.
-        full: whether the beats of no other device can be looked at.
-        topics: where beats are to be published.
+        time: in seconds since 1970 UTC.
+        alarms: the open alarms of up to `live_feed.MAX_IN_ALARM` devices, ordered as by
+            `open_alarms`.
+        in_alarm: the number of devices with an open alarm.
+        devices: those in alarm, those that are watched, and some of the others.
+        known: the number of devices.
+        beats: the last beats of each watched device, newest last.
+        full: whether no further device can be watched.
+        topics: where to publish beats.
     """
 
     time: float
@@ -117,8 +121,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
-    """The open alarms of some devices: those that wait for somebody, by priority and the newest
-    first; then those that somebody has seen; and last those that a shelf withholds."""
+    """Return the open alarms of some devices, by priority and then newest first: first those that
+    need attention, then acknowledged ones, then shelved ones."""
     alarms: list[ShownAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
@@ -151,7 +155,7 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
 
 
 def shorten(samples: NDArray[np.float32]) -> list[float]:
-    """Samples [140] to `DIGITS` digits of the largest of them."""
+    """Return samples [140], rounded to `DIGITS` digits of the largest of them."""
     exact = samples.astype(np.float64)
     exact[~np.isfinite(exact)] = np.nan
     largest = np.nanmax(np.abs(exact), initial=0.0)

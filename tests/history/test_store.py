@@ -126,7 +126,9 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path, lost: Counter
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA user_version = {store.VERSION + 1}")
     content = file.read_bytes()
-    said = rf"^history\.file = '{file}': .* version 2, of a newer monitor; this one knows 1[^\n]*$"
+    said = (
+        rf"^history\.file = '{file}': .* version 2, of a newer monitor; this one supports 1[^\n]*$"
+    )
     with pytest.raises(ConfigurationError, match=said):
         HistoryWriter(HistorySettings(file=file), file, lost)
     with pytest.raises(Failure, match=said):
@@ -143,6 +145,6 @@ def test_a_database_of_something_else_is_refused_and_left_alone(
         database.execute("CREATE TABLE patients (name TEXT)")
     for file in (journal, other):
         content = file.read_bytes()
-        with pytest.raises(ConfigurationError, match="something else than a history"):
+        with pytest.raises(ConfigurationError, match="it is not a history"):
             HistoryWriter(HistorySettings(file=file), file, lost)
         assert file.read_bytes() == content

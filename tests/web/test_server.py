@@ -114,7 +114,7 @@ def test_a_loop_that_turns_is_alive_whatever_its_broker_does(
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/healthz/x", "/%00", "/%e9"])
 def test_other_pages_are_not_there_and_it_says_which_are(server: Server, path: str) -> None:
     status, _, body, _ = server.ask(path)
-    assert (status, body) == (404, b"there are /, /metrics and /healthz\n")
+    assert (status, body) == (404, b"try /, /metrics or /healthz\n")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nowhere"])
@@ -494,7 +494,7 @@ def test_a_request_that_cannot_be_understood_does_not_reach_the_loop(body: bytes
 
 
 def test_what_was_said_to_have_failed_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.web.routes.PATIENCE", 0.05)
+    monkeypatch.setattr("monitor.web.routes.REQUEST_TIMEOUT", 0.05)
     answer: Future[str | None] = Future()
     shelve = actions(lambda *_: answer)["/api/shelve"]
     assert asked(shelve, b'{"device": "bed-1", "minutes": 5}')[0] == 503
