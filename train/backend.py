@@ -1,4 +1,4 @@
-"""Brings TensorFlow in, without the remarks it makes on the way."""
+"""Import TensorFlow without its messages."""
 
 import os
 import sys
@@ -8,12 +8,13 @@ from monitor.errors import Failure
 
 
 def load(seed: int | None = None) -> None:
-    """Import TensorFlow and tf2onnx quietly, and seed Python's, NumPy's and TensorFlow's draws.
+    """Import TensorFlow and tf2onnx silently; seed the generators of Python, NumPy and TensorFlow.
 
-    Raises `Failure` where TensorFlow is not installed.
+    Raises:
+        Failure: TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow's native code writes to the file descriptor before its own log level counts.
+    # TensorFlow's native code writes to the file descriptor before its log level takes effect.
     sys.stderr.flush()
     stderr = os.dup(2)
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -29,7 +30,7 @@ def load(seed: int | None = None) -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(silence)
-    # Several networks in one process make it warn of being traced for each.
+    # With several networks in one process it warns of retracing.
     tensorflow.get_logger().setLevel("ERROR")
     if seed is not None:
         keras.utils.set_random_seed(seed)

@@ -1,4 +1,4 @@
-"""Writes a Keras model as a model file, and proves that `monitor` runs it as Keras does."""
+"""Write a Keras model as a model file, and verify that `monitor` computes what Keras does."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from train import backend
 
 OPSET: Final = 17
 TOLERANCE: Final = 1e-5
-"""How far Keras and onnxruntime may differ, absolutely or as a share of the value."""
+"""Largest difference between Keras and onnxruntime, absolute or relative."""
 
 Graph = Callable[..., dict[str, Any]]
 """Takes a float32 tensor [N, …] and gives the outputs of a card's kind by name. One with a second
@@ -27,11 +27,11 @@ opinion takes RR intervals as well, float32 [N, 32], or one row for all beats.""
 
 
 class ExportError(Failure):
-    """The file does not compute what Keras computes; nothing was written."""
+    """The exported graph does not compute what Keras does; nothing was written."""
 
 
 def provenance() -> dict[str, Any]:
-    """Give the parts of a card that are the same for every model: schema, time and versions."""
+    """Return the fields of a card that every model has: schema version, time and versions."""
     libraries = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy")
     return {
         "schema_version": 1,
@@ -48,7 +48,7 @@ def export(
     expected: Mapping[str, Floats],
     rr: Floats | None = None,
 ) -> None:
-    """Write `graph` and `card` to the model file `path`, if it proves to be right.
+    """Write `graph` and `card` to the model file `path`, if the result is correct.
 
     The file appears in its place only after `monitor` has accepted it and given the same as Keras.
 

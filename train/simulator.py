@@ -1,4 +1,4 @@
-"""Fits the simulator of beats that the demo runs on, and judges it by the shipped detector."""
+"""Fit the beat simulator that the demo uses, and evaluate it with the shipped detector."""
 
 from pathlib import Path
 
@@ -12,11 +12,15 @@ from monitor.ecg.beat import Floats
 from monitor.ecg.simulator import Simulator
 from train.detectors.ecg5000 import split
 
-SHAPES = (
-    16  # clusters of a class: with 8 fewer ectopics are found than of the real, 24 gain nothing
-)
-COMPONENTS = 20  # of a shape: with fewer the beats come out too smooth, and score too low
-JUDGED = 20_000  # simulated beats of each class
+SHAPES = 16
+"""Clusters of a class: with 8, fewer simulated ectopic beats are found than real ones; 24 gain
+nothing."""
+
+COMPONENTS = 20
+"""Principal components of a shape: with fewer, the beats are too smooth and score too low."""
+
+EVALUATED = 20_000
+"""Simulated beats of each class to evaluate."""
 
 
 def main(data: Path | None, out: Path, seed: int = 0) -> None:
@@ -46,9 +50,9 @@ def main(data: Path | None, out: Path, seed: int = 0) -> None:
         detector.score(beats).scores
         for beats in (
             test[test_is_normal],
-            simulator.normal(JUDGED),
+            simulator.normal(EVALUATED),
             test[~test_is_normal],
-            simulator.ectopic(JUDGED),
+            simulator.ectopic(EVALUATED),
         )
     ]
     thresholds = {"default threshold": detector.threshold}
@@ -61,10 +65,10 @@ def main(data: Path | None, out: Path, seed: int = 0) -> None:
 
 
 def shapes(beats: Floats, seed: int) -> dict[str, Floats]:
-    """Part `beats`, float32 [N, 140], into clusters and give each one's principal components.
+    """Divide `beats`, float32 [N, 140], into clusters and return their principal components.
 
-    Gives `shares` float32 [SHAPES], `means` float32 [SHAPES, 140] and `components` float32
-    [SHAPES, COMPONENTS, 140], each as long as the deviation along it.
+    Return `shares` float32 [SHAPES], `means` float32 [SHAPES, 140] and `components` float32
+    [SHAPES, COMPONENTS, 140], scaled by the standard deviation along each.
     """
     from sklearn.cluster import KMeans
 
@@ -78,12 +82,12 @@ def shapes(beats: Floats, seed: int) -> dict[str, Floats]:
         _, lengths, directions = np.linalg.svd(cluster - cluster.mean(axis=0), full_matrices=False)
         deviations = lengths / max(len(cluster) - 1, 1) ** 0.5
         found = (deviations[:, None] * directions)[:COMPONENTS]
-        components[number, : len(found)] = found  # a cluster of a few beats has no more
+        components[number, : len(found)] = found  # a small cluster has fewer
     shares = (np.bincount(clusters) / len(beats)).astype(np.float32)
     return {"shares": shares, "means": means, "components": components}
 
 
 def _share(scores: Floats, threshold: float) -> str:
-    """Write the share of scores above the threshold, and its standard error, in per cent."""
+    """Format the share of scores above the threshold, and its standard error, in per cent."""
     share = float(np.mean(scores > threshold))
     return f"{100 * share:.1f} ± {100 * (share * (1 - share) / len(scores)) ** 0.5:.1f}"

@@ -1,1 +1,1 @@
-"""Work on files, without a broker."""
+"""Processing of files, without a broker."""

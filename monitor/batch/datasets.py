@@ -1,8 +1,8 @@
-"""The data sets of the sources: found on disk or downloaded once, and checked as they are read.
+"""Find the sources' data sets on disk or download them once, and check them as they are read.
 
-A folder of data holds `ecg.csv`, `fashion-mnist/*.gz` and `mnist/*.gz`. It is the one that is
-passed in, else the one that the variable `ECG_DATA` names; without either, the files come from
-their publishers into the user's cache.
+A data folder contains `ecg.csv`, `fashion-mnist/*.gz` and `mnist/*.gz`. It is the one passed as an
+argument, or else the one named by the environment variable `ECG_DATA`; without either, the files
+are downloaded from their publishers into the user's cache.
 """
 
 import gzip
@@ -31,8 +31,8 @@ FOLDERS: dict[str, tuple[str, dict[str, str | None]]] = {
             "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
         },
     ),
-    # LeCun's own server answers no longer; this is the copy of the same files that the Common
-    # Visual Data Foundation keeps, with the checksums that torchvision publishes for them.
+    # LeCun's own server no longer answers; this is the Common Visual Data Foundation's copy of the
+    # same files, with the checksums that torchvision publishes for them.
     "mnist": (
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         {
@@ -64,7 +64,7 @@ class Beats:
     labels: NDArray[np.bool_]
     """[N], True for a normal beat."""
     sha256: str
-    """Of the file's bytes."""
+    """The SHA-256 of the file."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Images:
 
     name: str
     classes: tuple[str, ...]
-    """The names of the classes that the labels count from 0."""
+    """The names of the classes, indexed by label."""
     train: NDArray[np.float32]
     """[60000, 28, 28, 1] in [0, 1]."""
     train_labels: NDArray[np.uint8]
@@ -83,14 +83,16 @@ class Images:
     test_labels: NDArray[np.uint8]
     """[10000], the class from 0 to 9."""
     sha256: str
-    """Of the four unpacked files in the order train images, train labels, test images, test labels:
-    compressing them again changes nothing that is learnt from them."""
+    """The SHA-256 of the four uncompressed files in the order train images, train labels, test
+    images, test labels: it does not depend on how they are compressed."""
 
 
 def ecg(data: Path | None = None) -> Beats:
-    """Read `ecg.csv`.
+    """Return the beats of `ecg.csv`.
 
-    Raises Failure naming the file and what was expected where it is missing, broken or unlabelled.
+    Raises:
+        Failure: the file is missing, corrupt or without labels; the message names it and what was
+            expected.
     """
     path = find("", "ecg.csv", data)
     blocks = list(beat_files.read(path))
@@ -105,9 +107,10 @@ def ecg(data: Path | None = None) -> Beats:
 
 
 def images(name: str, data: Path | None = None) -> Images:
-    """Read `fashion-mnist` or `mnist`.
+    """Return the images of `fashion-mnist` or `mnist`.
 
-    Raises Failure naming the file and what was expected where one is missing or broken.
+    Raises:
+        Failure: a file is missing or corrupt; the message names it and what was expected.
     """
     digest = hashlib.sha256()
     parts: list[NDArray[np.uint8]] = []
@@ -134,10 +137,11 @@ def images(name: str, data: Path | None = None) -> Images:
 
 
 def find(name: str, file: str, data: Path | None = None) -> Path:
-    """Return the path of one file of a data set, downloading it where no folder of data is named.
+    """Return the path of one file of a data set; download it if no data folder is named.
 
-    Raises ConfigurationError where the folder that is named does not hold it, and Failure where it
-    cannot be downloaded.
+    Raises:
+        ConfigurationError: the named folder does not contain it.
+        Failure: it cannot be downloaded.
     """
     wanted = Path(name, file)
     named = data or os.environ.get("ECG_DATA")
@@ -148,7 +152,7 @@ def find(name: str, file: str, data: Path | None = None) -> Path:
         source = "--data" if data else "ECG_DATA"
         raise ConfigurationError(
             f"{source} {named}: no file {wanted} there; "
-            "the folder holds ecg.csv, fashion-mnist/*.gz and mnist/*.gz"
+            "the folder must contain ecg.csv, fashion-mnist/*.gz and mnist/*.gz"
         )
     return path
 
@@ -158,7 +162,7 @@ def _unpack(path: Path) -> bytes:
         with gzip.open(path) as file:
             return file.read()
     except EOFError as error:
-        raise Failure(f"{path}: ends too early: a truncated gzip file") from error
+        raise Failure(f"{path}: truncated gzip file") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise Failure(f"{path}: expected a gzip file: {error}") from error
     except OSError as error:
@@ -166,7 +170,7 @@ def _unpack(path: Path) -> bytes:
 
 
 def _idx(path: Path, raw: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the array of an IDX file of unsigned bytes, each item of which has the shape `shape`.
+    """Return the array of an IDX file of unsigned bytes, whose items have the shape `shape`.
 
     Source: the format's description at http://yann.lecun.com/exdb/mnist/.
     """
@@ -181,7 +185,7 @@ def _idx(path: Path, raw: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     count, *item = np.frombuffer(raw, ">u4", 1 + len(shape), offset=4).tolist()
     if tuple(item) != shape:
         found, expected = (" x ".join(map(str, sizes)) for sizes in (item, shape))
-        raise Failure(f"{path}: holds items of {found}, expected {expected}")
+        raise Failure(f"{path}: contains items of {found}, expected {expected}")
     length = count * int(np.prod(shape, dtype=int))
     if count == 0 or len(raw) - header != length:
         raise Failure(
@@ -192,7 +196,7 @@ def _idx(path: Path, raw: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 def _download(name: str, file: str) -> Path:
     address, checksums = FOLDERS[name]
-    where = f"put {Path(name, file)} into a folder and name it with --data or ECG_DATA"
+    where = f"put {Path(name, file)} in a folder, and name that with --data or ECG_DATA"
     try:
         import pooch
     except ModuleNotFoundError:
@@ -215,12 +219,12 @@ def _download(name: str, file: str) -> Path:
     except OSError as error:
         raise Failure(f"no data: cannot download {address}{file}; {where}") from error
     except ValueError as error:
-        raise Failure(f"{address}{file}: another checksum than the published one") from error
+        raise Failure(f"{address}{file}: the checksum differs from the published one") from error
     return path
 
 
 class _Bar:
-    """Shows pooch's downloads on a terminal with rich, through the four names that pooch calls."""
+    """Shows the progress of pooch's downloads with rich, through the four names that pooch uses."""
 
     def __init__(self, title: str) -> None:
         from rich.console import Console

@@ -1,7 +1,7 @@
-"""The image examples of the sources: what is measured and drawn, whoever runs the network.
+"""Measure and draw the sources' image examples, whether Keras or onnxruntime runs the network.
 
-The trainer measures its Keras model here, and the batch mode the ONNX file that came of it, so that
-their figures can be held against each other.
+The trainer uses this module for its Keras model, and the batch mode for the exported ONNX file, so
+that their figures can be compared.
 
 Sources: https://www.tensorflow.org/tutorials/generative/autoencoder (`basic`, `denoise`),
 https://blog.keras.io/building-autoencoders-in-keras.html (`undercomplete`) and
@@ -21,19 +21,19 @@ from monitor.batch.datasets import Images
 from monitor.ecg.beat import Floats
 
 Run = Callable[[Floats], Mapping[str, Floats]]
-"""A graph: one float32 batch in, its outputs by name."""
+"""Runs a graph: takes a float32 batch, returns the outputs by name."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example of the sources."""
+    """One of the sources' examples."""
 
     dataset: str
     """`fashion-mnist` or `mnist`."""
     published: str
-    """What its source reports."""
+    """The result that its source reports."""
     principal_components: int | None = None
-    """As many as the code has values, where the example is set against PCA."""
+    """The size of the code, if the example is compared with PCA."""
 
 
 EXAMPLES: Final = {
@@ -44,17 +44,17 @@ EXAMPLES: Final = {
 }
 
 NOISE: Final = 0.2
-"""Standard deviation of the noise that `denoise` takes away; the tutorial's noise factor."""
+"""Standard deviation of the noise that `denoise` removes: the tutorial's noise factor."""
 
 SEED: Final = 0
-"""Of the test images' noise and of the VAE's samples, so that everyone measures the same."""
+"""Seed of the test images' noise and of the VAE's samples, so that results can be compared."""
 
 SHOWN: Final = 10
-"""Images in a row of a picture."""
+"""Images in a row of a figure."""
 
 
 def noisy(images: Floats, seed: int = SEED) -> Floats:
-    """Add Gaussian noise of 0.2 to images in [0, 1] and clip them to [0, 1]."""
+    """Return images in [0, 1] with Gaussian noise of `NOISE` added, clipped to [0, 1]."""
     noise = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     return np.clip(images + np.float32(NOISE) * noise, 0, 1)
 
@@ -62,9 +62,9 @@ def noisy(images: Floats, seed: int = SEED) -> Floats:
 def reconstruction(name: str, autoencoder: Run, data: Images, out: Path) -> dict[str, float]:
     """Measure `basic`, `denoise` or `undercomplete` on the 10,000 test images; draw into `out`.
 
-    Gives `mse`, and for `denoise` the mean PSNR in dB before and after, for `undercomplete` the
-    mean binary cross-entropy in nats a pixel, and where PCA stands beside the autoencoder `pca_mse`
-    for as many components fitted to the training images.
+    Return `mse`; for `denoise`, the mean PSNR in dB before and after; for `undercomplete`, the mean
+    binary cross-entropy in nats a pixel; and if the example is compared with PCA, `pca_mse` for PCA
+    fitted to the training images.
     """
     clean = data.test
     given = noisy(clean) if name == "denoise" else clean
@@ -89,8 +89,9 @@ def reconstruction(name: str, autoencoder: Run, data: Images, out: Path) -> dict
 def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]:
     """Measure the VAE on the 10,000 test images and draw its latent plane into `out`.
 
-    Gives in nats an image the `reconstruction` (binary cross-entropy summed over the pixels, of one
-    sample of the code), the `kl` divergence from the standard normal, and `total`, their sum.
+    Return, in nats an image, the `reconstruction` loss (binary cross-entropy summed over the
+    pixels, for one sample of the code), the `kl` divergence from the standard normal distribution, and
+    `total`, their sum.
     """
     code = _run(encoder, data.test)
     mean, log_variance = code["z_mean"], code["z_log_var"]
@@ -116,15 +117,15 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
 
 
 def principal(data: Floats, components: int) -> tuple[Floats, Floats]:
-    """Give the mean [d] and the first principal directions [components, d] of data [n, d]."""
+    """Return the mean [d] and the first principal directions [components, d] of data [n, d]."""
     mean = data.mean(axis=0).astype(np.float32)
     centred = data - mean
-    _, directions = np.linalg.eigh(centred.T @ centred)  # in rising order of the variance
+    _, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order of variance
     return mean, directions[:, : -components - 1 : -1].T
 
 
 def _run(graph: Run, batch: Floats) -> dict[str, Floats]:
-    """Run a graph on a thousand rows at a time: its inner layers are larger than its input."""
+    """Run a graph on a thousand rows at a time, as its hidden layers are larger than its input."""
     parts = [graph(batch[start : start + 1000]) for start in range(0, len(batch), 1000)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -141,13 +142,13 @@ def _mean_squared_error(truth: Floats, found: Floats) -> float:
 
 
 def _psnr(truth: Floats, found: Floats) -> float:
-    """Mean over the images of each one's peak signal-to-noise ratio in dB, the peak being 1."""
+    """Return the mean over the images of the peak signal-to-noise ratio in dB; the peak is 1."""
     errors = np.square(truth - found).mean(axis=(1, 2, 3), dtype=np.float64)
     return float(-10 * np.log10(errors).mean())
 
 
 def _binary_crossentropy(truth: Floats, found: Floats) -> NDArray[np.float64]:
-    """Of each pixel, in nats, with Keras' clipping to [1e-7, 1 - 1e-7]."""
+    """Return the cross-entropy of each pixel in nats, clipped like Keras to [1e-7, 1 - 1e-7]."""
     p = np.clip(found, np.float32(1e-7), np.float32(1 - 1e-7)).astype(np.float64)
     q = truth.astype(np.float64)
     return -(q * np.log(p) + (1 - q) * np.log(1 - p))

@@ -1,6 +1,6 @@
-"""Pictures of beats, scores, images and trainings. Every function writes one PNG file.
+"""Draw figures of beats, scores, images and trainings. Each function writes one PNG file.
 
-Those of beats look as the TensorFlow tutorial draws them
+Those of beats look like the figures of the TensorFlow tutorial
 (https://www.tensorflow.org/tutorials/generative/autoencoder, third example).
 """
 
@@ -43,9 +43,9 @@ def reconstruction(path: Path, title: str, samples: Floats, reconstructed: Float
 
 
 def histogram(path: Path, title: str, named: Mapping[str, Floats], threshold: float) -> None:
-    """Draw how many beats of each name have which score, float32 [n], and where the threshold is.
+    """Draw histograms of the scores, float32 [n] for each name, and the threshold.
 
-    The highest half percent of the scores is left out where it would squeeze the rest.
+    The highest half percent of the scores is left out so that it does not compress the rest.
     """
     scores = np.concatenate(list(named.values()))
     highest = np.quantile(scores, 0.995, method="lower")
@@ -60,7 +60,7 @@ def histogram(path: Path, title: str, named: Mapping[str, Floats], threshold: fl
 def trade(
     path: Path, title: str, alarms: Mapping[str, Sequence[float]], rates: Sequence[str]
 ) -> None:
-    """Draw the alarms an hour at each of `rates` [k], a line of [k] for each choice of settings."""
+    """Draw the alarms an hour at each of `rates` [k]: a line of [k] values for each choice."""
     with _axes(path, title, "false-alarm rate of a beat", "alarms an hour") as axes:
         for name, line in alarms.items():
             axes.plot(rates, line, marker="o", label=name)
@@ -68,7 +68,7 @@ def trade(
 
 
 def rows(path: Path, named: Mapping[str, Floats]) -> None:
-    """Draw rows of images, each [n, 28, 28, 1] in [0, 1], over each other with their names."""
+    """Draw named rows of images, each [n, 28, 28, 1] in [0, 1], one below the other."""
     columns = min(len(images) for images in named.values())
     with _figure(path, columns, 1.08 * len(named)) as figure:
         axes = figure.subplots(len(named), columns, squeeze=False)
@@ -87,7 +87,7 @@ def latent(
     classes: Sequence[str],
     directions: tuple[str, str],
 ) -> None:
-    """Scatter codes [n, 2] coloured by their labels, which count the ten `classes` from 0."""
+    """Draw a scatter plot of codes [n, 2], coloured by label: indices of the ten `classes`."""
     with _figure(path, 7.5, 6) as figure:
         axis = figure.subplots()
         points = axis.scatter(*codes.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=3, alpha=0.6)
@@ -100,11 +100,11 @@ def latent(
 def manifold(path: Path, decoded: Floats, scale: float) -> None:
     """Draw decoded images [n, n, 28, 28, 1] over the latent plane from -scale to scale.
 
-    The first index goes down from `scale`, the second to the right from -scale.
+    The first index runs down from `scale`, the second to the right from -scale.
     """
     n, size = len(decoded), decoded.shape[2]
     tiles = decoded.squeeze(-1).swapaxes(1, 2).reshape(n * size, n * size)
-    # The outermost images are decoded at ±scale: their centres lie there, not their edges.
+    # The outermost images are decoded at ±scale, so their centres are there, not their edges.
     edge = scale * n / (n - 1)
     with _figure(path, 9, 9) as figure:
         axis = figure.subplots()
@@ -113,7 +113,7 @@ def manifold(path: Path, decoded: Floats, scale: float) -> None:
 
 
 def losses(path: Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Draw the losses of a training over its epochs, one line for each name."""
+    """Draw the losses of a training by epoch, one line for each name."""
     with _figure(path, 7, 4) as figure:
         axis = figure.subplots()
         for name, values in history.items():
@@ -136,10 +136,10 @@ def _figure(
     path: Path, width: float, height: float, layout: Literal["constrained"] | None = None
 ) -> Iterator[Any]:
     try:
-        # A figure of its own, without pyplot: no display is looked for, nothing stays in memory.
+        # Without pyplot no display is needed, and nothing stays in memory.
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise Failure("pictures need matplotlib: pip install 'ecg-monitor[batch]'") from None
+        raise Failure("figures need matplotlib: pip install 'ecg-monitor[batch]'") from None
     figure = Figure(figsize=(width, height), layout=layout)
     yield figure
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Scores a file of beats block by block: CSV in, CSV out; Parquet in, Parquet out.
+"""Score a file of beats, block by block: CSV to CSV, Parquet to Parquet.
 
-The format of what was scored is the format of what comes out, because whoever keeps beats in
-Parquet has a reader for it at hand, and many of them.
+The output has the format of the input: people who keep beats in Parquet have a reader for it, and
+many beats.
 """
 
 from pathlib import Path
@@ -20,16 +20,18 @@ from monitor.errors import Failure
 
 
 def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
-    """Score the beats of `path`; write `scored.csv` or `.parquet` and pictures to folder `out`.
+    """Score the beats of `path`; write `scored.csv` or `.parquet` and figures to folder `out`.
 
-    Return `beats`, `anomalous` and `threshold`; where every block has labels also `accuracy`,
-    `precision` and `recall` with normal as the positive class, as the TensorFlow tutorial counts
-    them, and `detection_rate`, `false_alarm_rate`, `roc_auc` and the four counts of the
-    `confusion` with anomalous as what is to be found.
-    Raises Failure for a row that is no beat; what was scored before it stays in the file.
+    Return `beats`, `anomalous` and `threshold`. If there are labels, also return `accuracy`,
+    `precision` and `recall` with normal as the positive class, like the TensorFlow tutorial, and
+    `detection_rate`, `false_alarm_rate`, `roc_auc` and the four counts of `confusion` with
+    anomalous as the positive class.
+
+    Raises:
+        Failure: a row is not a beat; the beats scored before it remain in the file.
     """
     blocks = beat_files.read(path)
-    scores: list[Floats] = []  # with their labels five bytes a beat, all that memory grows by
+    scores: list[Floats] = []  # with the labels, memory grows by five bytes a beat
     normals: list[NDArray[np.bool_]] = []
     called = np.zeros((2, 2), np.int64)  # [labelled normal, called anomalous]
     shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -51,7 +53,7 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
                     shown[verdict] = block.beats[first], scored.reconstructions[first]
     for verdict, (beat, reconstruction) in shown.items():
         name = "anomalous" if verdict else "normal"
-        title = f"The first beat that is called {name}"
+        title = f"The first {name} beat"
         plots.reconstruction(out / f"{name}.png", title, beat, reconstruction)
     every, normal = np.concatenate(scores), np.concatenate(normals)
     named = {"normal": every[normal], "anomalous": every[~normal]} if labelled else {"beats": every}
@@ -65,11 +67,11 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
 
 
 def _roc_auc(scores: Floats, normal: NDArray[np.bool_]) -> float | None:
-    """Return the chance that an abnormal beat scores above a normal one; ties count half.
+    """Return the probability that an abnormal beat scores above a normal one; ties count half.
 
-    None where one of the two is missing. It is the statistic U of H. Mann and D. Whitney, "On a
-    test of whether one of two random variables is stochastically larger than the other", 1947,
-    over the number of pairs.
+    Return None if there are no beats of one kind. It is the statistic U of H. Mann and D. Whitney,
+    "On a test of whether one of two random variables is stochastically larger than the other",
+    1947, divided by the number of pairs.
     """
     if normal.all() or not normal.any():
         return None

@@ -234,7 +234,7 @@ def test_a_site_whose_name_leads_here_sees_nothing(server: Server, path: str, ho
     status, _, body, _ = server.ask(path, Host=host)
     assert (status, body) == (
         421,
-        b"this name is not in metrics.allowed_hosts; use localhost or an IP address\n",
+        b"this host name is not in metrics.allowed_hosts; use localhost or an IP address\n",
     )
 
 

@@ -29,7 +29,7 @@ TUTORIAL = {
 TUNED = {
     "basic": Recipe(epochs=10, batch=64, learning_rate=0.004, warm_up=0.1, whole_epochs=True),
     "denoise": Recipe(epochs=10, batch=64, learning_rate=0.008, warm_up=0.1, whole_epochs=True),
-    # The decay gets in half the epochs further than the source in all.
+    # With the decay, half the epochs reach a lower loss than the source's.
     "undercomplete": Recipe(
         epochs=25, batch=256, learning_rate=0.004, warm_up=0.1, whole_epochs=True
     ),
@@ -41,7 +41,7 @@ LOSS = {"basic": "mse", "denoise": "mse", "undercomplete": "binary_crossentropy"
 
 
 def network(name: str) -> keras.Sequential:
-    """Give encoder and decoder of an example in a row, image [N, 28, 28, 1] to image."""
+    """Return the encoder and decoder of an example in sequence, image [N, 28, 28, 1] to image."""
     if name == "denoise":
         encoder = [
             layers.Conv2D(16, 3, activation="relu", padding="same", strides=2),
@@ -69,10 +69,10 @@ def network(name: str) -> keras.Sequential:
 def main(
     name: str, data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str
 ) -> None:
-    """Train one example and write its pictures, `report.json` and `NAME.onnx` to `out`."""
-    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+    """Train one example; write its figures, `report.json` and `NAME.onnx` to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # fail before the work if that is impossible
 
-    # Data: the noise that is trained on has another seed than the one that is measured with
+    # Data: the noise for training has another seed than the noise for measuring
     images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
     given, validation = images.train, images.test
     if name == "denoise":
@@ -86,7 +86,7 @@ def main(
     model = network(name)
     encoder, decoder = model.layers
 
-    # Fit: the validation part is the test part, as in the sources; it decides nothing
+    # Fit: the validation part is the test part, as in the sources; nothing is chosen by it
     settings = RECIPES[recipe][name]
     if epochs:
         settings = replace(settings, epochs=epochs)

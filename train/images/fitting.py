@@ -1,4 +1,4 @@
-"""How long, how fast and in what portions a network is fitted."""
+"""Fit a network: epochs, batch size and learning rate."""
 
 import time
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from train.images.progress import Epochs
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Adam, for so many epochs of so many rows a step."""
+    """The settings of a training with Adam; `batch` is the number of rows in a step."""
 
     epochs: int
     batch: int
     learning_rate: float = 0.001
-    """The highest, where there is a warm-up; the only one, where there is none."""
+    """The highest rate if there is a warm-up, the constant rate otherwise."""
     warm_up: float = 0.0
-    """Share of the steps in which the rate rises from 0; in the rest it falls to 0 as a cosine."""
+    """Share of the steps in which the rate rises from 0; then it falls to 0 along a cosine."""
     dtype: str = "float32"
-    """Keras' policy while fitting; the weights, and so the model that is exported, are float32."""
+    """Keras' dtype policy during training; the weights and the exported model are float32."""
     whole_epochs: bool = False
-    """All steps of an epoch in one execution: Python is asked once an epoch, not once a step."""
+    """Run all steps of an epoch in one call, instead of returning to Python after each step."""
 
 
 def fit(
@@ -35,9 +35,9 @@ def fit(
     loss: str | None = None,
     validation: tuple[Floats, Floats] | None = None,
 ) -> tuple[dict[str, list[float]], float]:
-    """Fit `model` to make `target` of `images`, each float32 [N, 28, 28, 1].
+    """Fit `model` to map `images` to `target`, each float32 [N, 28, 28, 1].
 
-    Gives each loss after each epoch, and the seconds of the whole training, tracing included.
+    Return each loss after each epoch, and the seconds of the training, including tracing.
     """
     steps = -(-len(images) // recipe.batch)
     rate: Any = recipe.learning_rate

@@ -1,4 +1,4 @@
-"""Shows how a training goes: a bar on a terminal, a line for each epoch elsewhere."""
+"""Show the progress of a training: a bar on a terminal, a line for each epoch elsewhere."""
 
 import time
 
@@ -8,10 +8,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
-    """Follows `fit` on standard error, and keeps the seconds of each epoch in `seconds`."""
+    """Shows the progress of `fit` on standard error, and stores the duration of each epoch.
+
+    Attributes:
+        seconds: of each epoch.
+    """
 
     def __init__(self, title: str) -> None:
-        """Follow a training under this title."""
+        """Create a progress display with this title."""
         super().__init__()
         self.seconds: list[float] = []
         self._title = title
@@ -43,7 +47,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
         self._bar.update(self._task, completed=done)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Say where the losses are."""
+        """Show the losses."""
         self.seconds.append(time.perf_counter() - self._start)
         losses = "  ".join(f"{name} {value:.5g}" for name, value in (logs or {}).items())
         self._bar.update(self._task, completed=epoch + 1, losses=losses)

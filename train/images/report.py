@@ -1,4 +1,4 @@
-"""What a training leaves to be looked at: a `report.json` each, and one page over all of them."""
+"""Write the report of a training, `report.json`, and one page for all trainings."""
 
 import json
 from html import escape
@@ -11,9 +11,9 @@ import msgspec
 from monitor.detector.model_file import Dataset, Model
 
 PICTURES: Final = {
-    "reconstructions.png": "Test images and what the network makes of them",
-    "latent.png": "The test images' codes, coloured by class",
-    "manifold.png": "What the decoder makes of the latent plane from -2 to 2",
+    "reconstructions.png": "Test images and their reconstructions",
+    "latent.png": "Codes of the test images, coloured by class",
+    "manifold.png": "Decoded images over the latent plane from -2 to 2",
     "losses.png": "Loss after each epoch",
 }
 
@@ -30,7 +30,7 @@ pre { font-size: .75rem; line-height: 1.2; overflow-x: auto }
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """A training of an image example, as `report.json` holds it."""
+    """The report of an image example's training, as in `report.json`."""
 
     name: str
     published: str
@@ -52,13 +52,11 @@ class Report(msgspec.Struct, kw_only=True):
         for figure, value in self.figures.items():
             print(f"{figure:>24}  {value:.6g}")
         print(f"{'published':>24}  {self.published}")
-        print(
-            f"trained in {self.seconds:.1f} s; pictures, report.json and model files are in {out}"
-        )
+        print(f"trained in {self.seconds:.1f} s; figures, report.json and model files are in {out}")
 
 
 def write_page(out: Path, names: list[str]) -> Path:
-    """Write `report.html` over the trainings in the folders `names` of `out`, and give its path."""
+    """Write `report.html` for the trainings in the folders `names` of `out`; return its path."""
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in names)
     sections = "".join(_section(out, name) for name in names)
     page = out / "report.html"
@@ -73,11 +71,11 @@ def _section(out: Path, name: str) -> str:
     path = out / name / "report.json"
     if path.exists():
         report = json.loads(path.read_text())
-    else:  # what a detector's training has to say is on its card
+    else:  # a detector's card is its report
         report = msgspec.to_builtins(Model(out / name / f"{name}.onnx").card)
         report.pop("quantiles", None)  # for machines
     summaries = report.pop("summaries", [])
-    report.pop("history", None)  # is drawn
+    report.pop("history", None)  # shown as a figure
     known = [picture for picture in PICTURES if (out / name / picture).exists()]
     others = sorted({path.name for path in (out / name).glob("*.png")} - PICTURES.keys())
     figures = "".join(
@@ -90,7 +88,7 @@ def _section(out: Path, name: str) -> str:
 
 
 def _table(value: Any) -> str:
-    """Write JSON as nested tables; what is alike in a list gets a column for each."""
+    """Return JSON data as nested HTML tables; a list of objects gets a column for each."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         value = {key: [item.get(key) for item in value] for key in value[0]} if value else {}
     if isinstance(value, dict):

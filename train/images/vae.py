@@ -1,4 +1,4 @@
-"""The variational autoencoder of Keras' examples, on MNIST's training and test digits together.
+"""Train the variational autoencoder of Keras' examples, on MNIST's training and test digits.
 
 Source: "Variational AutoEncoder", https://keras.io/examples/generative/vae/; the method is that of
 Kingma and Welling, "Auto-Encoding Variational Bayes", 2013.
@@ -27,7 +27,7 @@ RECIPES = {
 
 
 def multiplies_bfloat16() -> bool:
-    """Tell whether the processor has matrix units for bfloat16; without them it is the slower."""
+    """Return whether the processor has matrix units for bfloat16, which is slower without them."""
     described = Path("/proc/cpuinfo")
     return described.exists() and "amx_bf16" in described.read_text()
 
@@ -36,19 +36,19 @@ class Sampling(layers.Layer):  # type: ignore[misc]  # keras has no types
     """Draws z [N, 2] from the normal distribution of `z_mean` and `z_log_var`, each [N, 2]."""
 
     def __init__(self) -> None:
-        """Draw from a generator of its own, seeded by Keras' global seed."""
+        """Create a generator for the draws, seeded by Keras' global seed."""
         super().__init__(dtype="float32")
         self.generator = keras.random.SeedGenerator()
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Draw by the reparametrisation trick."""
+        """Return a draw, by the reparametrisation trick."""
         mean, log_variance = inputs
         noise = keras.random.normal(ops.shape(mean), seed=self.generator)
         return mean + ops.exp(0.5 * log_variance) * noise
 
 
 def encoder() -> keras.Model:
-    """Give the network from image [N, 28, 28, 1] to `z_mean`, `z_log_var` and a sample z."""
+    """Return the network from image [N, 28, 28, 1] to `z_mean`, `z_log_var` and a sample z."""
     image = keras.Input((28, 28, 1))
     x = layers.Conv2D(32, 3, activation="relu", strides=2, padding="same")(image)
     x = layers.Conv2D(64, 3, activation="relu", strides=2, padding="same")(x)
@@ -61,7 +61,7 @@ def encoder() -> keras.Model:
 
 
 def decoder() -> keras.Model:
-    """Give the network from z [N, 2] to image [N, 28, 28, 1]."""
+    """Return the network from z [N, 2] to image [N, 28, 28, 1]."""
     z = keras.Input((2,))
     x = layers.Dense(7 * 7 * 64, activation="relu")(z)
     x = layers.Reshape((7, 7, 64))(x)
@@ -72,7 +72,7 @@ def decoder() -> keras.Model:
 
 
 class VAE(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Both networks, trained together on reconstruction (summed over the pixels) and KL."""
+    """Encoder and decoder, trained on the sum of reconstruction loss (over pixels) and KL."""
 
     def __init__(self) -> None:
         """Build both networks."""
@@ -83,11 +83,11 @@ class VAE(keras.Model):  # type: ignore[misc]  # keras has no types
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The losses, in nats an image, which Keras sets back before each epoch."""
+        """The losses, in nats an image, which Keras resets before each epoch."""
         return self.means
 
     def train_step(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Take one step down the evidence lower bound's gradient."""
+        """Take one gradient step that raises the evidence lower bound."""
         with tf.GradientTape() as tape:
             mean, log_variance, z = self.encoder(images)
             pixels = keras.losses.binary_crossentropy(images, self.decoder(z))
@@ -103,8 +103,8 @@ class VAE(keras.Model):  # type: ignore[misc]  # keras has no types
 
 
 def main(data: Path | None, out: Path, epochs: int | None, seed: int, recipe: str) -> None:
-    """Train the VAE; write pictures, `report.json` and the two graphs' model files to `out`."""
-    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+    """Train the VAE; write figures, `report.json` and both model files to `out`."""
+    out.mkdir(parents=True, exist_ok=True)  # fail before the work if that is impossible
 
     # Data: training and test digits together, as in the source
     images = datasets.images("mnist", data)
