@@ -90,8 +90,8 @@ def vae(encoder: Run, decoder: Run, data: Images, out: Path) -> dict[str, float]
     """Measure the VAE on the 10,000 test images and draw its latent plane into `out`.
 
     Return, in nats an image, the `reconstruction` loss (binary cross-entropy summed over the
-    pixels, for one sample of the code), the `kl` divergence from the standard normal distribution, and
-    `total`, their sum.
+    pixels, for one sample of the code), the `kl` divergence from the standard normal
+    distribution, and `total`, their sum.
     """
     code = _run(encoder, data.test)
     mean, log_variance = code["z_mean"], code["z_log_var"]
