@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes a private CA and certificates that it signs, for trying TLS out; keeps those there are.
+# Creates a private CA and certificates signed by it, for trying out TLS; keeps existing files.
 #
-#   certificates.sh FOLDER HOST…          for the broker, under these names or addresses
-#   certificates.sh FOLDER --client NAME  for a client, where the broker asks for one
+#   certificates.sh FOLDER HOST…          for the broker, with these names or addresses
+#   certificates.sh FOLDER --client NAME  for a client, if the broker requires one
 #
-# Who has FOLDER/ca.key can make any certificate: in earnest, keep it off the machine.
+# Anyone with FOLDER/ca.key can create certificates: in production, keep it off the machine.
 set -eu
 umask 077
 folder=$1

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes logins for the broker and Grafana, once; run again, it keeps those there are.
+# Creates logins for the broker and Grafana; keeps existing ones.
 #
 #   passwords.sh FOLDER [DEVICE…]
 #
-# FOLDER gets broker/passwords (hashed) and a file with the password for each user, readable by the
-# one that needs it. Needs mosquitto_passwd, which is in the image of mosquitto.
+# Writes to FOLDER: broker/passwords (hashed), and for each user a file with the password, readable by
+# the program that needs it. Needs mosquitto_passwd, which is in the image of mosquitto.
 set -eu
 umask 077
 folder=$1
@@ -12,7 +12,7 @@ shift
 
 for device in "$@"; do
     case $device in
-    attendant | monitor | segmenter | viewer) echo "passwords.sh: $device is no device" >&2 && exit 64 ;;
+    attendant | monitor | segmenter | viewer) echo "passwords.sh: $device is not a device name" >&2 && exit 64 ;;
     *[!A-Za-z0-9._-]* | '') echo "passwords.sh: '$device': use letters, digits, . _ -" >&2 && exit 64 ;;
     esac
 done
@@ -26,7 +26,7 @@ owned_by() { # by number, for the users are those of other images; who is not ro
 login() { # folder and name of the file, user
     [ ! -e "$1/$2" ] || return 0
     random >"$1/$2.new"
-    # The password is hashed in a file of its own: as an argument all processes would see it.
+    # Hash the password in a file: as an argument it would be visible to all processes.
     printf '%s:%s\n' "$3" "$(cat "$1/$2.new")" >"$folder/broker/new"
     mosquitto_passwd -U "$folder/broker/new"
     cat "$folder/broker/new" >>"$folder/broker/passwords"

@@ -1,8 +1,8 @@
-"""Decide on the rhythm of a heart from the times of its beats alone: rates, and runs.
+"""Decide on the rhythm of a heart from the times of its beats: rates, and runs.
 
 The definitions are those of the PhysioNet/CinC 2015 challenge
-(https://physionet.org/content/challenge-2015/1.0.0/). Pure: no signal, no clock, no network. What
-needs the signal is decided in `signal_rhythm`; both use `Standing`, which keeps one alarm for one
+(https://physionet.org/content/challenge-2015/1.0.0/). Pure: no signal, no clock, no network.
+`signal_rhythm` decides what needs the signal; both use `Standing`, which ensures one alarm for each
 event.
 """
 
@@ -27,23 +27,23 @@ SEVERITY: Final[tuple[RhythmKind, ...]] = (
     "tachycardia",
     "bradycardia",
 )
-"""The kinds, the most serious first: it explains those after it."""
+"""The kinds, most serious first: a kind explains those after it."""
 
 TRIMMED: Final = 4
-"""One in so many intervals is left out at either end before the mean of many is taken.
+"""One in this many intervals is left out at either end of a trimmed mean.
 
-In a signal a missed beat makes one interval twice as long, and a false one makes two short ones. Of
-the 16 intervals of a tachycardia four can go at either end; of a bradycardia's four none can.
+A missed beat makes one interval twice as long, and a false one makes two short ones. Of the 16
+intervals of a tachycardia, four can be left out at either end; of the four of a bradycardia, none.
 """
 
 RUNNING: Final = 1.5
-"""Longest intervals, up to which the one that still runs counts for a slow rate."""
+"""Multiple of the longest interval up to which the current interval counts for a slow rate."""
 
 LONGEST_RUN: Final = 40
-"""Beats that are remembered of a run: its rate is the rate of these."""
+"""Beats of a run that are kept: its rate is computed from these."""
 
 FASTEST: Final = 350.0
-"""Beats a minute; no ventricle is faster: flutter waves, or noise, are not counted as a run."""
+"""Beats a minute; no ventricle is faster, so flutter waves or noise do not count as a run."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class RhythmSettings:
 
 
 class Finding(NamedTuple):
-    """An arrhythmia that is there now.
+    """A present arrhythmia.
 
     Attributes:
         kind: one of `SEVERITY`.
         since: when it began, in seconds on the clock of the beats.
-        seen: when it was last there.
-        heart_rate: beats a minute, of all kinds but asystole and fibrillation.
-        pause_s: seconds without a QRS complex, of asystole.
+        seen: when it was last detected.
+        heart_rate: beats a minute, for all kinds but asystole and fibrillation.
+        pause_s: seconds without a QRS complex, for asystole.
     """
 
     kind: RhythmKind
@@ -79,20 +79,20 @@ class Finding(NamedTuple):
     pause_s: float | None = None
 
     def priority(self, settings: RhythmSettings) -> Literal["high", "medium"]:
-        """Return "medium" for a tachycardia that is not extreme, "high" for all else."""
+        """Return "medium" for a tachycardia that is not extreme, "high" for everything else."""
         slow = (self.heart_rate or 0.0) < settings.extreme_tachycardia
         return "medium" if self.kind == "tachycardia" and slow else "high"
 
 
 class Change(NamedTuple):
-    """An arrhythmia that began, grew more serious, or ended."""
+    """An arrhythmia that began, became more serious, or ended."""
 
     event: Literal["raised", "escalated", "cleared"]
     finding: Finding
 
 
 def trimmed_mean(intervals: list[float]) -> float:
-    """Return the mean of intervals without the longest and the shortest in `TRIMMED` of them."""
+    """Return the mean of intervals without one in `TRIMMED` at either end."""
     cut = len(intervals) // TRIMMED
     kept = sorted(intervals)[cut : len(intervals) - cut]
     return sum(kept) / len(kept)
@@ -101,9 +101,9 @@ def trimmed_mean(intervals: list[float]) -> float:
 def slow_rate(times: list[float], now: float | None, beats: int) -> float | None:
     """Return the rate over the last `beats` beats, in beats a minute; None with too few beats.
 
-    The interval that is still running at `now` counts as soon as it is longer than the one that it
-    would push out, so that a heart that gets slower is heard before its next beat; but for no more
-    than `RUNNING` of the longest before it: a heart that stops is not slow, it stands.
+    The current interval, up to `now`, counts as soon as it is longer than the oldest one, so that a
+    slowing heart is noticed before its next beat; but at most for `RUNNING` times the longest
+    interval before it, as a heart that stops is not slow.
     """
     if len(times) < beats:
         return None
@@ -118,7 +118,7 @@ def slow_rate(times: list[float], now: float | None, beats: int) -> float | None
 def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | None:
     """Return the rate over the last `beats` beats; None with too few beats.
 
-    `trimmed` leaves out the longest and the shortest intervals, where some may be false.
+    With `trimmed`, leave out the longest and the shortest intervals, some of which may be false.
     """
     if len(times) < beats:
         return None
@@ -128,12 +128,12 @@ def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | 
 
 
 class Standing:
-    """The arrhythmias that stand, and how they begin and end: one event, one alarm."""
+    """The present arrhythmias, and how they begin and end: one alarm for each event."""
 
     def __init__(
         self, settings: RhythmSettings, findings: Iterable[Finding] = (), hold: float = 0.0
     ) -> None:
-        """Begin with `findings`; keep each for `hold` seconds after it was last there."""
+        """Start with `findings`; keep each for `hold` seconds after it was last detected."""
         self._settings, self._hold = settings, hold
         self._standing: dict[RhythmKind, Finding] = {finding.kind: finding for finding in findings}
 
@@ -141,18 +141,18 @@ class Standing:
         return bool(self._standing)
 
     def __iter__(self) -> Iterator[Finding]:
-        """Iterate over the findings that stand, the most serious first."""
+        """Iterate over the present findings, most serious first."""
         return iter([self._standing[kind] for kind in SEVERITY if kind in self._standing])
 
     def update(
         self, found: Iterable[Finding], now: float, heard: Iterable[RhythmKind] = SEVERITY
     ) -> list[Change]:
-        """Take in what is there at `now`, and return what began, escalated, or ended.
+        """Take the arrhythmias at `now`; return what began, escalated, or ended.
 
         Args:
-            found: the arrhythmias that are there.
+            found: the arrhythmias detected.
             now: seconds on the clock of the beats.
-            heard: the kinds whose absence could be told: where nothing can be heard, nothing ends.
+            heard: the kinds that could have been detected; others do not end.
         """
         changes: list[Change] = []
         there = {finding.kind: finding for finding in found}
@@ -185,12 +185,11 @@ class Standing:
 class IntervalRhythm:
     """The rhythm of one device, beat by beat, from the intervals between its beats.
 
-    It tells bradycardia and tachycardia, and, where it is told which beats are ventricular, runs of
-    them.
+    It detects bradycardia and tachycardia, and runs if it is told which beats are ventricular.
     """
 
     def __init__(self, settings: RhythmSettings | None = None) -> None:
-        """Begin with no beat known."""
+        """Start with no beats."""
         self._settings = settings or RhythmSettings()
         longest = max(self._settings.tachycardia_beats, self._settings.bradycardia_beats)
         self._times: deque[float] = deque(maxlen=longest)
@@ -199,7 +198,7 @@ class IntervalRhythm:
         self._standing = Standing(self._settings)
         self._shortest = 60 / min(self._settings.tachycardia, self._settings.run_rate)
         self._longest = 60 / self._settings.bradycardia
-        self._calm = 0  # intervals in a row of which no rate can be too fast or too slow
+        self._calm = 0  # consecutive intervals that are neither too short nor too long
 
     @property
     def settled(self) -> bool:
@@ -208,17 +207,16 @@ class IntervalRhythm:
 
     @property
     def standing(self) -> list[Finding]:
-        """The arrhythmias that stand, the most serious first."""
+        """The present arrhythmias, most serious first."""
         return list(self._standing)
 
     def beat(self, at: float, rr_s: float | None = None, ventricular: bool = False) -> list[Change]:
-        """Take in the next beat, and return what began, escalated, or ended.
+        """Take the next beat; return what began, escalated, or ended.
 
         Args:
-            at: when the beat was, in seconds; beats that are not after the last one are ignored.
-            rr_s: the interval before it in seconds, where the device measured it; None where it did
-                not. An interval that does not agree with `at` means that beats are missing between:
-                what is known of the beats before is forgotten.
+            at: the time of the beat in seconds; beats not after the last one are ignored.
+            rr_s: the interval before it in seconds, if the device measured it, or None. An interval
+                that disagrees with `at` means that beats are missing: earlier beats are forgotten.
             ventricular: whether it is a ventricular beat.
         """
         if self._times and at <= self._times[-1]:
@@ -232,7 +230,7 @@ class IntervalRhythm:
         calm = not ventricular and self._shortest < interval < self._longest
         self._calm = self._calm + 1 if calm else 0
         if self._calm > len(self._times) and not self._standing:
-            return []  # nearly every beat ends here
+            return []  # as for nearly every beat
         if ventricular:
             if not self._run:
                 self._run_since = at

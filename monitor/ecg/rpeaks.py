@@ -1,10 +1,10 @@
 """Find R peaks in several seconds of ECG, at any sampling rate and with either polarity.
 
-By sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
-https://doi.org/10.1109/TBME.1985.325532), which looks for upright ones. Here it sees the signal
-both ways up, and, where it finds none for long, once more with its amplitude limited, where wide
-and low ventricular beats show. T waves are dropped by their slope, as Pan and Tompkins do. Of two
-peaks that are close one is dropped, unless the heart beats so fast that both are QRS complexes.
+sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
+https://doi.org/10.1109/TBME.1985.325532) looks for upright peaks. Here it is run on the signal with
+both polarities and, in long gaps, once more with limited amplitude, which brings out wide and low
+ventricular beats. T waves are dropped by their slope, as Pan and Tompkins do. One of two close peaks
+is dropped, unless the heart is so fast that both are QRS complexes.
 """
 
 from itertools import pairwise
@@ -16,33 +16,34 @@ from numpy.typing import NDArray
 from monitor.errors import Failure
 
 REFRACTORY: Final = 0.2
-"""Seconds between two QRS complexes, at least: 300 beats a minute."""
+"""Shortest interval between two QRS complexes, in seconds: 300 beats a minute."""
 
 CLOSE: Final = 0.25
-"""Seconds; of two peaks closer than this the smaller one is none, unless the heart is so fast.
+"""Seconds; of two peaks closer than this the smaller one is dropped, unless the heart is that fast.
 
-P waves lie as close before a QRS complex (MIT-BIH record 108) as the complexes of a heart of 250 a
-minute (svdb 848) to each other.
+P waves precede a QRS complex (MIT-BIH record 108) as closely as the complexes of a heart at 250 a
+minute (svdb 848) follow each other.
 """
 
 FAST, STEEP = 0.8, 0.6
-"""Between peaks no more seconds apart, what has this share of the usual slope is a QRS complex."""
+"""Between peaks at most so many seconds apart, a peak with this share of the usual slope is a QRS
+complex."""
 
-GAP = 1.35  # RR intervals; where a gap is longer, the limited signal is asked
-FAINTEST = 0.3  # of the usual QRS complex' size; a T wave in a pause is smaller
-SMALLEST = 0.2  # of the usual QRS complex' size; after a flat stretch the finder takes anything
+GAP = 1.35  # RR intervals; in longer gaps, the limited signal is searched
+FAINTEST = 0.3  # of the usual size of a QRS complex; a T wave in a pause is smaller
+SMALLEST = 0.2  # of the same; after a flat stretch the finder accepts anything
 
 USUAL: Final = 0.75
-"""Quantile of the peaks' sizes that is the usual QRS complex'.
+"""Quantile of the peaks' sizes that is the usual size of a QRS complex.
 
-Not the median: between slow beats there may be more P and T waves among the peaks than beats.
+It is not the median because slow beats may have more P and T waves than beats among the peaks.
 """
 
 SLOPES: Final = ((0.36, 0.33), (0.5, 0.2))
-"""A peak so many seconds after another, with less than this share of its slope, is a T wave.
+"""A peak within so many seconds after another, with less than this share of its slope, is a T wave.
 
-Pan and Tompkins have a half of the slope within 0.36 s. On DS1 that costs ventricular beats, which
-are flat, too, and a third drops as many T waves. T waves of slow hearts come later.
+Pan and Tompkins use half the slope within 0.36 s. On DS1 that drops ventricular beats, which are
+flat, too, and a third drops as many T waves. T waves of slow hearts come later.
 """
 
 STILL: Final = 1.0

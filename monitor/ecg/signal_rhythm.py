@@ -1,11 +1,11 @@
-"""Hear the rhythm of a heart in the raw samples of its leads, second by second.
+"""Follow the rhythm of a heart in the raw samples of its leads, second by second.
 
-Each lead is followed for itself: its QRS complexes, how like its usual complex each is, whether it
-is on, and whether it shows fibrillation waves. What is decided is decided on the leads that can be
-believed, so a lead that falls off, or that shakes, neither costs an alarm nor causes one.
+Each lead is followed separately: its QRS complexes, how similar each is to the usual one, whether
+the lead is on, and whether it shows fibrillation waves. Only trusted leads decide, so a lead that
+is loose or falls off neither hides an alarm nor causes one.
 
-All is done in steps of one second that lie at fixed times, so the result is the same however the
-samples were cut into chunks. A step sees no sample after its end.
+The work is done in steps of one second at fixed times, so the result does not depend on how the
+samples are divided into chunks. A step uses no sample after its end.
 """
 
 from collections import deque
@@ -30,45 +30,46 @@ from monitor.ecg.rhythm import (
 Signal = NDArray[np.float64]
 
 RATE: Final = 125
-"""Hz at which a lead is looked at: QRS complexes, fibrillation and spikes lie below 62 Hz."""
+"""Sampling rate of the analysis, in Hz: QRS complexes, fibrillation and spikes are below 62 Hz."""
 
 KEPT: Final = 8
-"""Seconds of each lead that are remembered."""
+"""Seconds kept of each lead."""
 
 QRS_BAND: Final = (5.0, 22.0)
 WAVE_BAND: Final = (0.8, 30.0)
 FAST_BAND: Final = 32.0
-"""Hz; of QRS complexes, of the shape of beats and waves, and from it on of spikes and noise."""
+"""Hz; for QRS complexes, for the shape of beats and waves, and the lower limit for spikes and
+noise."""
 
 SMOOTHED: Final = 9
 """Samples, 72 ms, over which the power of a band is averaged: the length of a QRS complex."""
 
 APART: Final = 15
-"""Samples, 120 ms, within which a complex is the largest on either side."""
+"""Samples, 120 ms, on either side of a complex without a larger one."""
 
 MARGIN: Final = 28
-"""Samples, 224 ms, by which a lead is decided late, for a pacing spike must be seen as a whole."""
+"""Samples, 224 ms, by which decisions are delayed, so that a pacing spike is seen completely."""
 
 REACH: Final = 18
-"""Samples, 144 ms, of a complex' shape on either side of its centre."""
+"""Samples, 144 ms, of the shape of a complex on either side of its centre."""
 
 STILL: Final = 1.0
-"""Seconds without any change that are a lead that is off."""
+"""Seconds without any change after which a lead is off."""
 
 SETTLED: Final = 3.0
-"""Seconds after which a lead that was off is believed again: the filters have settled."""
+"""Seconds after which a lead that was off is used again: the filters have settled."""
 
 LEARNT: Final = 12
-"""Complexes from which the usual one is learnt."""
+"""Number of complexes from which the usual one is learnt."""
 
 TALL: Final = 0.35
 TALL_AFTER_PAUSE: Final = 0.25
 PAUSED: Final = 1.2
 LOW_BUT_ALIKE: Final = 0.2
-"""Shares of the usual complex' size from which a complex is one.
+"""Smallest size of a complex, as a share of the usual one's.
 
-The second `PAUSED` seconds after the last; the last if its shape is the usual. P waves have 0.05 to
-0.15.
+The second applies `PAUSED` seconds after the last complex, the last one if the shape is the usual
+one. P waves have 0.05 to 0.15.
 """
 
 REFRACTORY: Final = 0.2
@@ -76,35 +77,35 @@ T_WAVE_WITHIN: Final = 0.36
 T_WAVE: Final = 0.5
 LATE_T_WAVE_WITHIN: Final = 0.6
 LATE_T_WAVE: Final = 0.4
-"""Seconds after a complex, and shares of its slope, up to which another is its T wave.
+"""Seconds after a complex, and shares of its slope, up to which another peak is its T wave.
 
-Pan and Tompkins have a half within 0.36 s; a T wave as late as 0.6 s is that of a long QT interval.
+Pan and Tompkins use a half within 0.36 s; a T wave as late as 0.6 s belongs to a long QT interval.
 """
 
 LOW_T_WAVE_WITHIN: Final = 0.45
 LOW_T_WAVE: Final = 0.6
-"""Seconds after a complex, and the share of its size, up to which another is its T wave if it does
-not look like a complex, either: of paced beats, whose T waves are steep."""
+"""Seconds after a complex, and the share of its size, up to which another peak that does not look
+like a complex is its T wave: for paced beats, whose T waves are steep."""
 
 ALIKE: Final = 0.7
-"""Correlation with the usual complex, or with the one before, from which a complex is like it."""
+"""Correlation with the usual or the previous complex from which a complex is similar to it."""
 
 BELIEVED: Final = 0.5
-"""Share of the last complexes that must be alike for a lead to be believed. 0.45 and 0.55 give the
-same on `challenge2015`; 0.6 loses a tachycardia of short runs."""
+"""Share of the last complexes that must be similar for a lead to be trusted. 0.45 and 0.55 give the
+same result on `challenge2015`; 0.6 loses a tachycardia of short runs."""
 
 FORGETTING: Final = 0.06
-"""By how much each complex changes that share: the last 16 or so count."""
+"""Weight of each new complex in that share: about the last 16 count."""
 
 FOLLOWING: Final = 0.08
-"""By how much each complex that is like the usual one changes it."""
+"""Weight of each new similar complex in the usual one."""
 
 STRANGE: Final = 40
-"""Complexes unlike the usual one, at less than 120 a minute, after which another one is usual."""
+"""Dissimilar complexes, at less than 120 a minute, after which the usual one is learnt again."""
 
 SPIKE: Final = 0.8
 SPIKE_SIZE: Final = 0.25
-"""Power above `FAST_BAND`, in that of `QRS_BAND` and in the usual QRS complex' size, of a spike.
+"""Power of a spike above `FAST_BAND`, relative to that in `QRS_BAND` and to the usual complex.
 
 QRS complexes have 0.06 to 0.45 of the first, pacing spikes 0.9 to 2.
 """
@@ -121,14 +122,14 @@ UNLIKE_ODDS: Final = 0.5
 """Correlation below which, or log odds above which, a beat may belong to a run."""
 
 RUN_STEADY: Final = 0.55
-"""How alike the beats of a run must be: the median correlation of each with the one before, less
-the deviation of the logarithm of their size.
+"""Required similarity of the beats of a run: the median correlation of each with the previous one,
+minus the standard deviation of the logarithm of their sizes.
 
-The runs of `challenge2015` have 0.61 and more, noise that looks like one has at most 0.53.
+The runs of `challenge2015` have at least 0.61, noise that looks like a run at most 0.53.
 """
 
 FAST_RUN: Final = 180.0
-"""Beats a minute up to which a run is no fibrillation, though its waves may look like it."""
+"""Beats a minute up to which a run is not fibrillation, though its waves may look like it."""
 
 FLUTTER: Final = 240.0
 """Beats a minute from which a run is flutter."""
@@ -145,53 +146,53 @@ FIBRILLATES: Final = 0.0
 """Log odds from which a window is fibrillation."""
 
 BEATS: Final = 0.0
-"""Log odds of fibrillation up to which a lead that shows its usual complexes refutes it.
+"""Log odds of fibrillation up to which a lead with usual complexes refutes it.
 
-With 0.7, 28 of 36 episodes of `vfdb` are told, with 0.0, 32; five more false alarms in 6.6 hours of
-`vfdb` and `cudb`, all in three of the sickest records.
+With 0.7, 28 of 36 episodes of `vfdb` are detected, with 0.0, 32, at the cost of five more false
+alarms in 6.6 hours of `vfdb` and `cudb`, all in three of the sickest records.
 """
 
 LOWEST_WAVE: Final = 0.15
-"""Share of the usual beat's span below which waves are no fibrillation but a heart that stands."""
+"""Share of the usual beat's span below which waves are not fibrillation but asystole."""
 
 NOTHING, NOTHING_WITHIN = 0.0085, 2
-"""Share of the usual beat's span, and seconds, below which there is nothing but hum: a lead is off.
+"""Share of the usual beat's span over so many seconds below which there is only hum: a lead is off.
 
-An electrode without a patient hears the mains. A heart that stands leaves P waves (0.11), or the
-wander of a baseline (0.03 mV: 0.01 to 0.03); hum that is a twentieth of the ECG leaves 0.006.
+An electrode without a patient picks up the mains. A stopped heart leaves P waves (0.11), or baseline
+wander (0.03 mV: 0.01 to 0.03); hum of a twentieth of the ECG leaves 0.006.
 """
 
 WINDOW: Final = 4
-"""Seconds in which fibrillation is looked for."""
+"""Length of the window for fibrillation, in seconds."""
 
 PAUSE_ERROR: Final = 0.125
 """Share of the limit by which a pause may be shorter and still be an asystole.
 
-Complexes have a width, and the experts of `challenge2015` called a pause of 3.56 s true.
+Complexes have a width, and the experts of `challenge2015` accepted a pause of 3.56 s.
 """
 
 RATE_ERROR: Final = 5.0
 FALLEN: Final = 1.35
-"""Beats a minute by which a rate may miss the limit, as much as ANSI/AAMI EC13 allows a rate meter
-to err; a slow one only if it was so many times as fast before.
+"""Beats a minute by which a rate may miss the limit, the error that ANSI/AAMI EC13 allows a rate
+meter; for a slow rate only if it was `FALLEN` times as fast before.
 
-A heart that has always had 44 a minute is none that fell to it.
+A heart that has always had 44 beats a minute has not slowed down to it.
 """
 
 RESTLESS: Final = 0.45
-"""Usual size of what lies between the complexes, in theirs, from which no rate can be told."""
+"""Median signal between the complexes, relative to theirs, from which the rate is unknown."""
 
 DISAGREE: Final = 1.15
-"""Ratio of the rates of two leads from which one of them is wrong."""
+"""Ratio of the rates of two leads from which one of them must be wrong."""
 
 SAME_BEAT: Final = 0.15
-"""Seconds within which complexes of two leads are of one beat, as in ANSI/AAMI EC57."""
+"""Seconds within which complexes of two leads belong to one beat, as in ANSI/AAMI EC57."""
 
 UNHEARD: Final = 10
-"""Seconds without a lead to believe after which an alarm ends: it is one of signal quality then."""
+"""Seconds without a trusted lead after which an alarm ends, as signal quality is then at fault."""
 
 CLEARED_AFTER: Final = 5.0
-"""Seconds after which an arrhythmia that is no longer there has ended."""
+"""Seconds without an arrhythmia after which it has ended."""
 
 
 class Complex(NamedTuple):
@@ -199,10 +200,10 @@ class Complex(NamedTuple):
 
     Attributes:
         at: seconds from the beginning of the stream.
-        size: its height in the QRS band, in those of the usual complex.
+        size: its height in the QRS band, relative to the usual complex.
         like: correlation with the usual complex.
         odds: log odds that it is ventricular.
-        same: correlation with the complex before it.
+        same: correlation with the previous complex.
     """
 
     at: float
@@ -232,7 +233,7 @@ class _Filter:
 
 
 def _power(signal: Signal) -> Signal:
-    """Return the root of the mean power within `SMOOTHED` samples."""
+    """Return the root mean square of the signal over `SMOOTHED` samples."""
     from scipy.ndimage import uniform_filter1d
 
     mean = np.maximum(uniform_filter1d(signal * signal, SMOOTHED), 0.0)
@@ -245,17 +246,17 @@ class Lead:
     Attributes:
         complexes: the last QRS complexes.
         on: whether it is on, and its filters have settled.
-        on_since: when it was put on, in seconds.
+        on_since: the time since which it has been on, in seconds.
         decided: the time up to which complexes are decided.
-        trust: the share of the last complexes that were like the usual one, or the one before.
-        known: the share of the last complexes that were like the usual one.
-        silent: whether there is nothing in it but hum.
-        fibrillation: log odds that the last four seconds are fibrillation; None if they are not to
-            be judged.
+        trust: the share of the last complexes similar to the usual or the previous one.
+        known: the share of the last complexes similar to the usual one.
+        silent: whether it contains nothing but hum.
+        fibrillation: log odds that the last four seconds are fibrillation; None if they cannot be
+            assessed.
     """
 
     def __init__(self, rate: float) -> None:
-        """Take the rate of the raw samples, in Hz."""
+        """Start with no samples; `rate` is the sampling rate in Hz."""
         self.complexes: deque[Complex] = deque(maxlen=40)
         self.on, self.on_since, self.decided = False, 0.0, 0.0
         self.trust = self.known = self.learnt_at = 0.0
@@ -286,7 +287,7 @@ class Lead:
         self._unlike = 0.0
 
     def step(self, samples: Signal) -> None:
-        """Take in the samples of the next second; NaN is a sample that was lost."""
+        """Take the samples of the next second, NaN for lost ones."""
         signal, off = self._whole(samples)
         resampled = self._resampled(signal)
         fresh = np.stack([resampled, self._fast(resampled), self._first(resampled)])
@@ -307,7 +308,7 @@ class Lead:
         self._look()
 
     def _whole(self, samples: Signal) -> tuple[Signal, bool]:
-        """Return the samples with each lost one as the one before it, and whether it is off."""
+        """Return the samples, lost ones replaced by the previous one, and whether the lead is off."""
         known = np.isfinite(samples)
         if self._raw is None:
             self._raw = float(samples[known][0]) if known.any() else 0.0
@@ -324,7 +325,7 @@ class Lead:
         return signal, longest >= STILL * self._rate or not known.any()
 
     def _resampled(self, signal: Signal) -> Signal:
-        """Return the second at `RATE`."""
+        """Return the second, resampled to `RATE`."""
         smooth = self._low_pass(signal)
         before = self._smooth if self._seconds else float(smooth[0])
         self._smooth = float(smooth[-1])
@@ -334,7 +335,7 @@ class Lead:
         return np.asarray(np.interp(places, np.arange(len(known)), known))
 
     def _without_spikes(self) -> Signal:
-        """Return the second before the last `MARGIN` with a straight line for each pacing spike."""
+        """Return the second before the last `MARGIN`, with straight lines for pacing spikes."""
         signal, fast, sharp = self._late
         inner = slice(MARGIN, -MARGIN)
         if not self._size:
@@ -366,10 +367,10 @@ class Lead:
             if not self.on_since or at > self.on_since + 0.5:
                 self._consider(i, at, float(height[i]))
         if self._last is not None and self._seconds - self._last[0] > 10:
-            self._size *= 0.985  # after a minute a complex may be half as large
+            self._size *= 0.985  # accepts complexes of half the size after a minute
 
     def _consider(self, i: int, at: float, height: float) -> None:
-        """Take the highest point at `i` for a complex, or not."""
+        """Decide whether the maximum at `i` is a complex."""
         if not self._size:
             self._first_heights.append((at, height))
             if at - self._first_heights[0][0] > 3.0:
@@ -422,7 +423,7 @@ class Lead:
     def _learn(
         self, seen: tuple[Signal, float, float, float], like: float, same: float, since: float
     ) -> None:
-        """Follow the usual complex, and learn a new one where another has become usual."""
+        """Update the usual complex, and learn it again if another one has become usual."""
         self._shapes.append(seen)
         if self._usual is None:
             if len(self._shapes) >= LEARNT:
@@ -443,7 +444,7 @@ class Lead:
             self._learn_anew()
 
     def _learn_anew(self) -> None:
-        """Learn the usual complex from the last ones: those like the one that is most like all."""
+        """Learn the usual complex from the last ones that are similar to the most typical one."""
         shapes = np.array([seen[0] for seen in self._shapes])
         alike = shapes @ shapes.T
         near = alike[int(np.argmax(np.median(alike, axis=1)))] > 0.8
@@ -456,7 +457,7 @@ class Lead:
         self._unlike, self.learnt_at = 0.0, self.decided
 
     def _look(self) -> None:
-        """Measure the last four seconds: their span, how restless they are, and fibrillation."""
+        """Measure the last four seconds: span, restlessness, and odds of fibrillation."""
         window = self._waves[-WINDOW * RATE :]
         self.span = float(np.ptp(window))
         last = self._waves[-NOTHING_WITHIN * RATE :]
@@ -496,27 +497,27 @@ class SignalRhythm:
     def __init__(
         self, rate: float, leads: Sequence[str], settings: RhythmSettings | None = None
     ) -> None:
-        """Begin at sample 0 of signals of `rate` samples a second."""
+        """Start at sample 0 of signals with `rate` samples a second."""
         self._rate, self._settings = float(rate), settings or RhythmSettings()
         self.leads = {name: Lead(rate) for name in leads}
         self._waiting: dict[str, Signal] = {name: np.empty(0) for name in leads}
         self._seconds = 0
         self._standing = Standing(self._settings, hold=CLEARED_AFTER)
-        self._heard = 0  # when a lead could be believed last
+        self._heard = 0  # when a lead was last trusted
         self._waves_since: float | None = None
         self._judged: deque[tuple[float, bool]] = deque(maxlen=40)
 
     @property
     def standing(self) -> list[Finding]:
-        """The arrhythmias that stand, the most serious first."""
+        """The present arrhythmias, most serious first."""
         return list(self._standing)
 
     def feed(self, samples: Mapping[str, NDArray[Any]]) -> list[Change]:
-        """Take in the next samples of each lead, and return what began, escalated, or ended.
+        """Take the next samples of each lead; return what began, escalated, or ended.
 
         Args:
-            samples: float [n] for each lead, the same n for all; NaN is a sample that was lost. A
-                lead that is missing here is lost for so long.
+            samples: float [n] for each lead, the same n for all, NaN for lost samples. A missing
+                lead counts as lost.
         """
         count = max((len(chunk) for chunk in samples.values()), default=0)
         for name, waiting in self._waiting.items():
@@ -536,9 +537,9 @@ class SignalRhythm:
             changes += self._decide()
 
     def judge(self, at: float, unlike: bool) -> None:
-        """Take in what a model of the patient says of the beat at `at` seconds, if there is one.
+        """Take the verdict of a patient's model on the beat at `at` seconds.
 
-        It then counts instead of this module's own opinion whether the beat belongs to a run.
+        It overrides this module's own decision whether the beat belongs to a run.
         """
         self._judged.append((at, unlike))
 
@@ -559,7 +560,7 @@ class SignalRhythm:
         return self._standing.update(found, float(self._seconds), heard)
 
     def _fibrillation(self, on: list[Lead]) -> Finding | None:
-        """Return fibrillation, where all leads that are on show its waves, or no beats."""
+        """Return fibrillation if all leads that are on show its waves, and none shows beats."""
         now = float(self._seconds)
         odds = [lead.fibrillation for lead in on if lead.fibrillation is not None]
         beating = any(self._beating(lead) for lead in on)
@@ -573,14 +574,14 @@ class SignalRhythm:
         return Finding("ventricular-fibrillation", self._waves_since, now)
 
     def _beating(self, lead: Lead) -> bool:
-        """Whether a lead's last four seconds hold usual complexes."""
+        """Return whether a lead's last four seconds contain usual complexes."""
         if lead.trust < BELIEVED or (lead.fibrillation or 0.0) > BEATS:
             return False
         recent = [each.like > 0.85 for each in lead.complexes if each.at > self._seconds - WINDOW]
         return sum(recent) >= max(2, 0.5 * len(recent))
 
     def _asystole(self, believed: list[Lead]) -> Finding | None:
-        """Return an asystole, where no lead that is believed has had a complex for long."""
+        """Return an asystole if no trusted lead has had a complex for long enough."""
         began = [lead for lead in believed if self._ended_well(lead)]
         if not began:
             return None
@@ -602,20 +603,20 @@ class SignalRhythm:
         return Finding("asystole", last, float(self._seconds), pause_s=pause)
 
     def _credible(self, each: Complex, lead: Lead, believed: list[Lead]) -> bool:
-        """Whether a complex is like the usual one or the one before, or other leads have it."""
+        """Return whether a complex resembles the usual or previous one, or is on other leads."""
         others = [other for other in believed if other is not lead]
         seen = any(abs(o.at - each.at) < SAME_BEAT for other in others for o in other.complexes)
         return not others or seen or max(each.like, each.same) > 0.6
 
     def _ended_well(self, lead: Lead) -> bool:
-        """Whether a lead's last complex was one, and no sign of a lead that comes off."""
+        """Return whether a lead's last complex was real, and not a lead coming off."""
         if not lead.complexes:
             return False
         last = lead.complexes[-1]
         return last.like > 0.6 or last.same > 0.6
 
     def _run(self, believed: list[Lead]) -> Finding | None:
-        """Return a run of ventricular beats."""
+        """Return a run of ventricular beats, if there is one."""
         for lead in believed:
             run = self._unlike(lead)
             if len(run) < self._settings.run_beats:
@@ -636,7 +637,7 @@ class SignalRhythm:
         return None
 
     def _unlike(self, lead: Lead) -> list[Complex]:
-        """Return the last run of a lead's complexes that are unlike the usual one."""
+        """Return the last run of a lead's complexes that differ from the usual one."""
         run: list[Complex] = []
         for each in lead.complexes:
             if each.at <= lead.learnt_at:
@@ -649,20 +650,20 @@ class SignalRhythm:
         return run
 
     def _usual_rate(self, best: list[Lead]) -> float:
-        """Return the rate of the best lead before its last beats; 0 where too few are known."""
+        """Return the rate of the best lead before its last beats; 0 with too few beats."""
         lead = max(best, key=lambda lead: lead.trust)
         times = [each.at for each in lead.complexes][: -self._settings.bradycardia_beats]
         return 60 / float(np.median(np.diff(times))) if len(times) > 8 else 0.0
 
     def _fast(self, lead: Lead) -> float:
-        """Return the rate of a lead over as many beats as make a tachycardia, 0 if it has none."""
+        """Return the rate of a lead over the beats of a tachycardia; 0 if it is unknown."""
         beats = list(lead.complexes)[-self._settings.tachycardia_beats :]
         alike = np.mean([max(each.like, each.same) > ALIKE for each in beats])
         rate = fast_rate([each.at for each in beats], self._settings.tachycardia_beats, True)
         return rate if rate is not None and alike > 0.7 else 0.0
 
     def _alike(self, run: list[Complex], believed: list[Lead]) -> float:
-        """Return how alike the complexes of a run are, on the lead that shows it best."""
+        """Return how similar the complexes of a run are, on the lead where they are most so."""
         same = []
         for each in run[1:]:
             near = [
@@ -676,7 +677,7 @@ class SignalRhythm:
         return float(np.median(same)) - scatter
 
     def _usual_between(self, lead: Lead, run: list[Complex]) -> bool:
-        """Whether most of what a lead shows during a run on another is its usual complex."""
+        """Return whether a lead shows mostly its usual complex during a run on another lead."""
         usual = [
             each.like > 0.9 and each.odds < 0
             for each in lead.complexes
@@ -685,7 +686,7 @@ class SignalRhythm:
         return sum(usual) > 0.6 * max(len(usual), 3)
 
     def _rates(self, believed: list[Lead]) -> list[Finding]:
-        """Return what is too slow or too fast on the best lead, and not refuted by the others."""
+        """Return a rate that is too slow or too fast on the best leads, unless others refute it."""
         settings, now = self._settings, float(self._seconds)
         most = max((lead.trust for lead in believed), default=0.0)
         best = [
