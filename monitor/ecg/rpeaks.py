@@ -3,8 +3,8 @@
 sleepecg (https://doi.org/10.21105/joss.05411, after Pan and Tompkins,
 https://doi.org/10.1109/TBME.1985.325532) looks for upright peaks. Here it is run on the signal with
 both polarities and, in long gaps, once more with limited amplitude, which brings out wide and low
-ventricular beats. T waves are dropped by their slope, as Pan and Tompkins do. One of two close peaks
-is dropped, unless the heart is so fast that both are QRS complexes.
+ventricular beats. T waves are dropped by their slope, as Pan and Tompkins do. One of two close
+peaks is dropped, unless the heart is so fast that both are QRS complexes.
 """
 
 from itertools import pairwise
@@ -152,7 +152,7 @@ class Finder:
         return limited
 
     def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Keep the larger of two peaks that lie too close to be two, the largest first."""
+        """Return the peaks without the smaller of any two that are too close, largest first."""
         free = np.ones(len(peaks), bool)
         kept: list[int] = []
         for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():
@@ -163,7 +163,7 @@ class Finder:
         return peaks[self._fast(peaks, qrs, kept)].astype(np.int64)
 
     def _fast(self, peaks: Positions, qrs: Signal, kept: list[int]) -> list[int]:
-        """Give the peaks that are kept, [N], and those between them that a fast heart has, too."""
+        """Return the kept peaks, [N], and those between them that belong to a fast heart."""
         if not kept:
             return kept
         slope = self._slopes(peaks, qrs)
@@ -194,7 +194,7 @@ class Finder:
         return spans
 
     def _slopes(self, peaks: Positions, qrs: Signal) -> Signal:
-        """Give the steepest slope around each peak."""
+        """Return the steepest slope around each peak: [N]."""
         slopes: Signal = np.abs(np.diff(self._near(peaks, qrs), axis=1)).max(axis=1)
         return slopes
 

@@ -158,8 +158,8 @@ LOWEST_WAVE: Final = 0.15
 NOTHING, NOTHING_WITHIN = 0.0085, 2
 """Share of the usual beat's span over so many seconds below which there is only hum: a lead is off.
 
-An electrode without a patient picks up the mains. A stopped heart leaves P waves (0.11), or baseline
-wander (0.03 mV: 0.01 to 0.03); hum of a twentieth of the ECG leaves 0.006.
+An electrode without a patient picks up the mains. A stopped heart leaves P waves (0.11) or
+baseline wander (0.03 mV: 0.01 to 0.03); hum of a twentieth of the ECG leaves 0.006.
 """
 
 WINDOW: Final = 4
@@ -308,7 +308,7 @@ class Lead:
         self._look()
 
     def _whole(self, samples: Signal) -> tuple[Signal, bool]:
-        """Return the samples, lost ones replaced by the previous one, and whether the lead is off."""
+        """Return the samples, lost ones replaced by the one before, and whether it is off."""
         known = np.isfinite(samples)
         if self._raw is None:
             self._raw = float(samples[known][0]) if known.any() else 0.0
