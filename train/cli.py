@@ -105,12 +105,12 @@ def ecg(
 def second_opinion(
     records: Annotated[
         list[Path],
-        typer.Option(help="Folder of annotated WFDB records to teach on; may be repeated."),
+        typer.Option(help="Folder of annotated WFDB records to train on; may be repeated."),
     ],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("out/second_opinion.npz"),
     seed: Seed = None,
 ) -> None:
-    """Teach the second opinion in patients' detectors, and judge it on records left out."""
+    """Train the second opinion of patients' detectors, and evaluate it on records left out."""
     from train.detectors import teaching
 
     teaching.main(records, out, seed or 0)

@@ -22,8 +22,8 @@ TOLERANCE: Final = 1e-5
 """Largest difference between Keras and onnxruntime, absolute or relative."""
 
 Graph = Callable[..., dict[str, Any]]
-"""Takes a float32 tensor [N, …] and gives the outputs of a card's kind by name. One with a second
-opinion takes RR intervals as well, float32 [N, 32], or one row for all beats."""
+"""Takes a float32 tensor [N, …] and returns the outputs of a card's kind by name. A graph with a
+second opinion also takes RR intervals, float32 [N, 32], or one row for all beats."""
 
 
 class ExportError(Failure):
@@ -50,20 +50,21 @@ def export(
 ) -> None:
     """Write `graph` and `card` to the model file `path`, if the result is correct.
 
-    The file appears in its place only after `monitor` has accepted it and given the same as Keras.
+    The file appears at `path` only after `monitor` has accepted it and computed the expected
+    outputs to within `TOLERANCE`.
 
     Args:
-        path: of the file.
-        graph: gives the outputs that `model_file.SIGNATURES` names for the card's kind.
-        card: what the file says about itself.
-        inputs: float32 [N, …], what it is proved on.
-        expected: its outputs for `inputs`, as Keras computes them outside the graph, to 1e-5.
-        rr: float32 [N, 32], the RR intervals with which `expected` was computed, of a graph that
-            takes them. In the file they may be left out, for a row of zeros; that is proved, too.
+        path: of the model file.
+        graph: returns the outputs that `model_file.SIGNATURES` names for the card's kind.
+        card: of the model.
+        inputs: float32 [N, …], to verify the file with.
+        expected: the outputs for `inputs`, as Keras computes them outside the graph.
+        rr: float32 [N, 32], the RR intervals with which `expected` was computed, if the graph takes
+            them. In the file they are optional and default to a row of zeros, which is verified, too.
 
     Raises:
-        ExportError: the file does not compute what Keras computes.
-        ModelError: `monitor` refuses the file.
+        ExportError: the outputs differ.
+        ModelError: `monitor` does not accept the file.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

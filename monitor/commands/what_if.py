@@ -27,9 +27,9 @@ RATES: Final = (0.05, 0.02, 0.01, 0.005)
 
 
 class Recording(NamedTuple):
-    """A recording: its beats, when they were, and the annotated ones where there are any.
+    """The beats of a recording, their times, and the annotated beats if there are any.
 
-    `rr`: float32 [N, 32], the RR intervals before each beat; None of a file of beats.
+    `rr` contains the RR intervals before each beat, float32 [N, 32]; None for a file of beats.
     """
 
     beats: Floats
@@ -80,7 +80,7 @@ def read(source: Path, start: float = 0) -> Recording:
 
 
 def outcomes(recording: Recording, detector: Detector) -> Iterator[SettingsTrial]:
-    """Run the recording through the live alarm decisions at every point of the grid."""
+    """Run the recording through the daemon's alarm decisions at every point of the grid."""
     scores, _, ventricular = detector.score(recording.beats, recording.rr)
     good = quality.assess(recording.beats) == quality.GOOD
     for rate in (None, *RATES):

@@ -152,7 +152,7 @@ class Finder:
         return limited
 
     def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
-        """Return the peaks without the smaller of any two that are too close, largest first."""
+        """Return the peaks without those too close to a larger one."""
         free = np.ones(len(peaks), bool)
         kept: list[int] = []
         for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():

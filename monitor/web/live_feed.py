@@ -111,8 +111,8 @@ class LiveFeed:
         Args:
             heard: the device of each message, its beats, and their offset in the batch.
             batch: float32 [N, 140].
-            scored: what the detectors said of it.
-            verdicts: for each beat one of those of `alarms.kinds`.
+            scored: the detectors' scores of the batch.
+            verdicts: one of those of `alarms.kinds` for each beat.
             wall: now, in seconds since 1970 UTC.
         """
         theirs: dict[str, list[tuple[Beats, int]]] = {}

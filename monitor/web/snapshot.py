@@ -17,7 +17,7 @@ DIGITS = 4
 
 Verdict = Literal["normal", "anomalous", "poor"]
 VERDICTS: tuple[Verdict, ...] = ("normal", "anomalous", "poor", "anomalous", "anomalous")
-"""The verdicts of `alarms.kinds` in words."""
+"""The name of each verdict of `alarms.kinds`."""
 
 
 class ShownBeat(msgspec.Struct, frozen=True):
