@@ -60,7 +60,7 @@ def export(
         inputs: float32 [N, …], to verify the file with.
         expected: the outputs for `inputs`, as Keras computes them outside the graph.
         rr: float32 [N, 32], the RR intervals with which `expected` was computed, if the graph takes
-            them. In the file they are optional and default to a row of zeros, which is verified, too.
+            them. In the file they are optional and default to a row of zeros, which is verified.
 
     Raises:
         ExportError: the outputs differ.

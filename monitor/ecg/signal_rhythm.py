@@ -505,7 +505,7 @@ class SignalRhythm:
         self._standing = Standing(self._settings, hold=CLEARED_AFTER)
         self._heard = 0  # when a lead was last trusted
         self._waves_since: float | None = None
-        self._judged: deque[tuple[float, bool]] = deque(maxlen=40)
+        self._verdicts: deque[tuple[float, bool]] = deque(maxlen=40)
 
     @property
     def standing(self) -> list[Finding]:
@@ -536,12 +536,12 @@ class SignalRhythm:
             self._seconds += 1
             changes += self._decide()
 
-    def judge(self, at: float, unlike: bool) -> None:
+    def take_verdict(self, at: float, unlike: bool) -> None:
         """Take the verdict of a patient's model on the beat at `at` seconds.
 
         It overrides this module's own decision whether the beat belongs to a run.
         """
-        self._judged.append((at, unlike))
+        self._verdicts.append((at, unlike))
 
     def _decide(self) -> list[Change]:
         on = [lead for lead in self.leads.values() if lead.on]
@@ -642,8 +642,8 @@ class SignalRhythm:
         for each in lead.complexes:
             if each.at <= lead.learnt_at:
                 continue
-            judged = [unlike for at, unlike in self._judged if abs(at - each.at) < SAME_BEAT]
-            if judged[-1] if judged else each.like < UNLIKE or each.odds > UNLIKE_ODDS:
+            verdicts = [unlike for at, unlike in self._verdicts if abs(at - each.at) < SAME_BEAT]
+            if verdicts[-1] if verdicts else each.like < UNLIKE or each.odds > UNLIKE_ODDS:
                 run.append(each)
             elif len(run) < self._settings.run_beats or each.at > run[-1].at + 2.5:
                 run = []
