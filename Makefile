@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Every install, and every build for one, takes its versions from here; `make LOCK=/dev/null test`
-# takes the newest. By variables, for pip 25.3 and later asks for the second by a name of its own.
+# The versions for every install and build; `make LOCK=/dev/null test` uses the newest ones instead.
+# As variables, because pip 25.3 and later has a separate one for builds.
 LOCK ?= requirements.lock
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
@@ -16,7 +16,7 @@ help: ## List the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The demo needs no TensorFlow; everything else brings all there is.
+# The demo needs no TensorFlow; every other target installs everything.
 $(VENV)/.demo: pyproject.toml $(LOCK) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
@@ -27,7 +27,7 @@ $(VENV)/.all: pyproject.toml $(LOCK) | $(BIN)/python
 
 install: $(VENV)/.all ## Install everything into .venv
 
-demo: $(VENV)/.demo ## Show it: simulated patients, alarms raised and cleared; Ctrl-C ends it
+demo: $(VENV)/.demo ## Run the demo: simulated patients, alarms raised and cleared; Ctrl-C stops it
 	$(BIN)/ecg-monitor demo
 
 # By file, so that what the tests of one share is made once.
@@ -39,24 +39,24 @@ lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# One file for every supported Python: a line that is for some of them alone says so.
-lock: | $(BIN)/python ## Renew the lock: the newest versions that fit pyproject.toml
+# One file for all supported versions of Python; lines for some of them are marked.
+lock: | $(BIN)/python ## Update the lock file to the newest versions that pyproject.toml allows
 	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --upgrade uv
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile --quiet --upgrade --universal \
 	  --python-version 3.11 --all-extras --no-annotate --custom-compile-command 'make lock' \
 	  --output-file requirements.lock pyproject.toml -
 
-train: install ## Train everything and make a page of it: out/report.html
+train: install ## Train everything and write a report: out/report.html
 	$(BIN)/ecg-train all
 
-faults: install ## Break things under load and print what became of the beats
+faults: install ## Inject faults under load and print what happened to the beats
 	$(BIN)/python -m tests.harness.faults
 
-bench: install ## Measure the daemon beside a bare subscriber
+bench: install ## Compare the daemon with a bare subscriber
 	$(BIN)/python -m tests.bench.streaming
 
-bench-train: install ## Measure the trainings beside the sources' plain code
+bench-train: install ## Compare the trainings with the sources' plain code
 	$(BIN)/python -m tests.bench.train
 
-clean: ## Remove what the targets made
+clean: ## Remove generated files
 	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

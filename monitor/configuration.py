@@ -1,6 +1,6 @@
-"""Loads the settings: flags win over the environment, the environment over the TOML file.
+"""Load the settings: options override the environment, which overrides the TOML file.
 
-What cannot be used is explained in one line: the setting, its value, and what is allowed.
+An invalid setting is explained in one line: the setting, its value, and what is allowed.
 """
 
 import re
@@ -24,7 +24,7 @@ _LOGIN = re.compile(r"^(.\w+://|.).*@")
 
 
 class _Sources(Settings, BaseSettings):
-    """The settings, from wherever they were given."""
+    """The settings, from all sources."""
 
     model_config = SettingsConfigDict(env_prefix="ECG_MONITOR_", env_nested_delimiter="__")
 
@@ -37,7 +37,7 @@ class _Sources(Settings, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return flags, environment and file, the strongest first."""
+        """Return options, environment and file, in descending order of priority."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -52,7 +52,7 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         ConfigurationError: names the setting, the value and what is allowed.
     """
     if file is not None and not file.is_file():
-        raise ConfigurationError(f"--config {file}: there is no such file")
+        raise ConfigurationError(f"--config {file}: no such file")
 
     class FromFile(_Sources, toml_file=file):
         pass
@@ -61,7 +61,7 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         return FromFile(**(flags or {}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error.errors()[0])) from None
-    # Broken TOML, broken JSON in an environment variable, or a file that cannot be read.
+    # Invalid TOML, invalid JSON in an environment variable, or an unreadable file.
     except (ValueError, OSError, RecursionError) as error:
         where = f"--config {file}: " if file else ""
         raise ConfigurationError(f"{where}{error}") from None
@@ -73,7 +73,7 @@ def flags(
     rate: float | None = None,
     lead: str | None = None,
 ) -> dict[str, Any]:
-    """Return what was given on the command line, as tables of settings."""
+    """Return the options of the command line as tables of settings."""
     given: dict[str, dict[str, Any]] = {
         "mqtt": {"broker": broker},
         "model": {"path": model},
@@ -90,12 +90,14 @@ def _explain(error: ErrorDetails) -> str:
     setting = ".".join(str(part) for part in error["loc"])
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{setting}: there is no such setting; --print-config lists those there are"
+        return f"{setting}: no such setting; --print-config lists all settings"
     if error["type"] == "value_error" and setting.count(".") == 0:
-        return text  # it names its settings itself
+        return text  # it already names the settings
     reason = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
-        return f"{setting}: must be a table of settings ({reason})"  # its value may hold a secret
+        return (
+            f"{setting}: must be a table of settings ({reason})"  # the value may contain a secret
+        )
     value = repr(error["input"])
     if setting.endswith(("password", "token")):
         value = "'***'"

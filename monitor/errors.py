@@ -1,28 +1,28 @@
-"""What can go wrong, and the exit code that it deserves."""
+"""The exceptions of the programs, and their exit codes."""
 
 from typing import Literal, get_args
 
 USAGE = 64
-"""Exit code for a command line that cannot be understood (`EX_USAGE` of sysexits.h)."""
+"""Exit code for an invalid command line (`EX_USAGE` in sysexits.h)."""
 
 CONFIGURATION = 78
-"""Exit code for a setting that cannot be used (`EX_CONFIG` of sysexits.h)."""
+"""Exit code for an invalid setting (`EX_CONFIG` in sysexits.h)."""
 
 
 class Failure(Exception):
-    """The work cannot be done; its text is the one line that the user reads. Exit code 1."""
+    """The work cannot be done. The text is printed to the user in one line. Exit code 1."""
 
     code = 1
 
 
 class UsageError(Failure):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The command line names something that does not exist, or contradicts itself."""
 
     code = USAGE
 
 
 class ConfigurationError(Failure):
-    """A setting cannot be used; the text names the setting, the value and what is allowed."""
+    """A setting is invalid. The text names the setting, its value and what is allowed."""
 
     code = CONFIGURATION
 
@@ -34,7 +34,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Rejected(ValueError):
-    """A message that cannot be understood; a redelivery would not mend it."""
+    """A message cannot be decoded; sending it again would not help."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

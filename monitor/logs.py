@@ -1,4 +1,4 @@
-"""How the daemon logs: coloured lines on a terminal, JSON lines elsewhere."""
+"""Log coloured lines on a terminal, JSON lines elsewhere."""
 
 import logging
 import sys
@@ -17,14 +17,14 @@ def _to_json(event: structlog.types.EventDict, **_: object) -> bytes:
 def _printable(
     _logger: object, _method: str, event: structlog.types.EventDict
 ) -> structlog.types.EventDict:
-    """A topic or a detail may hold anything: no line may come of it that is not ours."""
+    """Escape topics and details, which may contain anything, so that they cannot forge lines."""
     return {
         name: printable(value) if isinstance(value, str) else value for name, value in event.items()
     }
 
 
 def set_up() -> None:
-    """Log to standard error from here on."""
+    """Set up logging to standard error."""
     steps: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
@@ -33,7 +33,7 @@ def set_up() -> None:
     if sys.stderr.isatty():
         steps.append(structlog.dev.ConsoleRenderer())
         factory: structlog.types.WrappedLogger = structlog.PrintLoggerFactory(sys.stderr)
-    else:  # an alarm flood must not wait for its log
+    else:  # an alarm flood must not wait for the log
         steps.append(structlog.processors.JSONRenderer(_to_json))
         factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
@@ -45,14 +45,14 @@ def set_up() -> None:
 
 
 LINES = 50
-"""Lines a second that the log takes of each sort: a flood must not wait for its log."""
+"""Most lines of each kind in a second: a flood must not wait for the log."""
 
 
 class Throttle:
-    """Lets the same thing be said once a second at most, and no more than so many things.
+    """Limits logging to once a second for the same thing, and to a number of things.
 
     Attributes:
-        withheld: how many were not said since one last was.
+        withheld: the number of lines suppressed since the last call of `take_withheld`.
     """
 
     def __init__(self, most: int) -> None:
@@ -63,7 +63,7 @@ class Throttle:
         self._before: set[Hashable] = set()  # in the second before
 
     def admits(self, thing: Hashable, now: float) -> bool:
-        """Whether it may be said at `now`, in seconds."""
+        """Return whether `thing` may be logged at `now`, in seconds."""
         second = int(now)
         if second != self._second:
             self._before = self._said if second == self._second + 1 else set()
@@ -75,6 +75,6 @@ class Throttle:
         return True
 
     def take_withheld(self) -> int:
-        """How many were withheld, and begin to count anew."""
+        """Return the number of lines suppressed, and reset it."""
         number, self.withheld = self.withheld, 0
         return number

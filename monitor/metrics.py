@@ -1,4 +1,4 @@
-"""What Prometheus sees. Per-beat figures are counted by the batch, so that they cost nothing."""
+"""The metrics for Prometheus. Beats are counted in batches, which costs almost nothing."""
 
 from collections.abc import Iterable
 
@@ -26,7 +26,7 @@ BATCH_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096)
 
 
 class BatchHistogram(Collector):
-    """A histogram that takes an array at a time."""
+    """A histogram that observes an array at a time."""
 
     def __init__(
         self, name: str, documentation: str, buckets: Iterable[float], registry: CollectorRegistry
@@ -44,7 +44,7 @@ class BatchHistogram(Collector):
         self._sum += float(values.sum(dtype=np.float64))
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        """The histogram as it stands."""
+        """Yield the current histogram."""
         totals = np.cumsum(self._counts).tolist()
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         family = HistogramMetricFamily(self._name, self._documentation)
@@ -53,21 +53,22 @@ class BatchHistogram(Collector):
 
 
 class ConnectionMetrics:
-    """The series of a program's connections to the broker.
+    """The metrics of a program's connections to the broker.
 
-    Every label's values are known here, and stand at zero at first.
+    All label values are known in advance, so every series starts at zero.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        # It would add a third more series, which tell when this process began.
+        # They would add a third more series, with the start time of the process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.rejected = self._counter(
-            "messages_rejected", "Messages that could not be understood, by reason.", ("reason",)
+            "messages_rejected", "Messages that could not be decoded, by reason.", ("reason",)
         )
         self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
         self.scores_dropped = self._counter(
-            "scores_dropped", "Messages of scores that the network was too slow for, or away."
+            "scores_dropped",
+            "Messages with scores dropped because the network was too slow or down.",
         )
         self.connects = self._counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = self._counter(
@@ -75,12 +76,13 @@ class ConnectionMetrics:
         )
         self.connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
         self.unacknowledged = self._gauge(
-            "unacknowledged_messages", "Messages in hand that were not acknowledged yet."
+            "unacknowledged_messages", "Messages received and not acknowledged yet."
         )
         self.oldest = self._gauge(
-            "oldest_unacknowledged_seconds", "Age of the oldest message in hand; 0 without one."
+            "oldest_unacknowledged_seconds",
+            "Age of the oldest unacknowledged message; 0 if there is none.",
         )
-        self.build = self._gauge("build_info", "The program that runs.", ("version",))
+        self.build = self._gauge("build_info", "The version of the program.", ("version",))
         self.beat_to_alert = Histogram(
             "ecg_monitor_beat_to_alert_duration_seconds",
             "From reading a beat to the broker's acknowledgement of its alert.",
@@ -99,28 +101,30 @@ class ConnectionMetrics:
 
 
 class SegmentMetrics(ConnectionMetrics):
-    """The series of the daemon for raw samples."""
+    """The metrics of the daemon for raw samples."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.chunks = self._counter("chunks_received", "Chunks of samples read from messages.")
         self.samples = self._counter("samples_received", "Samples of all leads.")
         self.lost = self._counter("samples_lost", "Samples that were missing or not finite.")
-        self.cut = self._counter("beats_cut", "Beats cut from samples, lead off included.")
+        self.cut = self._counter(
+            "beats_cut", "Beats cut from samples, including those of leads that are off."
+        )
         self.streams_broken = self._counter(
-            "streams_broken", "Streams of a device that ended because another one began."
+            "streams_broken", "Streams that ended because a new one of the same device began."
         )
         self.unwritten = self._counter(
-            "journal_failures", "Turns in which the journal could not be written."
+            "journal_failures", "Turns of the main loop in which the journal could not be written."
         )
-        self.streams = self._gauge("streams", "Devices whose samples are heard.")
+        self.streams = self._gauge("streams", "Devices that send samples.")
         self.last_chunk = self._gauge(
-            "last_chunk_timestamp_seconds", "When the last chunk came; 0 before the first."
+            "last_chunk_timestamp_seconds", "Time of the last chunk; 0 before the first."
         )
 
 
 class Metrics(ConnectionMetrics):
-    """The series of the daemon for beats."""
+    """The metrics of the daemon for beats."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
@@ -128,20 +132,18 @@ class Metrics(ConnectionMetrics):
         self.received = counter("beats_received", "Beats read from messages.")
         self.scored = counter("beats_scored", "Beats scored by the detector.")
         self.anomalous = counter("beats_anomalous", "Beats with a score above the threshold.")
-        self.poor = counter("beats_poor", "Beats that cannot be believed, by fault.", ("fault",))
-        self.alerts = counter(
-            "alerts", "Changes of an alarm, decided.", ("kind", "event", "priority")
-        )
+        self.poor = counter("beats_poor", "Beats of poor signal quality, by fault.", ("fault",))
+        self.alerts = counter("alerts", "Changes of alarms.", ("kind", "event", "priority"))
         self.recurring = counter(
             "alarms_recurring", "Alarms raised within a minute of their clearing."
         )
-        self.lost = counter("history_lost", "Alerts and actions that the history could not keep.")
-        self.devices = gauge("devices", "Devices that are heard.")
+        self.lost = counter("history_lost", "Alerts and actions that could not be stored.")
+        self.devices = gauge("devices", "Devices that send beats.")
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
         self.last_beat = gauge(
-            "last_beat_timestamp_seconds", "When the last beat came; 0 before the first."
+            "last_beat_timestamp_seconds", "Time of the last beat; 0 before the first."
         )
-        self.model = gauge("model_info", "The detector that scores.", ("name", "sha256"))
+        self.model = gauge("model_info", "The detectors in use.", ("name", "sha256"))
         self.ratio = BatchHistogram(
             "ecg_monitor_score_ratio", "Score over threshold.", RATIO_BUCKETS, registry
         )

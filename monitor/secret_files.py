@@ -1,4 +1,4 @@
-"""What the settings name and do not contain: certificates, and files that hold a secret."""
+"""Files named by the settings: certificates, and files that contain a secret."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,19 +22,19 @@ ReadableFile = Annotated[Path, AfterValidator(_check_readable)]
 """A file that must be readable when the settings are loaded."""
 
 SecretFile = Annotated[Path, AfterValidator(_check_secret)]
-"""A file that must hold a secret when the settings are loaded."""
+"""A file that must contain a secret when the settings are loaded."""
 
 
 def reveal(given: SecretStr | None, setting: str, file: Path | None) -> str | None:
-    """Return a secret as it was given, or from a file, which is read anew each time.
+    """Return a secret as given, or from a file, which is read each time.
 
     Args:
-        given: the secret itself; only one of the two is set.
-        setting: the name of the setting that names the file, for the error.
-        file: holds the secret; the end of its line is no part of it.
+        given: the secret itself; only one of `given` and `file` is set.
+        setting: the setting that names the file, for the error.
+        file: contains the secret; trailing newlines are ignored.
 
     Raises:
-        ConfigurationError: the file cannot be used any more.
+        ConfigurationError: the file can no longer be used.
     """
     if file is None:
         return given.get_secret_value() if given else None
@@ -48,7 +48,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+        raise ValueError(f"must be a readable file ({error.strerror})") from None
 
 
 def _secret_in(path: Path) -> str:
@@ -57,5 +57,5 @@ def _secret_in(path: Path) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text or "\0" in text:
-        raise ValueError("must be a file that holds a secret as text")
+        raise ValueError("must be a file that contains a secret as text")
     return text

@@ -1,4 +1,4 @@
-"""Writes the settings as a TOML file, with every default and a comment on each."""
+"""Write the settings as a TOML file, with every default and a comment on each."""
 
 import json
 import textwrap
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from monitor.settings import Settings, Table
 
 WIDTH = 100
-"""Columns of a comment, at most: as many as the code has."""
+"""Longest line of a comment, as in the code."""
 
 
 def to_toml(settings: Settings) -> str:
@@ -38,7 +38,7 @@ def _lines(settings: Settings) -> Iterator[str]:
             elif value is None or isinstance(value, SecretStr):
                 yield f"# {key} ="
             else:
-                # A default of this machine, as its name, is not to be copied to another one.
+                # A default that depends on the machine, such as its name, must not be copied.
                 mark = "# " if field.default_factory and key not in section.model_fields_set else ""
                 yield f"{mark}{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
 

@@ -1,4 +1,4 @@
-"""How a program of ours ends on a terminal: its exit codes and its one-line errors."""
+"""Run a program in a terminal: exit codes and one-line errors."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from monitor.text import printable
 
 
 def run(app: typer.Typer) -> NoReturn:
-    """Run a command line to its end and exit with the code that its outcome deserves."""
+    """Run a command line, and exit with the exit code of its result."""
     try:
         code = app(standalone_mode=False)
     except Failure as failure:
@@ -19,15 +19,17 @@ def run(app: typer.Typer) -> NoReturn:
         print(f"error: {printable(line)}", file=sys.stderr)
         code = failure.code
     except typer.TyperException as error:
-        error.show()  # type: ignore[attr-defined]  # every one that is raised shows itself
+        error.show()  # type: ignore[attr-defined]  # those that are raised have show()
         code = USAGE
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.filename is None:  # not a file that the user named: a bug, to be seen whole
+        if (
+            error.filename is None
+        ):  # not about a file that the user named: a bug, show the traceback
             raise
         print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         code = Failure.code

@@ -1,11 +1,11 @@
-"""Text from outside, as it may go to a terminal, a log or an error line."""
+"""Make outside text safe for a terminal, a log or an error message."""
 
 
 def printable(text: str) -> str:
-    r"""The text with an escape for each character that is not printable.
+    r"""Return the text with each character that is not printable escaped.
 
-    A control character could move the cursor, set the terminal's title, or begin a line that looks
-    like one of ours; others turn the direction of what follows.
+    Control characters could move the cursor, set the terminal's title, or start a line that looks
+    like the program's own; others reverse the direction of the text that follows.
 
     >>> print(printable("bed-7\n\x1b[2J\u202e"))
     bed-7\n\x1b[2J\u202e

@@ -1,4 +1,4 @@
-"""Times as they are written: RFC 3339 in UTC, or milliseconds since 1970."""
+"""Convert times: RFC 3339 in UTC, milliseconds and seconds since 1970."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from monitor.errors import Rejected
 
 EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
-"""The times that are taken, in seconds since 1970: those that can be written as RFC 3339."""
+"""The accepted times in seconds since 1970: those that RFC 3339 can express."""
 
 
 def seconds(time: str | float | None) -> float | None:
-    """Return a time of a message, RFC 3339 or epoch milliseconds, in seconds since 1970 UTC.
+    """Return a time in a message, RFC 3339 or epoch milliseconds, in seconds since 1970 UTC.
 
     Raises:
-        Rejected: it is neither, or cannot be written as RFC 3339.
+        Rejected: it is neither, or out of the range of RFC 3339.
     """
     if time is None:
         return None
@@ -32,7 +32,7 @@ def _moment(text: str) -> float:
 
 
 def rfc3339(seconds: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC, to the millisecond.
+    """Return seconds since 1970 as RFC 3339 in UTC, to the millisecond.
 
     >>> rfc3339(0.25)
     '1970-01-01T00:00:00.250Z'
@@ -42,5 +42,5 @@ def rfc3339(seconds: float) -> str:
 
 
 def from_rfc3339(text: str) -> float:
-    """The inverse of `rfc3339`."""
+    """Return an RFC 3339 time in seconds since 1970."""
     return datetime.fromisoformat(text).timestamp()

@@ -1,4 +1,4 @@
-"""Topics and topic filters, and the device that they name."""
+"""Topics and topic filters, and the device IDs in them."""
 
 from itertools import zip_longest
 
@@ -16,7 +16,7 @@ class Topics:
     """
 
     def __init__(self, filters: list[str]) -> None:
-        """Take filters with one level that is `{device}`; others may be `+`, the last ones `#`."""
+        """Take filters in which one level is `{device}`; others may be `+`, the last one `#`."""
         self._filters: list[tuple[list[bytes], int]] = []
         for text in filters:
             levels = text.split("/")
@@ -27,10 +27,10 @@ class Topics:
         self._only = self._filters[0][1] if len(filters) == 1 else None
 
     def device(self, topic: bytes) -> str:
-        """The device; the broker has seen to it that the topic fits one of the filters.
+        """Return the device in a topic, which must match one of the filters.
 
         Raises:
-            Rejected: the topic names no device that alerts could be published for.
+            Rejected: the device ID is not valid.
         """
         levels = topic.split(b"/")
         at = self._only
@@ -42,7 +42,7 @@ class Topics:
         except UnicodeDecodeError:
             text = "\0"  # which is not printable
         if not text.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-            raise Rejected("topic", f"no device can be named {name[:40]!r}")
+            raise Rejected("topic", f"{name[:40]!r} is not a valid device ID")
         return text
 
 
@@ -59,10 +59,10 @@ DEVICE = "{device}"
 
 
 def check_filter(topic: str) -> None:
-    """Refuse what is not a topic filter with one level that is `{device}`.
+    """Check that this is a topic filter in which one level is `{device}`.
 
     Raises:
-        ValueError: says what is allowed.
+        ValueError: it is not; the text says what is allowed.
     """
     levels = topic.split("/")
     if levels.count(DEVICE) != 1 or topic.count("{") != 1 or topic.count("}") != 1:
@@ -74,7 +74,7 @@ def check_filter(topic: str) -> None:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Return whether some topic fits both of two filters (MQTT 5, section 4.7.1).
+    """Return whether any topic matches both filters (MQTT 5, section 4.7.1).
 
     >>> overlap("ecg/+/beats", "ecg/bed-7/#")
     True
@@ -90,7 +90,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
-    """The filter for a device, or for all; `bare`: without what makes it a shared one.
+    """Return the filter for one device or all; with `bare`, without the `$share` prefix.
 
     >>> subscription("$share/ward/ecg/{device}/beats")
     '$share/ward/ecg/+/beats'
@@ -100,7 +100,7 @@ def subscription(topic: str, bare: bool = False, device: str = "+") -> str:
 
 
 def topic_to_publish(topic: str, device: str) -> str:
-    """Return the topic on which a device publishes what a filter of ours takes in.
+    """Return the topic on which a device publishes, so that a filter matches it.
 
     Raises:
         UsageError: no device can have that name, or the filter has wildcards.
@@ -109,10 +109,12 @@ def topic_to_publish(topic: str, device: str) -> str:
         raise UsageError(f"device {device!r}: a device ID must not be empty or contain /, + or #")
     published = subscription(topic, bare=True, device=device)
     if set("+#") & set(published):
-        raise UsageError(f"topic {topic}: to publish there, its only open level must be {DEVICE}")
+        raise UsageError(
+            f"topic {topic}: to publish there, it must contain no wildcard but {DEVICE}"
+        )
     return published
 
 
 def topic_of(output: str, device: str, end: str) -> str:
-    """The topic for a device's alerts, alarm or scores."""
+    """Return the topic for a device's alerts, alarm or scores."""
     return f"{output.replace(DEVICE, device)}/{end}"

@@ -110,10 +110,10 @@ WRONG = [
     ("mqtt", "receive_maximum", "65536", "less than or equal to 65535"),
     ("mqtt", "receive_maximum", "many", "integer"),
     ("mqtt", "session_expiry", "-1", "greater than or equal to 0"),
-    ("mqtt", "ca_file", "/there/is/none", "file that can be read"),
-    ("mqtt", "cert_file", "/there/is/none", "file that can be read"),
-    ("mqtt", "key_file", "/there/is/none", "file that can be read"),
-    ("mqtt", "password_file", "/there/is/none", "file that can be read"),
+    ("mqtt", "ca_file", "/there/is/none", "readable file"),
+    ("mqtt", "cert_file", "/there/is/none", "readable file"),
+    ("mqtt", "key_file", "/there/is/none", "readable file"),
+    ("mqtt", "password_file", "/there/is/none", "readable file"),
     ("input", "topic", "ecg/+/beats", "{device}"),
     ("input", "topic", "{device}/{device}", "{device}"),
     ("input", "topic", "ecg/x{device}/beats", "{device}"),
@@ -167,8 +167,8 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[brokr]\n", "brokr: there is no such setting; --print-config lists those there are"),
-        ("[mqtt]\nbrokr = 1\n", "mqtt.brokr: there is no such setting"),
+        ("[brokr]\n", "brokr: no such setting; --print-config lists all settings"),
+        ("[mqtt]\nbrokr = 1\n", "mqtt.brokr: no such setting"),
         ("mqtt = 5\n", "mqtt: must be a table"),
         ("[input]\ntopic = 5\n", "input.topic = 5: "),
         ("[input]\ntopic = [5]\n", "input.topic.0 = 5: "),
@@ -212,7 +212,7 @@ def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, said
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.toml"):
-        with pytest.raises(ConfigurationError, match=f"^--config {path}: there is no such file"):
+        with pytest.raises(ConfigurationError, match=f"^--config {path}: no such file"):
             load(path)
     if (unreadable := Path("/proc/self/mem")).is_file():
         with pytest.raises(ConfigurationError, match=f"^--config {unreadable}: "):
@@ -245,7 +245,7 @@ def test_any_settings_are_taken_or_refused_in_words(given: dict[str, Any]) -> No
     ("arguments", "environment", "said"),
     [
         (["--broker", "host"], {}, "mqtt.broker = 'host': must be mqtt://HOST:PORT"),
-        (["--config", "none.toml"], {}, "--config none.toml: there is no such file"),
+        (["--config", "none.toml"], {}, "--config none.toml: no such file"),
         (["--model", "none.onnx"], {}, "none.onnx"),
         ([], {"ALARM__WINDOW": "x"}, "alarm.window = 'x': "),
         ([], {"MQTT": "no JSON"}, '"mqtt"'),

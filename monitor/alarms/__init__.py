@@ -1,1 +1,1 @@
-"""What an alarm is, and when it is raised and cleared. Pure."""
+"""Alarms, and when they are raised and cleared. Pure."""

@@ -1,1 +1,1 @@
-"""Model files, and which of them scores which device."""
+"""Model files, and which device uses which."""

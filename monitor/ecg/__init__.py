@@ -1,1 +1,1 @@
-"""What a beat and a signal are. No network, no clock."""
+"""Beats and signals. No network, no clock."""

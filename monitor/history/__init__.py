@@ -1,1 +1,1 @@
-"""What was alerted and what people did about it, kept in SQLite."""
+"""Past alerts and actions, stored in SQLite."""

@@ -1,1 +1,1 @@
-"""The connections to the broker, and what goes over them."""
+"""The connections to the broker."""

@@ -1,1 +1,1 @@
-"""What is served over HTTP: metrics, health and the live page."""
+"""The web server: metrics, health and the live page."""

@@ -56,14 +56,14 @@ def test_a_file_that_holds_no_password_is_refused(tmp_path: Path, content: bytes
     said = str(refused.value)
     assert said.startswith("mqtt.password_file = ")
     assert str(file) in said
-    assert "must be a file that holds a secret as text" in said
+    assert "must be a file that contains a secret as text" in said
     assert SECRET not in said
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "unreadable"])
 def test_a_password_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> None:
     file = {"folder": tmp_path, "unreadable": Path("/proc/self/mem")}.get(kind, tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="must be a file that can be read"):
+    with pytest.raises(ConfigurationError, match="must be a readable file"):
         load(None, {"mqtt": {"username": "a", "password_file": file}})
 
 
