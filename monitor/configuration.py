@@ -95,9 +95,7 @@ def _explain(error: ErrorDetails) -> str:
         return text  # it already names the settings
     reason = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
-        return (
-            f"{setting}: must be a table of settings ({reason})"  # the value may contain a secret
-        )
+        return f"{setting}: must be a table of settings ({reason})"  # it may hold a secret
     value = repr(error["input"])
     if setting.endswith(("password", "token")):
         value = "'***'"

@@ -68,7 +68,7 @@ class ConnectionMetrics:
         self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
         self.scores_dropped = self._counter(
             "scores_dropped",
-            "Messages with scores dropped because the network was too slow or down.",
+            "Messages with scores dropped on a slow or broken network.",
         )
         self.connects = self._counter("mqtt_connects", "Connections that the broker accepted.")
         self.redelivered = self._counter(
@@ -80,7 +80,7 @@ class ConnectionMetrics:
         )
         self.oldest = self._gauge(
             "oldest_unacknowledged_seconds",
-            "Age of the oldest unacknowledged message; 0 if there is none.",
+            "Age of the oldest unacknowledged message, or 0.",
         )
         self.build = self._gauge("build_info", "The version of the program.", ("version",))
         self.beat_to_alert = Histogram(
@@ -108,9 +108,7 @@ class SegmentMetrics(ConnectionMetrics):
         self.chunks = self._counter("chunks_received", "Chunks of samples read from messages.")
         self.samples = self._counter("samples_received", "Samples of all leads.")
         self.lost = self._counter("samples_lost", "Samples that were missing or not finite.")
-        self.cut = self._counter(
-            "beats_cut", "Beats cut from samples, including those of leads that are off."
-        )
+        self.cut = self._counter("beats_cut", "Beats cut from samples, lead off included.")
         self.streams_broken = self._counter(
             "streams_broken", "Streams that ended because a new one of the same device began."
         )

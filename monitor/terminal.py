@@ -27,9 +27,7 @@ def run(app: typer.Typer) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if (
-            error.filename is None
-        ):  # not about a file that the user named: a bug, show the traceback
+        if error.filename is None:  # no file that the user named, but a bug
             raise
         print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         code = Failure.code

@@ -109,9 +109,7 @@ def topic_to_publish(topic: str, device: str) -> str:
         raise UsageError(f"device {device!r}: a device ID must not be empty or contain /, + or #")
     published = subscription(topic, bare=True, device=device)
     if set("+#") & set(published):
-        raise UsageError(
-            f"topic {topic}: to publish there, it must contain no wildcard but {DEVICE}"
-        )
+        raise UsageError(f"topic {topic}: to publish there, {DEVICE} must be its only wildcard")
     return published
 
 
