@@ -34,7 +34,7 @@ def test_a_payload_is_taken(block: Block) -> None:
     assert replaced == 1
     if "samples" in full:
         chunk = chunks.decode(full.encode())
-        assert (len(chunk), chunk.rate, chunk.seq) == (140, 360, 72000)
+        assert (len(chunk), chunk.rate, chunk.seq) == (141, 360, 72000)
     else:
         beats = codec.decode(full.encode())
         assert (len(beats), beats.seq, beats.rr_ms) == (1, 12, [812])
