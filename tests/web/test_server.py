@@ -447,7 +447,8 @@ def test_a_question_about_the_past_that_is_none_is_refused(
 
 
 def test_without_a_history_it_says_so(tmp_path: Path) -> None:
-    for kept, reason in ((None, "no history is kept"), (tmp_path / "gone.db", "there is no history")):
+    gone = tmp_path / "gone.db"
+    for kept, reason in ((None, "no history is kept"), (gone, "there is no history")):
         served = routes(lambda: None, LiveFeed([]), kept, False)
         for path in ("/api/alarms", "/api/alarm"):
             status, said = asked(served[path], id="x")
