@@ -85,7 +85,9 @@ def decode(payload: bytes) -> Chunk:
         return _from_json(payload)
     if len(payload) % 4:
         raise Rejected("length", f"{len(payload)} bytes are not a whole number of float32 samples")
-    return _checked(Chunk({"": np.frombuffer(payload, "<f4").astype(np.float64)}))
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN would warn
+        samples = np.frombuffer(payload, "<f4").astype(np.float64)
+    return _checked(Chunk({"": samples}))
 
 
 def _from_json(payload: bytes) -> Chunk:

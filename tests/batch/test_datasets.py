@@ -161,4 +161,4 @@ def test_off_the_network_one_line_says_where_to_put_the_files(
     with pytest.raises(Failure) as failure:
         datasets.images("fashion-mnist")
     assert str(failure.value).startswith("no data: cannot download http")
-    assert "into a folder and name it with --data or ECG_DATA" in str(failure.value)
+    assert "in a folder, and name that with --data or ECG_DATA" in str(failure.value)

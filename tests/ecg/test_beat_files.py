@@ -141,7 +141,7 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
         list(beat_files.read(tmp_path / "none.csv"))
     with pytest.raises(Failure, match="no such file"):
         list(beat_files.read(tmp_path / "none.parquet"))
-    with pytest.raises(Failure, match=r"ends in \.csv or \.parquet"):
+    with pytest.raises(Failure, match=r"must end in \.csv or \.parquet"):
         list(beat_files.read(tmp_path / "none.xlsx"))
 
 

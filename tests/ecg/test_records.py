@@ -133,7 +133,7 @@ def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
         with pytest.raises(Failure, match="r"):
             records.read(tmp_path / "r")
     (tmp_path / "r.edf").write_bytes(b"0       not EDF")
-    with pytest.raises(Failure, match=r"r\.edf: not an EDF file"):
+    with pytest.raises(Failure, match=r"r\.edf: not a readable EDF file"):
         records.read(tmp_path / "r.edf")
     with pytest.raises(Failure, match="no such file"):
         records.read(tmp_path / "none.edf")

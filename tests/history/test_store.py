@@ -89,7 +89,9 @@ def test_a_file_without_a_version_is_migrated_in_place(tmp_path: Path, lost: Cou
             ("shelved", None, "Ben", NIGHT + 70, NIGHT + 70),
         ],
     )
-    with pytest.raises(Failure, match=r"^history\.file = '.*old\.db': .* version 0, and 1 is read"):
+    with pytest.raises(
+        Failure, match=r"^history\.file = '.*old\.db': .* version 0, but 1 is needed"
+    ):
         list(query.alarms(old))
 
     for file in (old, new, old):  # the second time there is nothing left to do
