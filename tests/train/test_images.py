@@ -156,5 +156,5 @@ def test_another_kind_of_file_is_refused(trained: Path, small: Path, tmp_path: P
     decoder = trained / "vae" / "vae-decoder.onnx"
     with pytest.raises(Failure, match="kind vae-decoder, not vae-encoder"):
         batch.main("vae", small, decoder, tmp_path, True)
-    with pytest.raises(UsageError, match="take one of basic, denoise, undercomplete, vae, ecg"):
+    with pytest.raises(UsageError, match="allowed are basic, denoise, undercomplete, vae, ecg"):
         batch.main("sharpen", small, None, tmp_path, True)
