@@ -23,7 +23,7 @@ from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
 from monitor.topics import topic_of
 
-WITHIN = 5.0
+ANSWER_TIMEOUT = 5.0
 """Seconds that the monitor may take to answer."""
 
 SHORTEST_ID = 6
@@ -31,21 +31,21 @@ SHORTEST_ID = 6
 
 
 class _Arrival(NamedTuple):
-    """A message, as it came."""
+    """A message, as it arrived."""
 
     topic: str
     payload: bytes
     retain: bool
 
 
-class _Desk:
+class _Connection:
     """A connection over which alarms are read and requests are sent."""
 
     def __init__(self, settings: Settings, device: str) -> None:
         self._output, self._where = settings.output, settings.mqtt.where
         name = f"{settings.mqtt.client_id}-operator"
         self._retained = RetainedAlarms(settings.output.topic, name, device)
-        # What happens in the network's thread is handed over to ours.
+        # Events of the network thread are handed over to this one.
         self._events: Queue[Callable[[], None]] = Queue()
         self._arrivals: list[_Arrival] = []
         self._client: Client = client.join(settings.mqtt, "operator", name)
@@ -71,15 +71,15 @@ class _Desk:
 
     def _fail(self, reason: str) -> None:
         raise Failure(
-            f"{self._where}: the connection is lost ({reason.lower()}); perhaps somebody else does "
-            "the same at this moment"
+            f"{self._where}: the connection was lost ({reason.lower()}); perhaps somebody else is "
+            "acknowledging or shelving at the same time"
         )
 
-    def standing(self) -> list[RetainedAlarm]:
-        """Return the alarms that stand retained with the broker.
+    def retained(self) -> list[RetainedAlarm]:
+        """Return the alarms that the broker retains.
 
         Raises:
-            Failure: they cannot be read, or not all.
+            Failure: not all of them can be read.
         """
         retained = self._retained
         retained.begin(self._client, time.monotonic())
@@ -106,19 +106,19 @@ class _Desk:
         topic, alarm = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", "alarm"))
         self._client.subscribe(alarm, qos=1)
         self._client.publish(topic, messages.encode(request), qos=1)
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while (left := deadline - time.monotonic()) > 0:
             for arrival in self._next(left):
                 with suppress(ValueError, RecursionError):
                     if arrival.topic == alarm and done(_alarm(arrival.payload, device)):
                         return
         raise Failure(
-            f"{device}: no answer within {WITHIN:g} s; the monitor must run, know the device, "
-            f"and be allowed to read {topic}, and you to write there"
+            f"{device}: no answer within {ANSWER_TIMEOUT:g} s; the monitor must be running, know the "
+            f"device and be allowed to read {topic}, and you must be allowed to write there"
         )
 
     def _next(self, timeout: float) -> list[_Arrival]:
-        """Return the messages that have come, after waiting for something to happen."""
+        """Wait for an event, and return the messages that have arrived."""
         with suppress(Empty):
             self._events.get(timeout=timeout)()
         arrivals, self._arrivals = self._arrivals, []
@@ -130,10 +130,10 @@ def _refusal(reason: ReasonCode) -> str | None:
 
 
 def _alarm(payload: bytes, device: str) -> RetainedAlarm:
-    """Return a device's alarm as it stands.
+    """Return a device's retained alarm.
 
     Raises:
-        ValueError: it is none, or another device's.
+        ValueError: it is not an alarm, or another device's.
     """
     alarm = decode_alarm(payload)
     if alarm.device != device:
