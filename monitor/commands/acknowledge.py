@@ -113,8 +113,8 @@ class _Connection:
                     if arrival.topic == alarm and done(_alarm(arrival.payload, device)):
                         return
         raise Failure(
-            f"{device}: no answer within {ANSWER_TIMEOUT:g} s; the monitor must be running, know the "
-            f"device and be allowed to read {topic}, and you must be allowed to write there"
+            f"{device}: no answer within {ANSWER_TIMEOUT:g} s; the monitor must be running, know "
+            f"the device and be allowed to read {topic}, and you must be allowed to write there"
         )
 
     def _next(self, timeout: float) -> list[_Arrival]:

@@ -147,5 +147,5 @@ def test_a_band_is_what_scipy_makes_of_it(ecg: records.Record) -> None:
 
 @pytest.mark.parametrize("rate", [50, 0, -1, 20_001, 1e300, float("inf"), float("nan")])
 def test_a_sampling_rate_that_cannot_be_is_refused(rate: float) -> None:
-    with pytest.raises(ConfigurationError, match="at least 100 Hz, at most 20000 Hz"):
+    with pytest.raises(ConfigurationError, match="at least 100 Hz and at most 20000 Hz"):
         Segmenter(rate)
