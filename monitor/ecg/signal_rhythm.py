@@ -505,7 +505,6 @@ class SignalRhythm:
         self._standing = Standing(self._settings, hold=CLEARED_AFTER)
         self._heard = 0  # when a lead was last trusted
         self._waves_since: float | None = None
-        self._verdicts: deque[tuple[float, bool]] = deque(maxlen=40)
 
     @property
     def standing(self) -> list[Finding]:
@@ -535,13 +534,6 @@ class SignalRhythm:
                 self._waiting[name] = self._waiting[name][length:]
             self._seconds += 1
             changes += self._decide()
-
-    def take_verdict(self, at: float, unlike: bool) -> None:
-        """Take the verdict of a patient's model on the beat at `at` seconds.
-
-        It overrides this module's own decision whether the beat belongs to a run.
-        """
-        self._verdicts.append((at, unlike))
 
     def _decide(self) -> list[Change]:
         on = [lead for lead in self.leads.values() if lead.on]
@@ -642,8 +634,7 @@ class SignalRhythm:
         for each in lead.complexes:
             if each.at <= lead.learnt_at:
                 continue
-            verdicts = [unlike for at, unlike in self._verdicts if abs(at - each.at) < SAME_BEAT]
-            if verdicts[-1] if verdicts else each.like < UNLIKE or each.odds > UNLIKE_ODDS:
+            if each.like < UNLIKE or each.odds > UNLIKE_ODDS:
                 run.append(each)
             elif len(run) < self._settings.run_beats or each.at > run[-1].at + 2.5:
                 run = []
