@@ -142,8 +142,12 @@ class Device:
 
     def remember(self, keys: Sequence[int], most: int) -> None:
         """Add the keys of beats, of which the last `most` are kept."""
-        self.known += array("Q", keys[-most:]).tobytes()
-        del self.known[: -8 * most]
+        if len(keys) == 1:  # nearly always, and twice as fast
+            self.known += keys[0].to_bytes(8, byteorder)
+        else:
+            self.known += array("Q", keys[-most:]).tobytes()
+        if len(self.known) > 8 * most:
+            del self.known[: -8 * most]
 
     def knows(self, key: int) -> bool:
         """Whether a beat is among those that are remembered."""

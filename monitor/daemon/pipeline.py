@@ -228,7 +228,10 @@ class Pipeline:
             times = beats.times(now)
             keys = beats.keys(prints[start:stop], times)
             # What explains an anomaly comes first.
-            decisions = self._hear_rhythm(name, device, batch, each, times, keys, now)
+            known = beats.rr_ms is not None or beats.time is not None or self._rate is not None
+            decisions: list[Decision] = []
+            if known or beats.rhythm is not None:
+                decisions += self._hear_rhythm(name, device, batch, each, times, keys, now)
             if keys:
                 decisions += self._alarms.observe(
                     name,
