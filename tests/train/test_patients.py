@@ -177,7 +177,7 @@ def test_options_that_do_not_go_together_are_refused_in_a_line(tmp_path: Path) -
         (["--records", folder, "--challenge", folder], "exclude each other"),
         (["--challenge", folder, "--table", "rhythm"], "not with --challenge"),
         (["--table", "rhythm"], "needs --records"),
-        (["--records", folder, "--table", "file"], "not --records"),
+        (["--records", folder, "--table", "file"], "not with --records"),
     ):
         result = CliRunner().invoke(app, ["evaluate", *arguments])
         assert isinstance(result.exception, UsageError), arguments
