@@ -228,9 +228,8 @@ class Pipeline:
             times = beats.times(now)
             keys = beats.keys(prints[start:stop], times)
             # What explains an anomaly comes first.
-            known = beats.rr_ms is not None or beats.time is not None or self._rate is not None
             decisions: list[Decision] = []
-            if known or beats.rhythm is not None:
+            if beats.rhythm is not None or self._times_beats(beats):
                 decisions += self._hear_rhythm(name, device, batch, each, times, keys, now)
             if keys:
                 decisions += self._alarms.observe(
@@ -285,6 +284,10 @@ class Pipeline:
         moment = times[-1] if times else (beats.time or now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
+    def _times_beats(self, beats: Beats) -> bool:
+        """Whether a message says how long after one another its beats were."""
+        return beats.rr_ms is not None or beats.time is not None or self._rate is not None
+
     def _by_intervals(
         self,
         name: str,
@@ -296,9 +299,8 @@ class Pipeline:
         message: Message,
     ) -> list[Finding] | None:
         """Return what the intervals between a device's beats say; None if they say nothing."""
-        known = beats.rr_ms is not None or beats.time is not None or self._rate is not None
         again = keys and (message.redelivered or beats.seq is not None) and device.knows(keys[-1])
-        if not keys or again or not known:
+        if not keys or again or not self._times_beats(beats):
             return None
         if device.intervals is None:
             device.intervals = IntervalWatch(self._rhythm(name))
