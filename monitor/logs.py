@@ -2,11 +2,14 @@
 
 import logging
 import sys
+import time
 from collections.abc import Hashable
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 
+from monitor.errors import Reason
 from monitor.text import printable
 
 
@@ -78,3 +81,27 @@ class Throttle:
         """Return the number of lines suppressed, and reset it."""
         number, self.withheld = self.withheld, 0
         return number
+
+
+class RejectionLog:
+    """Counts the messages that cannot be understood, and logs them.
+
+    The log has at most one line a second for each reason and topic.
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        """Count on `counter`, which has the label `reason`."""
+        self._counter = counter
+        self._lines = Throttle(LINES)
+
+    def add(self, topic: bytes, reason: Reason, detail: str) -> None:
+        """Count a message, and log it."""
+        self._counter.labels(reason).inc()
+        if self._lines.admits((reason, topic), time.monotonic()):
+            structlog.get_logger().warning(
+                "rejected",
+                topic=topic.decode(errors="backslashreplace")[:100],
+                reason=reason,
+                detail=detail[:200],
+                withheld=self._lines.take_withheld(),
+            )

@@ -15,7 +15,7 @@ from monitor.alarms.kinds import NORMAL, POOR
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter
-from monitor.logs import LINES, Throttle
+from monitor.logs import LINES, RejectionLog, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
@@ -116,7 +116,7 @@ class MetricsSink:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._lines = Throttle(LINES)
+        self._rejections = RejectionLog(metrics.rejected)
         self._cleared: dict[tuple[str, messages.Kind], float] = {}  # the longest ago first
 
     def count(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
@@ -171,20 +171,8 @@ class MetricsSink:
         metrics.ratio.observe(ratios)
 
     def count_rejection(self, rejection: Rejection) -> None:
-        """Count a message that cannot be understood, and log it.
-
-        The log has at most one line a second for each reason and topic.
-        """
-        topic, reason, detail = rejection
-        self._metrics.rejected.labels(reason).inc()
-        if self._lines.admits((reason, topic), time.monotonic()):
-            log.warning(
-                "rejected",
-                topic=topic.decode(errors="backslashreplace")[:100],
-                reason=reason,
-                detail=detail[:200],
-                withheld=self._lines.take_withheld(),
-            )
+        """Count a message that cannot be understood, and log it."""
+        self._rejections.add(*rejection)
 
 
 class LiveSink:

@@ -19,8 +19,8 @@ from monitor.ecg import chunks, codec
 from monitor.ecg.beat import SAMPLES
 from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
 from monitor.ecg.streams import Stream, Streams, Taken
-from monitor.errors import ConfigurationError, Reason, Rejected, UsageError
-from monitor.logs import LINES, Throttle
+from monitor.errors import ConfigurationError, Rejected, UsageError
+from monitor.logs import LINES, RejectionLog, Throttle
 from monitor.metrics import SegmentMetrics
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
@@ -82,7 +82,7 @@ class SegmentDaemon:
         self._in_hand: deque[InHand | Message] = deque()
         self._numbers: dict[int, int] = {}  # of the journal's entries, by id of what is in hand
         self._unwritten: list[Entry] = []
-        self._rejections = Throttle(LINES)
+        self._rejections = RejectionLog(metrics.rejected)
         self._notices = Throttle(LINES)
         self._next_clock = self._next_trim = 0.0
 
@@ -98,8 +98,7 @@ class SegmentDaemon:
                 continue
             if stream is not None and not entry.done:
                 in_hand = InHand(entry.number, time.monotonic())
-                self._publish(entry.device, stream, taken, in_hand)
-                self._keep(in_hand, entry.number)
+                self._publish(entry, stream, taken, in_hand)
         log.info("started", topics=self._settings.segment.topic, streams=len(self._streams))
 
     def turn(self) -> None:
@@ -148,7 +147,7 @@ class SegmentDaemon:
             chunk = chunks.decode(message.payload)
             taken = self._streams.take(device, chunk, message.arrived, message.redelivered, now)
         except Rejected as rejected:
-            self._reject(message.topic, rejected.reason, str(rejected))
+            self._rejections.add(message.topic, rejected.reason, str(rejected))
             return
         if taken.notice is not None:
             self._metrics.streams_broken.inc()
@@ -165,8 +164,7 @@ class SegmentDaemon:
         self._unwritten.append(entry)
         stream = self._streams.find(device)
         assert stream is not None
-        self._publish(device, stream, taken, message)
-        self._keep(message, entry.number)
+        self._publish(entry, stream, taken, message)
 
     def _take_again(self, entry: Entry) -> tuple[Stream | None, Taken]:
         """Return the stream of an entry of the journal, and what the entry brought it.
@@ -182,12 +180,11 @@ class SegmentDaemon:
         stream, beats = self._streams.end(entry.device)
         return stream, Taken(beats)
 
-    def _keep(self, in_hand: InHand | Message, number: int) -> None:
-        self._in_hand.append(in_hand)
-        self._numbers[id(in_hand)] = number
+    def _publish(self, entry: Entry, stream: Stream, taken: Taken, cause: InHand | Message) -> None:
+        """Publish the beats of a device in order, and its rhythm with them or by itself.
 
-    def _publish(self, device: str, stream: Stream, taken: Taken, cause: InHand | Message) -> None:
-        """Publish the beats of a device in order, and its rhythm with them or by itself."""
+        The entry is done, and its message may be acknowledged, when the broker has them.
+        """
         self._metrics.cut.inc(len(taken.beats))
         unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
         groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed or unheard else [])
@@ -195,7 +192,9 @@ class SegmentDaemon:
             stream.told = stream.expected
         for group in groups:
             payload = _message(group, stream)
-            self._sender.publish(self._topic(device), payload, cause=cause)
+            self._sender.publish(self._topic(entry.device), payload, cause=cause)
+        self._in_hand.append(cause)
+        self._numbers[id(cause)] = entry.number
 
     def _topic(self, device: str) -> str:
         return topic_to_publish(self._settings.input.topic[0], device)
@@ -211,7 +210,7 @@ class SegmentDaemon:
             except sqlite3.Error as error:
                 # A full disk is no reason to let patients unheard: only a crash would lose beats.
                 self._metrics.unwritten.inc()
-                if self._rejections.admits("journal", time.monotonic()):
+                if self._notices.admits("journal", time.monotonic()):
                     log.error("the journal cannot be written", reason=str(error))
             self._unwritten.clear()
         self._consumer.acknowledge()
@@ -223,8 +222,7 @@ class SegmentDaemon:
             end = Entry(self._journal.number(), device, stream.expected, b"", now, False)
             self._unwritten.append(end)
             in_hand = InHand(end.number, monotonic)
-            self._publish(device, stream, Taken(beats), in_hand)
-            self._keep(in_hand, end.number)
+            self._publish(end, stream, Taken(beats), in_hand)
         self.lifecycle.publish_status(self._sender, self._consumer.trouble)
         self._consumer.measure()
         self._metrics.connected.set(self._consumer.connected and self._sender.connected)
@@ -232,17 +230,6 @@ class SegmentDaemon:
         if monotonic >= self._next_trim:
             self._next_trim = monotonic + TRIM_INTERVAL
             self._journal.trim(now)
-
-    def _reject(self, topic: bytes, reason: Reason, detail: str) -> None:
-        self._metrics.rejected.labels(reason).inc()
-        if self._rejections.admits((reason, topic), time.monotonic()):
-            log.warning(
-                "rejected",
-                topic=topic.decode(errors="backslashreplace")[:100],
-                reason=reason,
-                detail=detail[:200],
-                withheld=self._rejections.take_withheld(),
-            )
 
 
 def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
