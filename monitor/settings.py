@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from monitor.alarms.decisions import Policy
-from monitor.alarms.operator_requests import ENDS
+from monitor.alarms.operator_requests import TOPICS
 from monitor.ecg.codec import Payload
 from monitor.ecg.rhythm import RhythmSettings
 from monitor.secret_files import ReadableFile, SecretFile, reveal
@@ -223,6 +223,10 @@ class ModelSettings(Table):
     """Model files of single devices: "bed-7" = "bed-7.onnx". * and ? are wildcards; the first
     match wins."""
 
+    folder: Path | None = None
+    """Folder of patients' models: <device>.onnx in it is that device's. `ecg-train learn` writes
+    there. A file of model.devices comes first."""
+
     @model_validator(mode="after")
     def _check_one_threshold(self) -> "ModelSettings":
         if self.false_alarm_rate is not None and self.threshold is not None:
@@ -310,6 +314,27 @@ class SegmentSettings(Table):
     ~/.local/state/ecg-monitor/<mqtt.client_id>-segment.db."""
 
     port: int = Field(9465, ge=0, le=65535)
+    """TCP port of /metrics and /healthz, at metrics.host. 0: any free port."""
+
+
+class LearnSettings(Table):
+    """How `ecg-train learn` fits a model for every patient that is admitted."""
+
+    minutes: float = Field(5, ge=1, le=60)
+    """Minutes of good beats, at 75 a minute, that a model is fitted to."""
+
+    automatic: bool = False
+    """Whether every device without a model of its own is admitted when it is first heard."""
+
+    trial: float = Field(60, ge=0, le=7 * 24 * 60)
+    """Minutes for which a new model is scored beside the one in use, until it takes over. 0: at
+    once."""
+
+    journal: Path | None = None
+    """SQLite file for the beats that are collected. Default:
+    ~/.local/state/ecg-monitor/<mqtt.client_id>-learn.db."""
+
+    port: int = Field(9466, ge=0, le=65535)
     """TCP port of /metrics and /healthz, at metrics.host. 0: any free port."""
 
 
@@ -457,6 +482,7 @@ class Settings(BaseModel):
     output: OutputSettings = OutputSettings()
     rhythm: RhythmTable = RhythmTable()
     segment: SegmentSettings = SegmentSettings()
+    learn: LearnSettings = LearnSettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
 
@@ -470,6 +496,11 @@ class Settings(BaseModel):
         """Where the last seconds of every signal are kept."""
         return self.segment.journal or self._state(f"{self.mqtt.client_id}-segment.db")
 
+    @property
+    def learn_journal(self) -> Path:
+        """Where the beats are kept that models are to be fitted to."""
+        return self.learn.journal or self._state(f"{self.mqtt.client_id}-learn.db")
+
     def _state(self, name: str) -> Path:
         folder = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         return Path(folder, "ecg-monitor", name)
@@ -477,7 +508,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_no_loop(self) -> "Settings":
         """Refuse to read what is published here: one message would cause the next without end."""
-        ours = ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in ENDS))
+        ours = ("alerts", "alarm", "scores", "patient", "learning", *TOPICS)
         for setting, filters, taken in (
             ("input.topic", self.input.topic, "beats"),
             ("segment.topic", self.segment.topic, "samples"),

@@ -1,10 +1,10 @@
-"""What people ask of the monitor: to note that they have seen an alarm, or to shelve a device.
+"""What people ask of the monitor, about an alarm or about a patient.
 
-They publish it on `ecg/<device>/alarm/acknowledge` and `ecg/<device>/alarm/shelve`, or send it over
-HTTP. Pure: payloads in, requests out.
+They publish it below `ecg/<device>`, on the topics of `TOPICS`, or send it over HTTP. Pure:
+payloads in, requests out.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,11 @@ LONGEST_SHELF: Final = 24 * 60
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
+AlarmId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+
+Minutes = Annotated[float, Meta(ge=1, le=60)]
+
+
 class Acknowledge(msgspec.Struct, frozen=True):
     """Somebody has seen an alarm.
 
@@ -26,7 +31,7 @@ class Acknowledge(msgspec.Struct, frozen=True):
         by: who has seen it.
     """
 
-    id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    id: AlarmId
     by: Name = "unknown"
 
 
@@ -42,21 +47,76 @@ class Shelve(msgspec.Struct, frozen=True):
     kinds: Annotated[tuple[Kind, ...], Meta(max_length=100)] = ()
 
 
-Request = Acknowledge | Shelve
+class Judge(msgspec.Struct, frozen=True):
+    """Somebody says whether an alarm was right.
 
-_KINDS: dict[str, type[Acknowledge] | type[Shelve]] = {"acknowledge": Acknowledge, "shelve": Shelve}
-ENDS = tuple(_KINDS)
-"""The last level of the topics that requests come on."""
+    Attributes:
+        id: of the alert that raised it or escalated it; the alarm may be open or over.
+        verdict: whether the alarm was true or false.
+        note: why.
+    """
+
+    id: AlarmId
+    verdict: bool
+    note: Annotated[str, Meta(max_length=1000)] = ""
+    by: Name = "unknown"
 
 
-def decode(end: str, payload: bytes) -> Request:
-    """Read a request that came on a topic with this end.
+class Admit(msgspec.Struct, frozen=True):
+    """A patient is at this device: learn his heart, then watch it by a model of his own.
+
+    Attributes:
+        minutes: of good beats to learn from; None for `learn.minutes`.
+    """
+
+    minutes: Minutes | None = None
+    by: Name = "unknown"
+
+
+class Discharge(msgspec.Struct, frozen=True):
+    """The patient has left: clear his alarms and forget the device.
+
+    Attributes:
+        keep_model: whether his model stays for his return.
+    """
+
+    keep_model: bool = False
+    by: Name = "unknown"
+
+
+class Choose(msgspec.Struct, frozen=True):
+    """Which of a device's own models shall watch.
+
+    Attributes:
+        model: "new" or "old" ends the trial of a new model; "previous" goes back by one version.
+    """
+
+    model: Literal["new", "old", "previous"]
+    by: Name = "unknown"
+
+
+Request = Acknowledge | Shelve | Judge | Admit | Discharge | Choose
+
+_TYPES: dict[str, type[Request]] = {
+    "alarm/acknowledge": Acknowledge,
+    "alarm/shelve": Shelve,
+    "alarm/judge": Judge,
+    "admit": Admit,
+    "discharge": Discharge,
+    "model": Choose,
+}
+TOPICS = tuple(_TYPES)
+"""The levels below a device's topic on which requests come."""
+
+
+def decode(topic: str, payload: bytes) -> Request:
+    """Read a request that came on one of `TOPICS`.
 
     Raises:
         Rejected: with the reason.
     """
     try:
-        request: Request = msgspec.json.decode(payload, type=_KINDS[end])
+        request: Request = msgspec.json.decode(payload, type=_TYPES[topic])
     except msgspec.ValidationError as error:
         raise Rejected("shape", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -64,3 +124,12 @@ def decode(end: str, payload: bytes) -> Request:
     if not request.by.isprintable():
         raise Rejected("shape", "`by` holds a character that cannot be printed")
     return request
+
+
+def decode_from(topic: bytes, payload: bytes) -> Request:
+    """Read a request by the topic that it came on, which ends in one of `TOPICS`.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    return decode(next(end for end in TOPICS if topic.endswith(b"/" + end.encode())), payload)

@@ -70,7 +70,7 @@ class Daemon:
         self.alarms = Alarms(settings.alarm.policy)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.consumer = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
-        requests = [f"{settings.output.topic}/alarm/{end}" for end in operator_requests.ENDS]
+        requests = [f"{settings.output.topic}/{topic}" for topic in operator_requests.TOPICS]
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests]
         self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
@@ -203,9 +203,7 @@ class Daemon:
         for asked in self.sender.take_requests():
             try:
                 device = self._request_topics.device(asked.topic)
-                request = operator_requests.decode(
-                    asked.topic.rpartition(b"/")[2].decode(), asked.payload
-                )
+                request = operator_requests.decode_from(asked.topic, asked.payload)
             except Rejected as error:
                 self._counted.count_rejection(Rejection(asked.topic, error.reason, str(error)))
             else:

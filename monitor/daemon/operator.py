@@ -9,7 +9,7 @@ import structlog
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import Shelf
 from monitor.alarms.messages import Acknowledged
-from monitor.alarms.operator_requests import Request, Shelve
+from monitor.alarms.operator_requests import Acknowledge, Request, Shelve
 from monitor.daemon.pipeline import Changes
 from monitor.detector.per_device import Detectors
 from monitor.history.store import Action
@@ -60,6 +60,8 @@ class RequestHandler:
         """Do what is asked; return why it cannot be done, None once it is."""
         if isinstance(request, Shelve):
             return self._shelve(request, device or "", now, changes)
+        if not isinstance(request, Acknowledge):
+            return f"{type(request).__name__.lower()} cannot be done here"
         name = self._alarms.open.get(request.id)
         if name is None or device not in (None, name):
             return f"no alarm with the id {request.id} is open"

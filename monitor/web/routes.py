@@ -88,7 +88,10 @@ def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -
 
 def actions(ask: Ask) -> dict[str, Route]:
     """Return the routes that change something, by path."""
-    return {"/api/acknowledge": _action("acknowledge", ask), "/api/shelve": _action("shelve", ask)}
+    return {
+        f"/api/{topic.rpartition('/')[2]}": _action(topic, ask)
+        for topic in operator_requests.TOPICS
+    }
 
 
 def _files() -> dict[str, Route]:
@@ -153,10 +156,10 @@ class _Whose(msgspec.Struct):
     device: str | None = None
 
 
-def _action(end: str, ask: Ask) -> Route:
+def _action(topic: str, ask: Ask) -> Route:
     def answer(request: Request) -> Answer:
         try:
-            asked = operator_requests.decode(end, request.body)
+            asked = operator_requests.decode(topic, request.body)
             device = msgspec.json.decode(request.body, type=_Whose).device
         except (Rejected, msgspec.ValidationError) as error:
             return _said(HTTPStatus.BAD_REQUEST, str(error))

@@ -234,7 +234,7 @@ def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
 )
 def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: object) -> None:
     try:
-        operator_requests.decode(end, msgspec.json.encode(request_))
+        operator_requests.decode(f"alarm/{end}", msgspec.json.encode(request_))
         taken = True
     except errors.Rejected:
         taken = False
@@ -245,7 +245,7 @@ def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, *settings.segment.topic} <= described
-    for end in ("alerts", "alarm", "scores", *(f"alarm/{end}" for end in operator_requests.ENDS)):
+    for end in ("alerts", "alarm", "scores", *operator_requests.TOPICS):
         assert topic_of(settings.output.topic, "{device}", end) in described
 
 
@@ -309,12 +309,13 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             each.disconnect()
             each.loop_stop()
 
+    requested = {"beats", *(each.rpartition("/")[2] for each in operator_requests.TOPICS)}
     kept = {topic for topic, _, _, retained in seen if retained}
     happened: set[tuple[str, str]] = set()
     for topic, payload, qos, _ in seen:
         channel = channel_of(topic)
         message_of = look_up(next(iter(channel["messages"].values()))["$ref"])
-        if channel["address"].rpartition("/")[2] not in ("beats", *operator_requests.ENDS):
+        if channel["address"].rpartition("/")[2] not in requested:
             operation = next(
                 o["bindings"]["mqtt"]
                 for o in DOCUMENT["operations"].values()

@@ -1,0 +1,88 @@
+"""What is said of a patient: by which model he is watched, and how far his own is learnt.
+
+The learner reports on `ecg/<device>/learning`, the monitor publishes on `ecg/<device>/patient`;
+both are retained.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Progress = Literal["collecting", "waiting", "fitting", "trial", "done", "failed"]
+"""How far a model is: beats are collected, then it waits for its turn and is fitted; a new model
+beside an old one is on trial until somebody decides."""
+
+
+class Learning(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the model of a device is, as the learner reports it.
+
+    Attributes:
+        since: when the patient was admitted, or the last stage began; RFC 3339, UTC.
+        by: who admitted the patient.
+        beats: good beats collected so far.
+        needed: good beats that the fit needs.
+        place: in the line of those that wait to be fitted, the next one being 1.
+        problem: why it failed, in one line for people.
+        model, sha256: of the file that was written.
+    """
+
+    state: Progress
+    since: str
+    by: str = "unknown"
+    beats: int
+    needed: int
+    place: int | None = None
+    problem: str | None = None
+    model: str | None = None
+    sha256: str | None = None
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model in use and a new one made of the same beats.
+
+    Attributes:
+        since: when the trial began; RFC 3339, UTC.
+        beats: scored by both.
+        old_beats, new_beats: how many of them were anomalous to the model in use, and to the new.
+        old_alarms, new_alarms: anomaly alarms that either raised, or would have.
+        model, sha256: of the new model.
+    """
+
+    since: str
+    beats: int
+    old_beats: int
+    new_beats: int
+    old_alarms: int
+    new_alarms: int
+    model: str
+    sha256: str
+
+
+class Patient(msgspec.Struct, frozen=True, kw_only=True):
+    """By what a device is watched, retained on `ecg/<device>/patient`.
+
+    Attributes:
+        state: "shared" by the model of all devices, "own" by the patient's, "learning" by the
+            rhythm and the quality of the signal alone.
+        since: when that began; RFC 3339, UTC.
+        beats, needed: of the model that is learnt; None while none is.
+        model, sha256: of the model in use; None while the shape of beats is not watched.
+        problem: what went wrong, in one line for people.
+        progress: of the model that is learnt, also beside one in use.
+        place: in the line of those to be fitted.
+        trial: None while no new model is tried.
+        relearn: whether the patient's normal beats have moved away from the model.
+    """
+
+    device: str
+    state: Literal["shared", "learning", "own"]
+    since: str
+    beats: int | None = None
+    needed: int | None = None
+    model: str | None = None
+    sha256: str | None = None
+    problem: str | None = None
+    progress: Progress | None = None
+    place: int | None = None
+    trial: Trial | None = None
+    relearn: bool = False
