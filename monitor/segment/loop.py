@@ -10,14 +10,12 @@ import time
 from collections import deque
 from dataclasses import replace
 
-import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.daemon.lifecycle import Lifecycle, serve_site
-from monitor.ecg import chunks, codec
-from monitor.ecg.beat import SAMPLES
-from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
+from monitor.ecg import chunks
+from monitor.ecg.segmenter import LOWEST_RATE, Segmenter
 from monitor.ecg.streams import Stream, Streams, Taken
 from monitor.errors import ConfigurationError, Rejected, UsageError
 from monitor.logs import LINES, RejectionLog, Throttle
@@ -27,8 +25,8 @@ from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
 from monitor.segment.journal import Entry, Journal
+from monitor.segment.messages import messages
 from monitor.settings import Settings
-from monitor.times import rfc3339
 from monitor.topics import Topics, subscription, topic_to_publish
 from monitor.web.routes import health_and_metrics
 
@@ -107,10 +105,10 @@ class SegmentDaemon:
         Raises:
             ConfigurationError: the broker refuses the daemon.
         """
-        messages = self._receive()
+        received = self._receive()
         now, monotonic = time.time(), time.monotonic()
         self.lifecycle.tick(monotonic)
-        for message in messages:
+        for message in received:
             self._cut(message, now)
         self._sender.send()
         self._sender.write()
@@ -187,11 +185,10 @@ class SegmentDaemon:
         """
         self._metrics.cut.inc(len(taken.beats))
         unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
-        groups = _alike(taken.beats) or ([[]] if taken.rhythm_changed or unheard else [])
-        if groups:
+        payloads = messages(taken.beats, stream, taken.rhythm_changed or unheard)
+        if payloads:
             stream.told = stream.expected
-        for group in groups:
-            payload = _message(group, stream)
+        for payload in payloads:
             self._sender.publish(self._topic(entry.device), payload, cause=cause)
         self._in_hand.append(cause)
         self._numbers[id(cause)] = entry.number
@@ -230,29 +227,6 @@ class SegmentDaemon:
         if monotonic >= self._next_trim:
             self._next_trim = monotonic + TRIM_INTERVAL
             self._journal.trim(now)
-
-
-def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
-    """Return beats in groups of which all, or one alone and without, have an RR interval."""
-    groups: list[list[CutBeat]] = []
-    for beat in beats:
-        if groups and beat.rr_ms is not None and groups[-1][0].rr_ms is not None:
-            groups[-1].append(beat)
-        else:
-            groups.append([beat])
-    return groups
-
-
-def _message(beats: list[CutBeat], stream: Stream) -> bytes:
-    intervals = [beat.rr_ms for beat in beats if beat.rr_ms is not None]
-    first = stream.time_of(beats[0].seq if beats else stream.expected)
-    return codec.encode_json(
-        np.array([beat.samples for beat in beats], np.float32).reshape(-1, SAMPLES),
-        [beat.seq for beat in beats],
-        intervals if beats and len(intervals) == len(beats) else None,
-        None if first is None else rfc3339(first),
-        stream.rhythm(),
-    )
 
 
 def run(settings: Settings) -> None:
