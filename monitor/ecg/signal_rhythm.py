@@ -11,6 +11,7 @@ samples are divided into chunks. A step uses no sample after its end.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -52,6 +53,9 @@ MARGIN: Final = 28
 
 REACH: Final = 18
 """Samples, 144 ms, of the shape of a complex on either side of its centre."""
+
+LAG: Final = 2
+"""Samples by which a shape is shifted, to either side, when it is compared with another."""
 
 STILL: Final = 1.0
 """Seconds without any change after which a lead is off."""
@@ -214,21 +218,23 @@ class Complex(NamedTuple):
 
 
 class _Filter:
-    """A causal Butterworth filter that keeps its state from step to step."""
+    """A causal Butterworth filter that keeps its state from step to step.
+
+    `lfilter` is exact enough for orders up to 4, and three times as fast as `sosfilt` on a second
+    of samples: 8 instead of 25 us.
+    """
 
     def __init__(self, order: int, band: Any, kind: str, rate: float) -> None:
-        from scipy.signal import butter, sosfilt_zi
+        from scipy.signal import butter, lfilter, lfilter_zi
 
-        self._sections = butter(order, band, kind, fs=rate, output="sos")
-        self._rest = sosfilt_zi(self._sections)
+        self._filter, self._by = lfilter, butter(order, band, kind, fs=rate)
+        self._rest = lfilter_zi(*self._by)
         self._state: NDArray[np.float64] | None = None
 
     def __call__(self, signal: Signal) -> Signal:
-        from scipy.signal import sosfilt
-
         if self._state is None:
             self._state = self._rest * signal[0]
-        filtered, self._state = sosfilt(self._sections, signal, zi=self._state)
+        filtered, self._state = self._filter(*self._by, signal, zi=self._state)
         return np.asarray(filtered)
 
 
@@ -387,10 +393,9 @@ class Lead:
             least = T_WAVE if since < T_WAVE_WITHIN else LATE_T_WAVE
             if slope < least * self._last_slope:
                 return
-        shape = self._shape(i)
-        like = 1.0
-        if self._usual is not None:
-            like = max(float(self._usual @ self._shape(i + lag)) for lag in (-2, -1, 0, 1, 2))
+        shapes = self._shapes_near(i)
+        shape = shapes[LAG]
+        like = 1.0 if self._usual is None else float((shapes @ self._usual).max())
         if since < LOW_T_WAVE_WITHIN and height < LOW_T_WAVE * before and like < ALIKE:
             return
         tall = (TALL if since < PAUSED else TALL_AFTER_PAUSE) * self._size
@@ -407,18 +412,26 @@ class Lead:
             odds += by_swiftness * float(np.log(swiftness / self._usual_swiftness))
         same = 0.0
         if self._shapes:
-            earlier = self._shapes[-1][0]
-            same = max(float(earlier @ self._shape(i + lag)) for lag in (-2, -1, 0, 1, 2))
+            same = float((shapes @ self._shapes[-1][0]).max())
         self.complexes.append(Complex(at, height / self._size, like, odds, same))
         self._last, self._last_slope = (at, height), slope
         self._size += 0.12 * (min(max(height, 0.5 * self._size), 2 * self._size) - self._size)
         self._learn((shape, sharpness, swiftness, span), like, same, since)
 
-    def _shape(self, i: int) -> Signal:
-        """Return the shape around a sample, [2 * REACH + 1], of mean 0 and length 1."""
-        shape = self._waves[max(i - REACH, 0) : i + REACH + 1]
-        shape = np.pad(shape, (2 * REACH + 1 - len(shape), 0)) - shape.mean()
-        return np.asarray(shape / (np.sqrt(shape @ shape) + 1e-12))
+    def _shapes_near(self, i: int) -> Signal:
+        """Return the shapes around a sample and its neighbours up to `LAG`, each of length 1.
+
+        [2 * LAG + 1, 2 * REACH + 1]; the mean of each is 0 where no sample is missing before it.
+        """
+        first = i - REACH - LAG
+        around = self._waves[max(first, 0) : i + REACH + LAG + 1]
+        missing = max(0, -first)
+        shapes = np.lib.stride_tricks.sliding_window_view(
+            np.concatenate([np.zeros(missing), around]) if missing else around, 2 * REACH + 1
+        )
+        known = 2 * REACH + 1 - np.maximum(missing - _LAGS, 0)
+        shapes = shapes - (shapes.sum(axis=1) / known)[:, None]
+        return np.asarray(shapes / (np.sqrt((shapes * shapes).sum(axis=1))[:, None] + 1e-12))
 
     def _learn(
         self, seen: tuple[Signal, float, float, float], like: float, same: float, since: float
@@ -484,6 +497,7 @@ class Lead:
         self.fibrillation = float(np.dot(FIBRILLATION, measured))
 
 
+_LAGS = np.arange(2 * LAG + 1)
 _HANN = np.hanning(WINDOW * RATE)
 _FREQUENCIES = np.arange(257) * RATE / 512
 _ALL = (_FREQUENCIES > 0.7) & (_FREQUENCIES < 30)
@@ -578,18 +592,18 @@ class SignalRhythm:
         if not began:
             return None
         now = min(lead.decided for lead in believed)
-        beats = sorted(
-            each.at
-            for lead in believed
-            for each in lead.complexes
-            if each.at < now and self._credible(each, lead, believed)
-        )
         since = max(lead.on_since for lead in believed)
-        places = [since, *[at for at in beats if at > since], now]
-        pauses = [
-            (after - before, before) for before, after in pairwise(places) if after > now - 1.5
-        ]
-        pause, last = max(pauses)
+        heard = [(each.at, each, lead) for lead in believed for each in lead.complexes]
+        places = [now]
+        # Backwards, as only the pause that reaches into the last 1.5 s, and those in it, matter.
+        for at, each, lead in sorted(heard, key=itemgetter(0), reverse=True):
+            if at <= since or places[-1] <= now - 1.5:
+                break
+            if at < now and self._credible(each, lead, believed):
+                places.append(at)
+        if places[-1] > now - 1.5:
+            places.append(since)
+        pause, last = max((after - before, before) for after, before in pairwise(places))
         if pause < self._settings.asystole_after * (1 - PAUSE_ERROR):
             return None
         return Finding("asystole", last, float(self._seconds), pause_s=pause)
