@@ -193,6 +193,31 @@ def what_if(
 
 
 @app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A WFDB or EDF record.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Model file of this heart."),
+    ] = None,
+    lead: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Lead to cut beats from (default: the first ECG)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write (default: the record's name, .html)."),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write a report to look at: rates, trends, events with their strips, quality."""
+    from monitor import configuration
+    from monitor.commands import report
+
+    settings = configuration.load(config, configuration.flags(model=model))
+    report.of_recording(source, settings, lead, out)
+
+
+@app.command()
 def segment(
     rate: Annotated[
         float | None,

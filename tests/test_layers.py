@@ -22,6 +22,7 @@ STOREYS = {
         "batch",
         "daemon",
         "segment",
+        "report",
         "commands",
         "cli",
         "__main__",

@@ -1,0 +1,104 @@
+"""What a report says, wherever it comes from."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.alarms.messages import Kind, Priority
+from monitor.alarms.trends import Minute
+
+
+class Strip(NamedTuple):
+    """Some seconds of signal around an event.
+
+    Attributes:
+        begin: in seconds since 1970.
+        rate: samples a second.
+        leads: the samples of each lead by name, float64 [n], NaN where none are.
+        unit: of the samples.
+        marks: beats, each with its time in seconds since 1970 and its letter: N, V, or A for
+            another anomalous one.
+    """
+
+    begin: float
+    rate: float
+    leads: dict[str, NDArray[np.float64]]
+    unit: str
+    marks: list[tuple[float, str]]
+
+
+class Run(NamedTuple):
+    """Ventricular beats in a row.
+
+    Attributes:
+        beats: how many; at least so many where `counted` is false.
+        rate: in beats a minute.
+        begin: in seconds since 1970.
+        counted: whether the beats were counted one by one.
+    """
+
+    beats: int
+    rate: float
+    begin: float
+    counted: bool
+
+    def __str__(self) -> str:
+        return f"{self.beats} beats" if self.counted else f"{self.beats} beats or more"
+
+
+@dataclass
+class Event:
+    """An alarm of the report.
+
+    Attributes:
+        begin, end: in seconds since 1970; the end is None while it goes on.
+        told: when it was raised, in seconds since 1970.
+        heart_rate, pause_s: what an alarm of the rhythm is about.
+        remark: what people did and said: acknowledged, shelved, judged.
+        strip: the signal around its beginning; None where none is kept.
+        beat: the beat that raised it, [140]; None if none did.
+    """
+
+    kind: Kind
+    priority: Priority
+    begin: float
+    told: float
+    end: float | None = None
+    heart_rate: float | None = None
+    pause_s: float | None = None
+    remark: str = ""
+    strip: Strip | None = None
+    beat: list[float] | None = None
+
+
+@dataclass
+class Content:
+    """All that a report shows.
+
+    Attributes:
+        title: the recording or the device.
+        begin, end: in seconds since 1970.
+        dated: whether the begin is a date that is known; if not, it is 0.
+        facts: what is said of source, model and settings: a name and a text each.
+        shaped: whether the shape of beats was judged: if not, none is counted as abnormal.
+        notes: what a reader must know to read it rightly.
+        minutes: in order; of those without a beat some may be missing.
+        events: in order.
+        longest_pause: the longest RR interval or standstill in seconds, and when it began.
+        longest_run, fastest_run: of three or more ventricular beats in a row.
+    """
+
+    title: str
+    begin: float
+    end: float
+    dated: bool
+    facts: list[tuple[str, str]]
+    shaped: bool
+    notes: list[str] = field(default_factory=list)
+    minutes: list[Minute] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    longest_pause: tuple[float, float] | None = None
+    longest_run: Run | None = None
+    fastest_run: Run | None = None
