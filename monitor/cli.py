@@ -174,22 +174,51 @@ def replay(
 @app.command()
 def what_if(
     source: Annotated[
-        Path, typer.Argument(help="A WFDB or EDF record, or a .csv or .parquet file of beats.")
-    ],
+        Path | None,
+        typer.Argument(help="A WFDB or EDF record, or a .csv or .parquet file of beats."),
+    ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="FILE", help="Model file (default: the shipped detector)."),
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Model file (default: the shipped detector; with --device, the device's).",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="ID",
+            help="Show what becomes of this device's alarms in the monitor's history: without "
+            "SOURCE at other thresholds, with a recording of the device at all settings.",
+        ),
     ] = None,
     start: Annotated[
         float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
     ] = 0,
     out: Annotated[Path, typer.Option(help="Folder to write the figure to.")] = Path("out/what-if"),
+    config: Config = None,
 ) -> None:
-    """Show how many alarms a recording would have raised under other settings."""
+    """Show how many alarms other settings would have raised, and what of those judged by people."""
+    from monitor import configuration
     from monitor.commands import what_if
-    from monitor.detector.model_file import shipped
+    from monitor.detector.model_file import Detector, shipped
+    from monitor.detector.per_device import Detectors
+    from monitor.errors import UsageError
 
-    what_if.main(source, model or shipped("ecg"), out, start)
+    if device is None:
+        if source is None:
+            raise UsageError("what-if: give a recording, a --device, or both")
+        what_if.main(source, Detector(model or shipped("ecg")), out, start)
+        return
+    settings = configuration.load(config)
+    alarms = what_if.known_alarms(settings.history_file, device)
+    detector = Detector(model) if model else Detectors(settings.model).for_device(device)
+    if source is None:
+        what_if.show_thresholds(alarms, detector)
+    else:
+        what_if.main(source, detector, out, start, alarms)
 
 
 @app.command()
@@ -277,16 +306,42 @@ def alarms(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, beats included.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    judged: Annotated[
+        bool, typer.Option("--judged", help="Only alarms that somebody has judged.")
+    ] = False,
+    beats: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="With --judged: write the beats that raised anomalies to a file for ecg-train, "
+            "140 values a row and a label: 1, normal, if the alarm was judged false, 0 if true.",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --judged: write these beats to an annotated WFDB record: N if the alarm was "
+            "judged false, Q if true.",
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
-    """List alarms, past and active, and who acknowledged or shelved them.
+    """List alarms, past and active, and who acknowledged, judged or shelved them.
 
     This reads the monitor's history file, so run it on the monitor's machine.
     """
     from monitor import configuration
-    from monitor.commands import alarms
+    from monitor.commands import alarms, judged_beats
+    from monitor.errors import UsageError
 
-    alarms.show(configuration.load(config).history_file, since, device, as_json, as_csv)
+    file = configuration.load(config).history_file
+    if beats is None and record is None:
+        alarms.show(file, since, device, as_json, as_csv, judged)
+    elif not judged or as_json or as_csv:
+        raise UsageError("--beats and --record: only with --judged, and without --json and --csv")
+    else:
+        judged_beats.export(file, since, device, beats, record)
 
 
 By = Annotated[
@@ -316,6 +371,39 @@ def acknowledge(
     acknowledge.acknowledge(
         configuration.load(config, configuration.flags(broker=broker)), alarm, by
     )
+
+
+@app.command()
+def judge(
+    alarm: Annotated[
+        str,
+        typer.Argument(
+            metavar="ALARM",
+            help="The alarm's id, as `ecg-monitor alarms` lists it, or its first characters, at "
+            "least 6. The alarm may be over.",
+        ),
+    ],
+    verdict: Annotated[Literal["true", "false"], typer.Argument(help="Whether it was right.")],
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why.")] = "",
+    by: By = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="ID",
+            help="The alarm's device: needed, with the whole id, if the alarm is over and the "
+            "history is on another machine.",
+        ),
+    ] = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Record whether an alarm was right; the last judgement of an alarm counts."""
+    from monitor import configuration
+    from monitor.commands import acknowledge
+
+    loaded = configuration.load(config, configuration.flags(broker=broker))
+    acknowledge.judge(loaded, alarm, verdict == "true", note, by, device)
 
 
 @app.command()

@@ -135,6 +135,11 @@ class Metrics(ConnectionMetrics):
         self.recurring = counter(
             "alarms_recurring", "Alarms raised within a minute of their clearing."
         )
+        self.judged = counter(
+            "judged",
+            "Judgements of alarms that were recorded; one that is revised counts again.",
+            ("kind", "verdict"),
+        )
         self.lost = counter("history_lost", "Alerts and actions that could not be stored.")
         self.devices = gauge("devices", "Devices that send beats.")
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
@@ -160,6 +165,8 @@ class Metrics(ConnectionMetrics):
         for fault in FAULTS:
             self.poor.labels(fault)
         for kind, (priorities, *_) in KINDS.items():
+            for verdict in ("true", "false"):
+                self.judged.labels(kind, verdict)
             for priority in priorities:
                 self.alarms.labels(kind, priority)
                 for event in ("raised", "escalated", "cleared"):

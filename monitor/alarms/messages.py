@@ -159,6 +159,28 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
             _check_time(self.rhythm_ended)
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """The answer to a judgement of an alarm, published on `ecg/<device>/alarm/judged`.
+
+    Attributes:
+        id: of the alert, as it was asked.
+        time: when the answer was given; RFC 3339, UTC.
+        alarm: the id of the alert that raised the alarm; None if nothing was recorded.
+        kind: of the alarm; None if nothing was recorded.
+        problem: why nothing was recorded; None once the judgement is in the history.
+    """
+
+    id: str
+    device: str
+    verdict: bool
+    note: str
+    by: str
+    time: str
+    alarm: str | None = None
+    kind: Kind | None = None
+    problem: str | None = None
+
+
 class Score(msgspec.Struct, frozen=True):
     """The score of one beat."""
 
@@ -190,3 +212,5 @@ encode = msgspec.json.Encoder().encode
 decode_alarm = msgspec.json.Decoder(RetainedAlarm).decode
 
 decode_alert = msgspec.json.Decoder(Alert).decode
+
+decode_judged = msgspec.json.Decoder(Judged).decode

@@ -15,6 +15,9 @@ from monitor.errors import Rejected
 LONGEST_SHELF: Final = 24 * 60
 """Minutes that a device may be shelved for: what is shelved for good is not monitored."""
 
+LONGEST_NOTE: Final = 1000
+"""Characters of a note: enough to say why, and less than the beat that an alarm is kept with."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
@@ -58,7 +61,7 @@ class Judge(msgspec.Struct, frozen=True):
 
     id: AlarmId
     verdict: bool
-    note: Annotated[str, Meta(max_length=1000)] = ""
+    note: Annotated[str, Meta(max_length=LONGEST_NOTE)] = ""
     by: Name = "unknown"
 
 
@@ -121,8 +124,9 @@ def decode(topic: str, payload: bytes) -> Request:
         raise Rejected("shape", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Rejected("json", str(error)) from None
-    if not request.by.isprintable():
-        raise Rejected("shape", "`by` holds a character that cannot be printed")
+    for name in ("by", "note"):
+        if not getattr(request, name, "").isprintable():
+            raise Rejected("shape", f"`{name}` holds a character that cannot be printed")
     return request
 
 

@@ -1,9 +1,11 @@
-"""Ask the monitor, over the broker, to record an acknowledgement or to shelve a device.
+"""Ask the monitor, over the broker, to record what people say of alarms, or to shelve a device.
 
-The outcome shows in the device's retained alarm, which is waited for.
+The outcome is waited for: it shows in the device's retained alarm, or of a judgement, which may be
+of an alarm that is over, in an answer on `ecg/<device>/alarm/judged`.
 """
 
 import getpass
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,9 +17,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.alarms import messages
 from monitor.alarms.kinds import KINDS
-from monitor.alarms.messages import OpenAlarm, RetainedAlarm, decode_alarm
-from monitor.alarms.operator_requests import Acknowledge, Shelve
+from monitor.alarms.messages import Judged, OpenAlarm, RetainedAlarm, decode_alarm, decode_judged
+from monitor.alarms.operator_requests import LONGEST_NOTE, Acknowledge, Judge, Shelve
 from monitor.errors import Failure, UsageError
+from monitor.history import query
 from monitor.mqtt import client
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
@@ -95,26 +98,35 @@ class _Connection:
         self,
         device: str,
         end: str,
-        request: Acknowledge | Shelve,
-        done: Callable[[RetainedAlarm], bool],
+        request: Acknowledge | Shelve | Judge,
+        done: Callable[[bytes], bool],
+        answer: str = "alarm",
     ) -> None:
-        """Send a request and wait until the device's alarm shows that it has been carried out.
+        """Send a request and wait for a message that shows that it has been carried out.
+
+        Args:
+            device: that the request is about.
+            end: the last level of the request's topic.
+            request: what is asked.
+            done: tells such a message by its payload; of a ValueError the message is ignored.
+            answer: the levels below the device's topic on which the message comes.
 
         Raises:
-            Failure: the alarm does not show it in time.
+            Failure: no such message comes in time.
         """
-        topic, alarm = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", "alarm"))
-        self._client.subscribe(alarm, qos=1)
+        topic, answers = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", answer))
+        self._client.subscribe(answers, qos=1)
         self._client.publish(topic, messages.encode(request), qos=1)
         deadline = time.monotonic() + ANSWER_TIMEOUT
         while (left := deadline - time.monotonic()) > 0:
             for arrival in self._next(left):
                 with suppress(ValueError, RecursionError):
-                    if arrival.topic == alarm and done(_alarm(arrival.payload, device)):
+                    if arrival.topic == answers and done(arrival.payload):
                         return
         raise Failure(
             f"{device}: no answer within {ANSWER_TIMEOUT:g} s; the monitor must be running, know "
-            f"the device and be allowed to read {topic}, and you must be allowed to write there"
+            f"the device and be allowed to read {topic}, and you must be allowed to write there "
+            f"and to read {answers}"
         )
 
     def _next(self, timeout: float) -> list[_Arrival]:
@@ -163,13 +175,79 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
             )
         device, alarm = matching[0]
 
-        def done(now: RetainedAlarm) -> bool:
+        def done(payload: bytes) -> bool:
+            now = _alarm(payload, device.device)
             seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
             # Ours differs from the one before; the times cannot be compared, as clocks may differ.
             return any(a and a != alarm.acknowledged and a.by == by for a in seen)
 
         connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
     print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
+
+
+def judge(
+    settings: Settings, identity: str, verdict: bool, note: str, by: str | None, device: str | None
+) -> None:
+    """Say whether an alarm was right, by its id or a unique prefix of it.
+
+    It may be open, or over and in the history on this machine. Of another one that is over, the
+    whole id and the device have to be given.
+
+    Raises:
+        UsageError: there is no such alarm, or the note is not allowed.
+        Failure: the broker or the monitor does not answer, or nothing was recorded.
+    """
+    if not re.fullmatch(f"[0-9a-f]{{{SHORTEST_ID},32}}", identity):
+        raise UsageError(
+            f"ALARM {identity!r}: allowed is an alarm's id, 32 digits or letters from a to f, or "
+            f"its first {SHORTEST_ID} or more"
+        )
+    if not note.isprintable() or len(note) > LONGEST_NOTE:
+        raise UsageError(
+            f"--note of {len(note)} characters: allowed are {LONGEST_NOTE}, all of which can be "
+            "printed"
+        )
+    by = by or getpass.getuser()
+    with _Connection(settings, "+") as connection:
+        found = _past(settings, identity) | {
+            alarm.id: each.device
+            for each in connection.retained()
+            for alarm in each.alarms
+            if _matches(alarm, identity)
+        }
+        if device is not None:
+            found = {alarm: whose for alarm, whose in found.items() if whose == device}
+            if not found and len(identity) == 32:
+                found = {identity: device}
+        if len(found) != 1:
+            raise UsageError(
+                f"ALARM {identity!r}: the ids of {len(found) or 'no'} alarms begin like this, of "
+                "those that are open or in the history on this machine; any other needs its whole "
+                "id and --device"
+            )
+        ((alarm, whose),) = found.items()
+        request = Judge(alarm, verdict, note, by)
+        judged: Judged | None = None
+
+        def done(payload: bytes) -> bool:
+            nonlocal judged
+            judged = decode_judged(payload)
+            return (judged.id, judged.verdict, judged.note, judged.by) == (
+                (request.id, verdict, note, by)
+            )
+
+        connection.ask(whose, "judge", request, done, "alarm/judged")
+    assert judged is not None
+    if judged.problem is not None:
+        raise Failure(f"{whose}: not recorded: {judged.problem}")
+    print(f"{whose}: {judged.kind} {alarm[:8]} is judged {str(verdict).lower()} by {by}")
+
+
+def _past(settings: Settings, identity: str) -> dict[str, str]:
+    """Return the past alarms whose ids begin like this, each with its device, as far as known."""
+    with suppress(Failure):  # the history may be on another machine
+        return query.find(settings.history_file, identity)
+    return {}
 
 
 def _matches(alarm: OpenAlarm, identity: str) -> bool:
@@ -195,8 +273,9 @@ def shelve(
     with _Connection(settings, device) as connection:
         before = [alarm.shelved for alarm in connection.retained()]
 
-        def done(now: RetainedAlarm) -> bool:
+        def done(payload: bytes) -> bool:
             nonlocal until
+            now = _alarm(payload, device)
             until = now.shelved.until if now.shelved is not None else ""
             return now.shelved not in before if minutes else not until
 

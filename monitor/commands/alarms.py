@@ -22,8 +22,17 @@ from monitor.times import from_rfc3339, rfc3339
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def show(file: Path, since: str | None, device: str | None, as_json: bool, as_csv: bool) -> None:
+def show(
+    file: Path,
+    since: str | None,
+    device: str | None,
+    as_json: bool,
+    as_csv: bool,
+    judged: bool = False,
+) -> None:
     """Print the alarms that were open since then, as a table, as a JSON array, or as CSV.
+
+    With `judged`, only those that somebody has judged.
 
     Raises:
         UsageError: `since` is not a time.
@@ -32,13 +41,13 @@ def show(file: Path, since: str | None, device: str | None, as_json: bool, as_cs
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
     begin = None if since is None else moment(since, time.time())
-    found = query.alarms(file, begin, device)
+    found = query.alarms(file, begin, device, judged=judged)
     if as_json:
         _print_json(found)
     elif as_csv:
         _print_csv(found)
     else:
-        _print_table(list(found), query.shelvings(file, begin, device))
+        _print_table(list(found), [] if judged else query.shelvings(file, begin, device))
 
 
 def moment(text: str, now: float) -> float:
@@ -76,15 +85,17 @@ def _print_csv(found: Iterable[PastAlarm]) -> None:
     writer.writerow(
         ["id", "device", "kind", "priority", "raised", "escalated", "cleared", "acknowledged_by",
          "acknowledged_at", "shelved_by", "score", "threshold", "beats_anomalous", "beats_seen",
-         "model"]
+         "model", "verdict", "note", "judged_by", "judged_at"]
     )  # fmt: skip
     for alarm in found:
-        seen = alarm.acknowledged
+        seen, said = alarm.acknowledged, alarm.judged
         writer.writerow(
             [alarm.id, _no_formula(alarm.device), alarm.kind, alarm.priority, alarm.raised,
              alarm.escalated, alarm.cleared, seen and _no_formula(seen.by), seen and seen.time,
              alarm.shelved_by and _no_formula(alarm.shelved_by), alarm.score, alarm.threshold,
-             alarm.beats_anomalous, alarm.beats_seen, alarm.model]
+             alarm.beats_anomalous, alarm.beats_seen, alarm.model,
+             said and str(said.verdict).lower(), said and _no_formula(said.note),
+             said and _no_formula(said.by), said and said.time]
         )  # fmt: skip
 
 
@@ -97,14 +108,19 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     table = Table(box=None)
-    for column in ("raised", "duration", "device", "kind", "priority", "acknowledged", "id"):
-        whole = column not in ("device", "acknowledged")
+    any_judged = any(alarm.judged for alarm in found)
+    columns = ["raised", "duration", "device", "kind", "priority", "acknowledged", "id"]
+    for column in columns + ["judged"] * any_judged:
+        whole = column not in ("device", "acknowledged", "judged")
         table.add_column(column, no_wrap=whole, overflow="ignore" if whole else "fold")
     for alarm in reversed(found):
         seen = alarm.acknowledged
         by = f"{escape(seen.by)}, {_local(seen.time)}" if seen else ""
         if alarm.shelved_by:
             by += f" (shelved by {escape(alarm.shelved_by)})"
+        said = alarm.judged
+        why = f": {escape(said.note)}" if said and said.note else ""
+        verdict = f"{str(said.verdict).lower()}, by {escape(said.by)}{why}" if said else ""
         table.add_row(
             _local(alarm.raised),
             _duration(alarm),
@@ -113,6 +129,7 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
             alarm.priority,
             by.strip(),
             alarm.id[:8],
+            *[verdict] * any_judged,
         )
     console.print(table if found else "no alarms")
     for action in shelvings:

@@ -1,23 +1,34 @@
-"""Operator requests: acknowledge an alarm, shelve a device, and keep who did it."""
+"""Operator requests: acknowledge or judge an alarm, shelve a device, and keep who did it."""
 
 import time
 from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import structlog
 
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import Shelf
-from monitor.alarms.messages import Acknowledged
-from monitor.alarms.operator_requests import Acknowledge, Request, Shelve
+from monitor.alarms.messages import Acknowledged, Judged
+from monitor.alarms.operator_requests import Acknowledge, Judge, Request, Shelve
 from monitor.daemon.pipeline import Changes
 from monitor.detector.per_device import Detectors
-from monitor.history.store import Action
-from monitor.history.writer import HistoryWriter
+from monitor.errors import Failure
+from monitor.history.store import Action, Judgement
+from monitor.history.writer import HistoryWriter, JudgedAlarm
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
 
 log = structlog.get_logger()
+
+
+class _PendingJudgement(NamedTuple):
+    """A judgement that the history is storing; `answer` is for who asked over HTTP."""
+
+    request: Judge
+    device: str | None
+    stored: Future[JudgedAlarm | None]
+    answer: Future[str | None] | None
 
 
 class RequestHandler:
@@ -26,6 +37,7 @@ class RequestHandler:
     def __init__(self, alarms: Alarms, history: HistoryWriter, detectors: Detectors) -> None:
         self._alarms, self._history, self._detectors = alarms, history, detectors
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
+        self._pending: list[_PendingJudgement] = []
         self._lines = Throttle(LINES)
 
     def ask(self, request: Request, device: str | None = None) -> Future[str | None]:
@@ -40,19 +52,37 @@ class RequestHandler:
     def answer(self, changes: Changes, now: float) -> None:
         """Do what other threads have asked, `now` in seconds since 1970, and add what it changes.
 
-        It is the turn's own `now`: by another clock, a shelf could begin after the turn looks which
-        are over, and count as one of them.
+        Add the answers to judgements, too, that the history has stored since the last call. `now`
+        is the turn's own: by another clock, a shelf could begin after the turn looks which are
+        over, and count as one of them.
         """
         while not self._asked.empty():
             device, request, answer = self._asked.get()
-            if answer.set_running_or_notify_cancel():  # who asked may have been told that it failed
+            if isinstance(request, Judge):
+                self._judge(request, device, now, answer)
+            elif (
+                answer.set_running_or_notify_cancel()
+            ):  # who asked may have been told that it failed
                 answer.set_result(self._do(request, device, changes, now))
+        pending, self._pending = self._pending, []
+        for each in pending:
+            if each.answer is not None and each.answer.cancelled():
+                each.stored.cancel()
+            if each.stored.done():
+                self._answer_judgement(each, changes, now)
+            else:
+                self._pending.append(each)
 
     def handle(self, request: Request, device: str, changes: Changes, now: float) -> None:
-        """Do what was asked over MQTT, where nobody waits for an answer."""
-        problem = self._do(request, device, changes, now)
+        """Do what was asked over MQTT, where only a judgement is answered."""
+        if isinstance(request, Judge):
+            self._judge(request, device, now)
+        elif (problem := self._do(request, device, changes, now)) is not None:
+            self._log_problem(request, device, problem)
+
+    def _log_problem(self, request: Request, device: str | None, problem: str) -> None:
         what = type(request).__name__.lower()
-        if problem is not None and self._lines.admits((what, device), time.monotonic()):
+        if self._lines.admits((what, device), time.monotonic()):
             withheld = self._lines.take_withheld()
             log.warning("not done", request=what, reason=problem, withheld=withheld)
 
@@ -92,6 +122,60 @@ class RequestHandler:
             changes.add(decision, now, detector, deferred=True)
         self._note(Action("unshelved", name, by, now))
         changes.save(name)
+
+    def _judge(
+        self,
+        request: Judge,
+        device: str | None,
+        now: float,
+        answer: Future[str | None] | None = None,
+    ) -> None:
+        """Have a judgement stored. The history knows which alarms there were, and answers later."""
+        judgement = Judgement(request.id, device, request.verdict, request.note, request.by, now)
+        stored = self._history.judge(judgement)
+        self._pending.append(_PendingJudgement(request, device, stored, answer))
+
+    def _answer_judgement(self, pending: _PendingJudgement, changes: Changes, now: float) -> None:
+        request, device, stored, answer = pending
+        if stored.cancelled():  # who asked has been told that it failed
+            return
+        alarm, problem = None, None
+        try:
+            alarm = stored.result()
+        except Failure as failure:
+            problem = str(failure)
+        else:
+            if alarm is None:
+                whose = "" if device is None else f" of {device!r}"
+                problem = f"no alarm{whose} with the id {request.id} is in the history"
+        name = device if alarm is None else alarm.device
+        if name is not None:
+            judged = Judged(
+                request.id,
+                name,
+                request.verdict,
+                request.note,
+                request.by,
+                rfc3339(now),
+                alarm.id if alarm else None,
+                alarm.kind if alarm else None,
+                problem,
+            )
+            changes.judged.append(judged)
+        if answer is not None and answer.set_running_or_notify_cancel():
+            answer.set_result(problem)
+        if alarm is None:
+            if answer is None and problem is not None:
+                self._log_problem(request, device, problem)
+        elif self._lines.admits(("judged", alarm.id), time.monotonic()):
+            log.info(
+                "judged",
+                device=alarm.device,
+                alarm=alarm.id,
+                verdict=request.verdict,
+                by=request.by,
+                withheld=self._lines.take_withheld(),
+            )
 
     def _note(self, action: Action) -> None:
         """Keep and log what somebody did."""

@@ -113,11 +113,13 @@ class Changes:
             forgotten, each with the first message that changed it. That message waits to be
             acknowledged, and so do all behind it.
         unannounced: devices that Home Assistant has not been told of.
+        judged: answers to judgements of alarms.
     """
 
     events: list[AlarmEvent] = field(default_factory=list)
     unsaved: dict[str, Message | None] = field(default_factory=dict)
     unannounced: dict[str, None] = field(default_factory=dict)
+    judged: list[messages.Judged] = field(default_factory=list)
 
     def add(
         self,

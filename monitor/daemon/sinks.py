@@ -60,6 +60,9 @@ class MqttSink:
             if event.decision.withheld_by is None:
                 topic = topic_of(self._topic, event.decision.device, "alerts")
                 self._sender.publish(topic, event.payload, cause=event.cause, timed=True)
+        for judged in changes.judged:
+            topic = topic_of(self._topic, judged.device, "alarm/judged")
+            self._sender.publish(topic, messages.encode(judged))
         self.flush()
         for name, cause in changes.unsaved.items():
             device = self._alarms.find(name)
@@ -125,6 +128,10 @@ class MetricsSink:
         One that was deferred has been counted before.
         """
         self._count_batch(batch, now)
+        for judged in changes.judged:
+            if judged.kind is not None:
+                verdict = "true" if judged.verdict else "false"
+                self._metrics.judged.labels(judged.kind, verdict).inc()
         for event in changes.events:
             if event.deferred:
                 continue

@@ -25,6 +25,15 @@ from monitor.history.store import Action, open_to_read
 from monitor.times import from_rfc3339, rfc3339
 
 
+class JudgedAs(msgspec.Struct, frozen=True):
+    """What a person said of an alarm: whether it was true, why, by whom and when (RFC 3339)."""
+
+    verdict: bool
+    note: str
+    by: str
+    time: str
+
+
 class PastAlarm(msgspec.Struct, kw_only=True):
     """An alarm from raising to clearing; times are RFC 3339.
 
@@ -38,6 +47,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         score, threshold, model, beats_anomalous, beats_seen: when it was raised.
         beat, reconstruction: of the beat that raised it, [140]; None if no beat did.
         heart_rate, pause_s: what a rhythm alarm was about when it was raised.
+        judgements: what people said of it, of which the last counts.
     """
 
     id: str
@@ -59,6 +69,12 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     reconstruction: list[float] | None = None
     heart_rate: float | None = None
     pause_s: float | None = None
+    judgements: list[JudgedAs] = msgspec.field(default_factory=list)
+
+    @property
+    def judged(self) -> JudgedAs | None:
+        """The judgement that counts; None if nobody has judged the alarm."""
+        return self.judgements[-1] if self.judgements else None
 
 
 @contextmanager
@@ -78,6 +94,7 @@ def alarms(
     device: str | None = None,
     most: int | None = None,
     alarm: str | None = None,
+    judged: bool = False,
 ) -> Iterator[PastAlarm]:
     """Yield the alarms that were open at or after `since`, the latest first.
 
@@ -87,6 +104,7 @@ def alarms(
         device: only alarms of this device; None for all devices.
         most: most alarms to yield; None for no limit.
         alarm: only the alarm with this id; None for all alarms.
+        judged: only alarms that somebody has judged.
 
     Raises:
         Failure: there is no history, or it cannot be read.
@@ -95,7 +113,8 @@ def alarms(
         "SELECT alarm, min(since) AS begin, coalesce(max(CASE event WHEN 'cleared' THEN time END), "
         "CASE count(lost) WHEN count(*) THEN max(lost) END) AS end "
         "FROM alerts WHERE (:device IS NULL OR device = :device) "
-        "AND (:alarm IS NULL OR alarm = :alarm) GROUP BY alarm "
+        "AND (:alarm IS NULL OR alarm = :alarm) "
+        "AND (NOT :judged OR alarm IN (SELECT alarm FROM judgements)) GROUP BY alarm "
         "HAVING :since IS NULL OR end IS NULL OR end >= :since "
         "ORDER BY begin DESC, alarm LIMIT :most"
     )
@@ -106,6 +125,7 @@ def alarms(
             {
                 "device": device,
                 "alarm": alarm,
+                "judged": judged,
                 "since": since,
                 "most": -1 if most is None else most,
             },
@@ -116,7 +136,24 @@ def alarms(
                 "ORDER BY rowid DESC LIMIT 1",
                 (identity,),
             ).fetchone()
-            yield _past_alarm(list(alerts), seen)
+            said = database.execute(
+                "SELECT * FROM judgements WHERE alarm = ? ORDER BY rowid", (identity,)
+            ).fetchall()
+            yield _past_alarm(list(alerts), seen, said)
+
+
+def find(file: Path, prefix: str) -> dict[str, str]:
+    """Return the alarms of which an alert's id begins like this, each with its device.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        rows = database.execute(
+            "SELECT DISTINCT alarm, device FROM alerts WHERE substr(id, 1, ?) = ?",
+            (len(prefix), prefix),
+        )
+        return {row["alarm"]: row["device"] for row in rows}
 
 
 def open_alarms(file: Path) -> list[RetainedAlarm]:
@@ -162,7 +199,9 @@ def open_alarms(file: Path) -> list[RetainedAlarm]:
     ]
 
 
-def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:
+def _past_alarm(
+    rows: list[sqlite3.Row], seen: sqlite3.Row | None, said: list[sqlite3.Row]
+) -> PastAlarm:
     first, times = rows[0], {row["event"]: rfc3339(row["time"]) for row in rows}
     end = first["end"]
     alert = decode_alert(first["payload"])
@@ -186,6 +225,10 @@ def _past_alarm(rows: list[sqlite3.Row], seen: sqlite3.Row | None) -> PastAlarm:
         reconstruction=alert.reconstruction,
         heart_rate=or_none(alert.heart_rate),
         pause_s=or_none(alert.pause_s),
+        judgements=[
+            JudgedAs(bool(each["verdict"]), each["note"], each["person"], rfc3339(each["time"]))
+            for each in said
+        ],
     )
 
 

@@ -1,9 +1,10 @@
 """The file of the history: its schema, the schema's version, and its limits. SQLite.
 
-There are two tables: `alerts` with each change of an alarm and its beat, and `actions` with what
-people did. Times are in seconds since 1970. `kept` is when a row was written, from which its age is
-counted, as a device's clock may be wrong. `lost` is when the broker was found to no longer have the
-alarm: if all alerts of an alarm have it, the alarm ended then.
+There are three tables: `alerts` with each change of an alarm and its beat, `actions` with what
+people did, and `judgements` with what they said of alarms, of which the last counts. Times are in
+seconds since 1970. `kept` is when a row was written, from which its age is counted, as a device's
+clock may be wrong. `lost` is when the broker was found to no longer have the alarm: if all alerts
+of an alarm have it, the alarm ended then.
 """
 
 import sqlite3
@@ -18,6 +19,11 @@ from monitor.settings import HistorySettings
 ACTIONS_PER_MEGABYTE = 500
 """Actions kept for each megabyte of the limit. At 50 to 130 bytes each (measured, with typical
 names), endless shelving fills a fifteenth of the file and leaves the rest to the alerts."""
+
+SUPERSEDED_PER_MEGABYTE = 25
+"""Of so many of the newest judgements for each megabyte of the limit, those that were revised are
+kept, too: with the longest notes, of 4 kB, they fill a tenth of the file. The last judgement of an
+alarm is kept as long as the alarm, whose beat is larger."""
 
 APPLICATION_ID = 0x45434748
 """Marks an SQLite file as a history (`PRAGMA application_id`): "ECGH" in ASCII."""
@@ -44,6 +50,12 @@ _MIGRATIONS = (
             WHERE alarm IN (SELECT alarm FROM actions WHERE action = 'lost')""",
         "DELETE FROM actions WHERE action = 'lost'",
     ),
+    (
+        """CREATE TABLE judgements (
+            alarm TEXT NOT NULL, verdict INTEGER NOT NULL, note TEXT NOT NULL,
+            person TEXT NOT NULL, time REAL NOT NULL)""",
+        "CREATE INDEX judgements_of_alarm ON judgements (alarm)",
+    ),
 )
 """The statements that lead from each version of the schema to the next, starting with 0: a new
 file takes the same path as an old one. Never edit a released step; append new ones."""
@@ -61,6 +73,20 @@ class Action(msgspec.Struct, frozen=True):
     time: float
     alarm: str | None = None
     until: float | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What a person said of an alarm: whether it was true, and why; `time` in seconds since 1970.
+
+    `id` is that of an alert of the alarm, `device` the only one whose alarm it may be (None: any).
+    """
+
+    id: str
+    device: str | None
+    verdict: bool
+    note: str
+    by: str
+    time: float
 
 
 def open_to_write(file: Path) -> sqlite3.Connection:
@@ -142,7 +168,10 @@ def _migrate(database: sqlite3.Connection) -> None:
 
 
 def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
-    """Delete rows that are too old, and the oldest rows of a file that is too large."""
+    """Delete rows that are too old, and the oldest rows of a file that is too large.
+
+    Judgements go with their alarms.
+    """
     oldest = time.time() - 86400 * bounds.days
     most = bounds.megabytes * 1_000_000
     with database:
@@ -163,4 +192,10 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
                 "min(rowid)) FROM alerts)",
                 (1 - 0.9 * most / used,),
             )
+        database.execute("DELETE FROM judgements WHERE alarm NOT IN (SELECT alarm FROM alerts)")
+        database.execute(
+            "DELETE FROM judgements WHERE rowid <= (SELECT max(rowid) FROM judgements) - ? AND "
+            "rowid < (SELECT max(rowid) FROM judgements AS own WHERE own.alarm = judgements.alarm)",
+            (SUPERSEDED_PER_MEGABYTE * bounds.megabytes,),
+        )
     database.execute("PRAGMA incremental_vacuum").fetchall()

@@ -9,17 +9,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import Counter
 
-from monitor.alarms.messages import Alert, encode
-from monitor.errors import ConfigurationError
-from monitor.history.store import Action, open_to_write, trim
+from monitor.alarms.messages import Alert, Kind, encode
+from monitor.errors import ConfigurationError, Failure
+from monitor.history.store import Action, Judgement, open_to_write, trim
 from monitor.settings import HistorySettings
 from monitor.times import from_rfc3339
 
@@ -52,6 +53,13 @@ _INSERT_ACTION = (
     "INSERT INTO actions (action, alarm, device, person, time, until, kept) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+# Only of an alarm that is there. RETURNING gives what was inserted: nothing, if it is not.
+_INSERT_JUDGEMENT = (
+    "INSERT INTO judgements (alarm, verdict, note, person, time) SELECT alarm, ?, ?, ?, ? "
+    "FROM alerts WHERE id = ? AND coalesce(?, device) = device "
+    "RETURNING alarm, (SELECT device FROM alerts WHERE alarm = judgements.alarm), "
+    "(SELECT kind FROM alerts WHERE alarm = judgements.alarm)"
+)
 _MARK_LOST = (
     "UPDATE alerts SET lost = ? WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND alarm IN "
     "(SELECT alarm FROM alerts GROUP BY alarm "
@@ -60,12 +68,25 @@ _MARK_LOST = (
 
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
-_Row = tuple[str, tuple[Any, ...]]
-"""A statement and its parameters."""
+
+class JudgedAlarm(NamedTuple):
+    """The alarm of a judgement that was stored."""
+
+    id: str
+    device: str
+    kind: Kind
+
+
+class _Row(NamedTuple):
+    """A statement and its parameters, and who waits for what it returns."""
+
+    statement: str
+    values: tuple[Any, ...]
+    stored: Future[JudgedAlarm | None] | None = None
 
 
 class HistoryWriter:
-    """Stores alerts and actions. Its methods are called from the loop and never block."""
+    """Stores alerts, actions and judgements. Its methods are called from the loop and never block."""
 
     def __init__(self, bounds: HistorySettings, file: Path, lost: Counter) -> None:
         """Open the file and start the thread; store nothing if `bounds.days` is 0.
@@ -127,6 +148,23 @@ class HistoryWriter:
             ),
         )
 
+    def judge(self, judgement: Judgement) -> Future[JudgedAlarm | None]:
+        """Store what a person said of an alarm, unless the future is cancelled before.
+
+        Return a future of the alarm once the judgement is on the disk; of None if the history has
+        no such alarm; of `Failure` if nothing can be stored.
+        """
+        stored: Future[JudgedAlarm | None] = Future()
+        if self._thread is None:
+            stored.set_exception(Failure("no history is kept"))
+            return stored
+        row = (
+            *(judgement.verdict, judgement.note, judgement.by, judgement.time),
+            *(judgement.id, judgement.device),
+        )
+        self._put(_INSERT_JUDGEMENT, row, stored)
+        return stored
+
     def end_others(self, retained: Iterable[str]) -> None:
         """Mark open alarms as lost unless the broker retains them, as listed by id."""
         self._put(_MARK_LOST, (time.time(), encode(list(retained)).decode()))
@@ -142,13 +180,20 @@ class HistoryWriter:
         if left := self._waiting.qsize():
             log.error("history", file=str(self._file), lost=left)
 
-    def _put(self, statement: str, row: tuple[Any, ...]) -> None:
+    def _put(
+        self,
+        statement: str,
+        row: tuple[Any, ...],
+        stored: Future[JudgedAlarm | None] | None = None,
+    ) -> None:
         if self._thread is None:
             return
         try:
-            self._waiting.put_nowait((statement, row))
+            self._waiting.put_nowait(_Row(statement, row, stored))
         except Full:
             self._lost.inc()
+            if stored is not None:
+                stored.set_exception(Failure("the history cannot be written"))
 
     # -- in the thread
 
@@ -174,9 +219,17 @@ class HistoryWriter:
         """
         try:
             with closing(open_to_write(self._file)) as database:
+                answers: list[tuple[Future[JudgedAlarm | None], JudgedAlarm | None]] = []
                 with database:
-                    for statement, row in rows:
-                        database.execute(statement, row)
+                    for statement, values, stored in rows:
+                        if stored is not None and stored.done():
+                            continue
+                        found = database.execute(statement, values).fetchall()
+                        if stored is not None:
+                            answers.append((stored, JudgedAlarm(*found[0]) if found else None))
+                for stored, alarm in answers:
+                    if stored.set_running_or_notify_cancel():
+                        stored.set_result(alarm)
                 if time.monotonic() >= self._trim_at:
                     self._trim_at = time.monotonic() + TRIM_INTERVAL
                     trim(database, self._bounds)

@@ -168,7 +168,10 @@ def _action(topic: str, ask: Ask) -> Route:
             problem = answer.result(REQUEST_TIMEOUT)
         except TimeoutError:
             if answer.cancel():
-                said = "the broker has not been reached yet, or the main loop is stuck"
+                said = (
+                    "the broker has not been reached yet, the main loop is stuck, or the history "
+                    "cannot be written"
+                )
                 return _said(HTTPStatus.SERVICE_UNAVAILABLE, said)
             problem = answer.result()  # it is being carried out just now
         return _said(HTTPStatus.CONFLICT, problem) if problem else _said(HTTPStatus.OK, "done")
