@@ -181,6 +181,11 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
             "DELETE FROM actions WHERE rowid <= (SELECT max(rowid) FROM actions) - ?",
             (ACTIONS_PER_MEGABYTE * bounds.megabytes,),
         )
+        database.execute(
+            "DELETE FROM judgements WHERE rowid <= (SELECT max(rowid) FROM judgements) - ? AND "
+            "rowid < (SELECT max(rowid) FROM judgements AS own WHERE own.alarm = judgements.alarm)",
+            (SUPERSEDED_PER_MEGABYTE * bounds.megabytes,),
+        )
         pages, free, size = (
             database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -193,9 +198,4 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
                 (1 - 0.9 * most / used,),
             )
         database.execute("DELETE FROM judgements WHERE alarm NOT IN (SELECT alarm FROM alerts)")
-        database.execute(
-            "DELETE FROM judgements WHERE rowid <= (SELECT max(rowid) FROM judgements) - ? AND "
-            "rowid < (SELECT max(rowid) FROM judgements AS own WHERE own.alarm = judgements.alarm)",
-            (SUPERSEDED_PER_MEGABYTE * bounds.megabytes,),
-        )
     database.execute("PRAGMA incremental_vacuum").fetchall()

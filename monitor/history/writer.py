@@ -86,7 +86,7 @@ class _Row(NamedTuple):
 
 
 class HistoryWriter:
-    """Stores alerts, actions and judgements. Its methods are called from the loop and never block."""
+    """Stores alerts, actions and judgements. Its methods, called from the loop, never block."""
 
     def __init__(self, bounds: HistorySettings, file: Path, lost: Counter) -> None:
         """Open the file and start the thread; store nothing if `bounds.days` is 0.

@@ -72,7 +72,8 @@ class Ward:
         client.leave(self._client)
 
     def _on_connect(self, *_: object) -> None:
-        topics = [f"ecg/{self._device}/{end}" for end in ("alerts", "alarm", "scores")]
+        ends = ("alerts", "alarm", "alarm/judged", "scores")
+        topics = [f"ecg/{self._device}/{end}" for end in ends]
         self._client.subscribe([(topic, 1) for topic in (*topics, "ecg-monitor/+/status")])
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:

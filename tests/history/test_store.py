@@ -71,6 +71,7 @@ def schema(file: Path) -> set[tuple[str, ...]]:
             *database.execute("SELECT type, name FROM sqlite_master"),
             *database.execute("SELECT 'alerts', name FROM pragma_table_info('alerts')"),
             *database.execute("SELECT 'actions', name FROM pragma_table_info('actions')"),
+            *database.execute("SELECT 'judgements', name FROM pragma_table_info('judgements')"),
             *database.execute("SELECT 'version', user_version FROM pragma_user_version"),
         }
 
@@ -90,7 +91,8 @@ def test_a_file_without_a_version_is_migrated_in_place(tmp_path: Path, lost: Cou
         ],
     )
     with pytest.raises(
-        Failure, match=r"^history\.file = '.*old\.db': .* version 0, but 1 is needed"
+        Failure,
+        match=rf"^history\.file = '.*old\.db': .* version 0, but {store.VERSION} is needed",
     ):
         list(query.alarms(old))
 
@@ -107,6 +109,29 @@ def test_a_file_without_a_version_is_migrated_in_place(tmp_path: Path, lost: Cou
     writer.close(5)
     (first,) = query.alarms(old, alarm=raised[0].id)
     assert (first.cleared, first.lost) == (rfc3339(NIGHT + 80), False)
+
+
+def test_a_file_from_before_judgements_takes_them_once_it_is_migrated(
+    tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, new = tmp_path / "history.db", tmp_path / "new.db"
+    with monkeypatch.context() as before:
+        before.setattr(store, "VERSION", 1)
+        before.setattr(store, "_MIGRATIONS", store._MIGRATIONS[:1])
+        writer = HistoryWriter(HistorySettings(file=file), file, lost)
+        keep(writer, alert(1, "raised", NIGHT))
+        writer.close(5)
+    with pytest.raises(Failure, match="version 1, but"):
+        list(query.alarms(file))
+    writer = HistoryWriter(HistorySettings(file=file), file, lost)
+    judgement = store.Judgement(f"{1:032x}", "bed-7", False, "washed", "Anna", NIGHT + 5)
+    stored = writer.judge(judgement).result(5)
+    writer.close(5)
+    store.open_to_write(new).close()
+    assert schema(file) == schema(new)
+    assert stored is not None and stored.kind == "anomaly"
+    (kept,) = query.alarms(file)
+    assert kept.judgements == [query.JudgedAs(False, "washed", "Anna", rfc3339(NIGHT + 5))]
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(
@@ -129,7 +154,8 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path, lost: Counter
         database.execute(f"PRAGMA user_version = {store.VERSION + 1}")
     content = file.read_bytes()
     said = (
-        rf"^history\.file = '{file}': .* version 2, of a newer monitor; this one supports 1[^\n]*$"
+        rf"^history\.file = '{file}': .* version {store.VERSION + 1}, of a newer monitor; "
+        rf"this one supports {store.VERSION}[^\n]*$"
     )
     with pytest.raises(ConfigurationError, match=said):
         HistoryWriter(HistorySettings(file=file), file, lost)

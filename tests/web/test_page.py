@@ -400,7 +400,7 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     page.get_by_role("button", name="Continue").click()
     card = page.locator("#alarm-list li")
     expect(card).to_contain_text("acknowledged by <b>Anna</b>")
-    expect(card.get_by_role("button")).to_be_hidden()
+    expect(card.get_by_text("Acknowledge", exact=True)).to_be_hidden()
     (standing,) = attended.ward.on("alarm")[-1][1]["alarms"]
     assert standing["acknowledged"]["by"] == "<b>Anna</b>"
     page.get_by_label("Shelve for").select_option("60")
@@ -411,6 +411,41 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     expect(page.locator("#done")).to_contain_text("no longer shelved")
     expect(page.locator("#shelved")).to_be_hidden()
     expect(page.locator("#past li")).to_contain_text("acknowledged by <b>Anna</b>")
+    assert complaints(page) == []
+
+
+def test_an_alarm_is_judged_on_its_card_and_again_in_the_history(
+    browser: Browser, attended: Scene
+) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, PHONE, hash_="#device=bed-1")
+    named(page, "Anna")
+    page.locator("#alarm-list li").get_by_role("button", name="Was it right? bed-1").click()
+    expect(page.locator("#judge-what")).to_have_text("bed-1: Anomaly")
+    page.get_by_label("Why").fill("<i>washed</i>")
+    page.keyboard.press("Enter")  # gives no verdict
+    page.get_by_role("button", name="False alarm").click()
+    expect(page.locator("#done")).to_have_text("bed-1: judged false by Anna.")
+    row = page.locator("#past li")
+    expect(row).to_contain_text("judged false by Anna: <i>washed</i>")
+    attended.normal("bed-1", 12)
+    expect(page.locator("#alarm-list li")).to_have_count(0)
+    named(page, "Ben")
+    row.locator("summary").click()
+    expect(row.locator("svg path.error")).to_be_visible()
+    row.get_by_role("button", name="Was it right? bed-1").click()
+    page.get_by_role("button", name="Cancel").click()
+    row.get_by_role("button", name="Was it right? bed-1").click()
+    expect(page.get_by_label("Why")).to_be_empty()
+    contrasts = page.evaluate(CONTRASTS)
+    assert [each for each in contrasts if each["contrast"] < each["least"]] == []
+    page.get_by_role("button", name="True alarm").click()
+    expect(row).to_contain_text("judged true by Ben")
+    expect(row).not_to_contain_text("washed")
+    first, last = [answer for _, answer in attended.ward.on("alarm/judged")]
+    assert (first["by"], first["verdict"], first["note"]) == ("Anna", False, "<i>washed</i>")
+    assert (last["by"], last["verdict"], last["note"]) == ("Ben", True, "")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert complaints(page) == []
 
 
@@ -433,7 +468,8 @@ def test_without_a_token_it_says_what_allows_it(browser: Browser, scene: Scene) 
     scene.ectopic("bed-1")
     page = opened(browser, scene)
     expect(page.locator("#alarm-list li")).to_have_count(1)
-    expect(page.get_by_role("button", name=re.compile("Acknowledge|Shelve"))).to_have_count(0)
+    buttons = page.get_by_role("button", name=re.compile("Acknowledge|Shelve|Was it right"))
+    expect(buttons).to_have_count(0)
     expect(page.get_by_text("metrics.token_file")).to_be_visible()
 
 

@@ -1,13 +1,15 @@
-// Acknowledges alarms and shelves devices, in the name of the person at this page.
+// Acknowledges and judges alarms and shelves devices, in the name of the person at this page.
 //
 // The token is in the address (#token=…) or typed in, and is kept until the tab is closed.
 
 import { note, say, the } from "./elements.js";
+import { KINDS } from "./units.js";
 
 const LINGER = 6000; // milliseconds for which a confirmation is shown
 
 let allowed = false; // whether the daemon accepts requests
 let waiting = null; // the request to send once the person is known
+let questioned = null; // the alarm that the person is asked about
 let over = 0; // the timer of the last confirmation
 
 /** Remove the token from the address, so that nobody can read it there. */
@@ -38,6 +40,20 @@ export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${al
 export const shelve = (device, minutes) =>
   ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: no longer shelved`);
 
+/** Ask whether an alarm was right, and why. */
+export function askWhetherRight(alarm) {
+  questioned = alarm;
+  say(the("judge-what"), `${alarm.device}: ${KINDS[alarm.kind]}`);
+  the("why").value = "";
+  the("judge").showModal();
+}
+
+function judge(verdict) {
+  the("judge").close();
+  const { id, device } = questioned;
+  ask("judge", { id, device, verdict, note: the("why").value.trim() }, `${device}: judged ${verdict}`);
+}
+
 async function ask(what, request, done) {
   const [token, by] = [sessionStorage.getItem("token"), sessionStorage.getItem("by")];
   if (!token || !by) {
@@ -62,6 +78,7 @@ async function ask(what, request, done) {
     problem = "the monitor does not answer";
   }
   tell(problem ? `Not done: ${problem}.` : `${done} by ${by}.`);
+  if (!problem) document.dispatchEvent(new Event("attended"));
 }
 
 /** Show a confirmation for a while, where it does not move anything. */
@@ -85,6 +102,10 @@ the("identify").addEventListener("click", () => {
   waiting = null;
   identify();
 });
+the("judge-true").addEventListener("click", () => judge(true));
+the("judge-false").addEventListener("click", () => judge(false));
+the("judge-cancel").addEventListener("click", () => the("judge").close());
+the("judge").addEventListener("submit", (event) => event.preventDefault()); // Enter is no verdict
 the("cancel").addEventListener("click", () => the("who").close());
 the("who").addEventListener("submit", (event) => {
   event.preventDefault();

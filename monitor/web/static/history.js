@@ -1,5 +1,6 @@
 // Past alarms, each with the beat that raised it.
 
+import { askWhetherRight } from "./attend.js";
 import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
 import { KINDS, duration, rhythm, several, short, time } from "./units.js";
@@ -88,10 +89,12 @@ function updateRow(row, alarm) {
   say(row.querySelector(".who"), whoKnew(alarm));
 }
 
-function whoKnew({ acknowledged, shelved_by: shelver }) {
+function whoKnew({ acknowledged, shelved_by: shelver, judgements }) {
   const said = [];
   if (acknowledged) said.push(`acknowledged by ${acknowledged.by}, ${time(seconds(acknowledged.time))}`);
   if (shelver) said.push(`shelved by ${shelver}`);
+  const judged = judgements.at(-1); // the last one counts
+  if (judged) said.push(`judged ${judged.verdict} by ${judged.by}${judged.note && `: ${judged.note}`}`);
   return said.join("; ");
 }
 
@@ -103,7 +106,9 @@ async function open(details, { id }) {
     const answer = await fetch(`api/alarm?${new URLSearchParams({ id })}`);
     if (!answer.ok) throw new Error(`${answer.status}`);
     const alarm = await answer.json();
-    place.replaceChildren(element("p", {}, inWords(alarm)));
+    const right = element("button", { type: "button", class: "attends", "aria-label": `Was it right? ${alarm.device}` }, "Was it right?");
+    right.addEventListener("click", () => askWhetherRight(alarm));
+    place.replaceChildren(element("p", {}, inWords(alarm)), right);
     if (!alarm.beat) return;
     const verdict = alarm.kind === "anomaly" ? "anomalous" : "poor";
     const svg = shape("svg", { class: "past", role: "img", "aria-label": "The beat that raised it, over its reconstruction" });
@@ -128,4 +133,5 @@ function inWords(alarm) {
 
 the("period").addEventListener("change", () => read(0));
 the("only").addEventListener("change", () => read(0));
+document.addEventListener("attended", () => read(0));
 read(0);

@@ -1,6 +1,6 @@
 // The open alarms, and the list of devices.
 
-import { acknowledge } from "./attend.js";
+import { acknowledge, askWhetherRight } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
 import { KINDS, ago, count, duration, rhythm, several, time, toTheMinute } from "./units.js";
 
@@ -23,6 +23,8 @@ export function showAlarms(view) {
 function makeAlarm(alarm) {
   const button = element("button", { type: "button", class: "attends", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
   button.addEventListener("click", () => acknowledge(alarm));
+  const right = element("button", { type: "button", class: "attends", "aria-label": `Was it right? ${alarm.device}` }, "Was it right?");
+  right.addEventListener("click", () => askWhetherRight(alarm));
   return element(
     "li",
     {},
@@ -31,7 +33,7 @@ function makeAlarm(alarm) {
     element("span", { class: "kind" }, KINDS[alarm.kind]),
     element("span", { class: "why" }),
     element("span", { class: "seen" }),
-    button,
+    element("div", { class: "actions" }, button, right),
   );
 }
 
