@@ -70,6 +70,8 @@ def alarms(verdicts: bytes, times: Seconds, policy: Policy, kind: Kind = "anomal
 
 def episodes(times: Seconds, classes: NDArray[np.str_]) -> list[Span]:
     """Find the ventricular episodes among annotated beats: [n] seconds and classes of AAMI."""
+    if not len(times):  # nobody has annotated the recording
+        return []
     ventricular = (classes == "V").astype(int)
     inside = np.convolve(ventricular, np.ones(BEATS, int))[: len(times)] >= VENTRICULAR
     edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))

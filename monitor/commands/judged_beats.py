@@ -94,24 +94,25 @@ def _write_record(path: Path, judged: list[PastAlarm]) -> None:
     signal = np.hstack([table, ends + (starts - ends) * ramp]).ravel()
     place, name = path.parent, path.name
     try:
-        wfdb.wrsamp(
-            name,
-            RATE,
-            ["mV"],
-            ["ECG"],
-            signal[:, None],
-            fmt=["16"],
-            comments=["Beats that raised an alarm, one a second, in their device's own units."],
-            write_dir=str(place),
-        )
-        wfdb.wrann(
-            name,
-            "atr",
-            np.arange(len(judged)) * INTERVAL + round(BEFORE * RATE),
-            ["N" if _is_normal(each) else "Q" for each in judged],
-            aux_note=[each.id for each in judged],
-            fs=RATE,
-            write_dir=str(place),
-        )
+        with warnings.catch_warnings(action="ignore"):
+            wfdb.wrsamp(
+                name,
+                RATE,
+                ["mV"],
+                ["ECG"],
+                signal[:, None],
+                fmt=["16"],
+                comments=["Beats that raised an alarm, one a second, in their device's own units."],
+                write_dir=str(place),
+            )
+            wfdb.wrann(
+                name,
+                "atr",
+                np.arange(len(judged)) * INTERVAL + round(BEFORE * RATE),
+                ["N" if _is_normal(each) else "Q" for each in judged],
+                aux_note=[each.id for each in judged],
+                fs=RATE,
+                write_dir=str(place),
+            )
     except ValueError as error:  # wfdb allows letters, digits, - and _
         raise UsageError(f"--record {path}: {error}") from None

@@ -19,7 +19,7 @@ def test_stricter_settings_raise_fewer_alarms_and_every_choice_is_told(
     found = {(outcome.rate, outcome.policy): outcome.alarms_per_hour for outcome in outcomes}
     grid = len(what_if.WINDOWS) * len(what_if.RAISE_AT) * len(what_if.CLEAR_AT)
     assert len(found) == grid * (1 + len(what_if.RATES))
-    what_if.main(source, shipped("ecg"), tmp_path, 4000)
+    what_if.main(source, Detector(shipped("ecg")), tmp_path, 4000)
     assert (tmp_path / "what-if.png").read_bytes().startswith(b"\x89PNG")
     told = capsys.readouterr().out
     assert "false/h" in told
@@ -42,7 +42,7 @@ def test_a_record_is_judged_by_its_annotations_from_where_it_starts(
     assert (recording.classes == "V").sum() == (ecg.classes[late] == "V").sum() > 50
     assert recording.hours == pytest.approx((len(ecg.signal) / ecg.rate - 1500) / 3600)
     assert recording.times[0] >= 1500
-    what_if.main(source, shipped("ecg"), tmp_path, 1500)
+    what_if.main(source, Detector(shipped("ecg")), tmp_path, 1500)
     assert "missed" in capsys.readouterr().out
 
 
