@@ -67,7 +67,7 @@ def test_a_file_of_judged_beats_is_read_with_its_labels(
     (block,) = beat_files.read(out)
     assert (block.beats == judged.beats[:7]).all()
     assert block.labels is not None
-    assert tuple(np.flatnonzero(block.labels)) == WRONG
+    assert np.flatnonzero(block.labels).tolist() == [*WRONG]
     batch.main("ecg", out, None, tmp_path, as_json=True)
     figures = msgspec.json.decode(capsys.readouterr().out)["figures"]
     assert sum(figures["confusion"].values()) == 7

@@ -149,7 +149,7 @@ class Load:
         for variable, value in {
             "$__rate_interval": f"{RATE_INTERVAL:g}s",
             "$__range_s": f"{self.seen:g}",
-            "$__range": f"{self.seen:g}s",
+            "$__range": f"{1000 * self.seen:.0f}ms",  # Prometheus takes whole numbers alone
             "$job": ".+",
             "$instance": ".+",
         }.items():
@@ -174,6 +174,9 @@ def kind_of_beat(device: str, number: int) -> str | None:
         case _:  # a device that falls silent
             return "normal" if number < 2 else None
 
+
+JUDGED_FALSE = 3 / 4
+"""Share of the judgements of the open anomaly, one a tick, that call it false."""
 
 DEVICES = ("normal", "flat", "ectopic", "alternating", "chattering", "silent")
 
@@ -202,6 +205,11 @@ def typical_beats() -> tuple[dict[str, bytes], tuple[float, float]]:
 def play(url: str, payloads: dict[str, bytes], over: threading.Event) -> None:
     """Be all devices until it is over, each tick at its time."""
     ward = client.join(MqttSettings(broker=url), "ward")
+    open_alarm: list[str] = []
+    ward.on_message = lambda _client, _data, message: open_alarm.append(
+        messages.decode_alert(message.payload).alarm
+    )
+    ward.subscribe("ecg/ectopic/alerts", qos=1)
     begun = time.monotonic()
     number = 0
     while not over.wait(max(0.0, begun + number * TICK - time.monotonic())):
@@ -209,6 +217,9 @@ def play(url: str, payloads: dict[str, bytes], over: threading.Event) -> None:
             kind = kind_of_beat(device, number)
             if kind is not None:
                 ward.publish(f"ecg/{device}/beats", payloads[kind], qos=1)
+        if open_alarm:
+            request = {"id": open_alarm[0], "verdict": number % 4 == 0}
+            ward.publish("ecg/ectopic/alarm/judge", messages.encode(request), qos=1)
         reason = list(BAD_MESSAGES)[number % len(BAD_MESSAGES)]
         bad = BAD_MESSAGES[reason]
         ward.publish("ecg/broken/beats", bad, qos=1, properties=_said_to_be_json(reason))
@@ -404,6 +415,7 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
             escalated=near(0),
             cleared=near(3600 * CYCLES),
         ),
+        (b, "Judged false, by kind", "A"): by("kind", anomaly=near(JUDGED_FALSE, abs=0.02)),
         (b, "Open alarms", "A"): by(
             "kind",
             **dict.fromkeys(RHYTHM_KINDS, 0),
