@@ -48,6 +48,9 @@ def test_there_is_no_code_that_no_test_runs(page: Path) -> None:
 
 # -- commands
 
+LATEST = 'ecg-monitor alarms --json | grep -o \'"id":"[0-9a-f]*\' | head -1 | cut -c 7-14'
+"""Prints the id of the last alarm."""
+
 INSTEAD = {
     # It was done: these tests run in such an environment.
     "python3 -m venv .venv && . .venv/bin/activate": "true",
@@ -68,8 +71,9 @@ INSTEAD = {
     "ecg-monitor batch vae --model out/vae/vae-encoder.onnx": "ecg-monitor batch vae --model "
     f"{shipped('vae-encoder')}",
     # An id of an alarm that there is.
-    "ecg-monitor acknowledge 3f9a17c2 --by Anna": "ecg-monitor acknowledge --by Anna $("
-    'ecg-monitor alarms --json | grep -o \'"id":"[0-9a-f]*\' | head -1 | cut -c 7-14)',
+    "ecg-monitor acknowledge 3f9a17c2 --by Anna": f"ecg-monitor acknowledge --by Anna $({LATEST})",
+    'ecg-monitor judge 3f9a17c2 false --note "being washed" --by Anna': "ecg-monitor judge --by "
+    f"Anna $({LATEST}) false --note 'being washed'",
     # There is no systemd that could start it; tests/deployment/test_systemd.py looks at the unit.
     **{
         f"sudo systemctl enable --now {unit}": f"test -s etc/systemd/system/{unit}.service"
@@ -207,7 +211,7 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
                     "▲ raised    anomaly        medium bed-2",
                     "▲ raised    anomaly        medium bed-7",
                 ),
-                *("is acknowledged by Anna", "bed-7: shelved until "),
+                *("is acknowledged by Anna", "is judged false by Anna", "bed-7: shelved until "),
                 *("wrote bed-7/ecg.onnx", "wrote out/what-if/what-if.png"),
             ],
         ),
