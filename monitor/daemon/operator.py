@@ -60,18 +60,9 @@ class RequestHandler:
             device, request, answer = self._asked.get()
             if isinstance(request, Judge):
                 self._judge(request, device, now, answer)
-            elif (
-                answer.set_running_or_notify_cancel()
-            ):  # who asked may have been told that it failed
+            elif answer.set_running_or_notify_cancel():  # else who asked was told that it failed
                 answer.set_result(self._do(request, device, changes, now))
-        pending, self._pending = self._pending, []
-        for each in pending:
-            if each.answer is not None and each.answer.cancelled():
-                each.stored.cancel()
-            if each.stored.done():
-                self._answer_judgement(each, changes, now)
-            else:
-                self._pending.append(each)
+        self._answer_judgements(changes, now)
 
     def handle(self, request: Request, device: str, changes: Changes, now: float) -> None:
         """Do what was asked over MQTT, where only a judgement is answered."""
@@ -134,6 +125,17 @@ class RequestHandler:
         judgement = Judgement(request.id, device, request.verdict, request.note, request.by, now)
         stored = self._history.judge(judgement)
         self._pending.append(_PendingJudgement(request, device, stored, answer))
+
+    def _answer_judgements(self, changes: Changes, now: float) -> None:
+        """Answer the judgements that are stored, or cannot be."""
+        pending, self._pending = self._pending, []
+        for each in pending:
+            if each.answer is not None and each.answer.cancelled():
+                each.stored.cancel()
+            if each.stored.done():
+                self._answer_judgement(each, changes, now)
+            else:
+                self._pending.append(each)
 
     def _answer_judgement(self, pending: _PendingJudgement, changes: Changes, now: float) -> None:
         request, device, stored, answer = pending
