@@ -414,41 +414,6 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     assert complaints(page) == []
 
 
-def test_an_alarm_is_judged_on_its_card_and_again_in_the_history(
-    browser: Browser, attended: Scene
-) -> None:
-    attended.ectopic("bed-1")
-    page = opened(browser, attended, PHONE, hash_="#device=bed-1")
-    named(page, "Anna")
-    page.locator("#alarm-list li").get_by_role("button", name="Was it right? bed-1").click()
-    expect(page.locator("#judge-what")).to_have_text("bed-1: Anomaly")
-    page.get_by_label("Why").fill("<i>washed</i>")
-    page.keyboard.press("Enter")  # gives no verdict
-    page.get_by_role("button", name="False alarm").click()
-    expect(page.locator("#done")).to_have_text("bed-1: judged false by Anna.")
-    row = page.locator("#past li")
-    expect(row).to_contain_text("judged false by Anna: <i>washed</i>")
-    attended.normal("bed-1", 12)
-    expect(page.locator("#alarm-list li")).to_have_count(0)
-    named(page, "Ben")
-    row.locator("summary").click()
-    expect(row.locator("svg path.error")).to_be_visible()
-    row.get_by_role("button", name="Was it right? bed-1").click()
-    page.get_by_role("button", name="Cancel").click()
-    row.get_by_role("button", name="Was it right? bed-1").click()
-    expect(page.get_by_label("Why")).to_be_empty()
-    contrasts = page.evaluate(CONTRASTS)
-    assert [each for each in contrasts if each["contrast"] < each["least"]] == []
-    page.get_by_role("button", name="True alarm").click()
-    expect(row).to_contain_text("judged true by Ben")
-    expect(row).not_to_contain_text("washed")
-    first, last = [answer for _, answer in attended.ward.on("alarm/judged")]
-    assert (first["by"], first["verdict"], first["note"]) == ("Anna", False, "<i>washed</i>")
-    assert (last["by"], last["verdict"], last["note"]) == ("Ben", True, "")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert complaints(page) == []
-
-
 def test_a_wrong_token_changes_nothing_and_is_asked_for_again(
     browser: Browser, attended: Scene
 ) -> None:
@@ -555,6 +520,41 @@ def test_what_is_said_moves_nothing_and_goes_away(browser: Browser, attended: Sc
     assert page.evaluate(place) == before
     assert page.locator("#done").get_attribute("role") == "status"
     expect(page.locator("#done")).to_be_empty()
+
+
+def test_an_alarm_is_judged_on_its_card_and_again_in_the_history(
+    browser: Browser, attended: Scene
+) -> None:
+    attended.ectopic("bed-1")
+    page = opened(browser, attended, PHONE, hash_="#device=bed-1")
+    named(page, "Anna")
+    page.locator("#alarm-list li").get_by_role("button", name="Was it right? bed-1").click()
+    expect(page.locator("#judge-what")).to_have_text("bed-1: Anomaly")
+    page.get_by_label("Why").fill("<i>washed</i>")
+    page.keyboard.press("Enter")  # gives no verdict
+    page.get_by_role("button", name="False alarm").click()
+    expect(page.locator("#done")).to_have_text("bed-1: judged false by Anna.")
+    row = page.locator("#past li")
+    expect(row).to_contain_text("judged false by Anna: <i>washed</i>")
+    attended.normal("bed-1", 12)
+    expect(page.locator("#alarm-list li")).to_have_count(0)
+    named(page, "Ben")
+    row.locator("summary").click()
+    expect(row.locator("svg path.error")).to_be_visible()
+    row.get_by_role("button", name="Was it right? bed-1").click()
+    page.get_by_role("button", name="Cancel").click()
+    row.get_by_role("button", name="Was it right? bed-1").click()
+    expect(page.get_by_label("Why")).to_be_empty()
+    contrasts = page.evaluate(CONTRASTS)
+    assert [each for each in contrasts if each["contrast"] < each["least"]] == []
+    page.get_by_role("button", name="True alarm").click()
+    expect(row).to_contain_text("judged true by Ben")
+    expect(row).not_to_contain_text("washed")
+    first, last = [answer for _, answer in attended.ward.on("alarm/judged")]
+    assert (first["by"], first["verdict"], first["note"]) == ("Anna", False, "<i>washed</i>")
+    assert (last["by"], last["verdict"], last["note"]) == ("Ben", True, "")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert complaints(page) == []
 
 
 def test_nothing_is_offered_that_cannot_be_done(browser: Browser, attended: Scene) -> None:
