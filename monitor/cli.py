@@ -111,7 +111,8 @@ def model(
 @app.command()
 def replay(
     source: Annotated[
-        Path, typer.Argument(help="A .csv or .parquet file of beats, or a WFDB or EDF record.")
+        Path,
+        typer.Argument(help="A .csv, .csv.gz or .parquet file of beats, or a WFDB or EDF record."),
     ],
     device: Annotated[str, typer.Option("--device", metavar="ID", help="Device ID to publish as.")],
     raw: Annotated[
@@ -197,6 +198,10 @@ def what_if(
     start: Annotated[
         float, typer.Option(min=0, metavar="S", help="Second of the recording to start at.")
     ] = 0,
+    lead: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Channel of the record (default: the first ECG lead)."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write the figure to.")] = Path("out/what-if"),
     config: Config = None,
 ) -> None:
@@ -210,7 +215,7 @@ def what_if(
     if device is None:
         if source is None:
             raise UsageError("what-if: give a recording, a --device, or both")
-        what_if.main(source, Detector(model or shipped("ecg")), out, start)
+        what_if.main(source, Detector(model or shipped("ecg")), out, start, lead=lead)
         return
     settings = configuration.load(config)
     alarms = what_if.known_alarms(settings.history_file, device)
@@ -218,7 +223,7 @@ def what_if(
     if source is None:
         what_if.show_thresholds(alarms, detector)
     else:
-        what_if.main(source, detector, out, start, alarms)
+        what_if.main(source, detector, out, start, alarms, lead)
 
 
 @app.command()

@@ -73,7 +73,12 @@ def ecg(
         typer.Option(help="Score with five networks or one (default: one distilled from five)."),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="WFDB record of a patient, to train their own detector.")
+        Path | None,
+        typer.Option(help="WFDB or EDF record of a patient, to train their own detector."),
+    ] = None,
+    lead: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Channel of the record (default: the first ECG lead)."),
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=1, help="Minutes of the record to train on, from its start.")
@@ -84,7 +89,11 @@ def ecg(
         raise errors.UsageError(
             "--recipe tutorial: ecg has only the tuned recipe; the tutorial's detector is `anomaly`"
         )
-    beats = data if data and (data.is_file() or data.suffix in (".csv", ".parquet")) else None
+    beats = (
+        data if data and (data.is_file() or data.suffix in (".csv", ".gz", ".parquet")) else None
+    )
+    if lead is not None and not record:
+        raise errors.UsageError(f"--lead {lead!r}: needs --record")
     if record and data:
         raise errors.UsageError(
             "--record and --data exclude each other: a patient's beats come from one of them"
@@ -94,7 +103,8 @@ def ecg(
     from train.detectors import ecg5000, patient
 
     if source := record or beats:
-        patient.main(source, minutes if record else None, out, epochs or ecg5000.EPOCHS, seed or 0)
+        span = minutes if record else None
+        patient.main(source, span, out, epochs or ecg5000.EPOCHS, seed or 0, lead)
     else:
         ecg5000.main(
             data, out, epochs or ecg5000.EPOCHS, seed or 0, int(networks) if networks else None

@@ -37,7 +37,8 @@ def score(detector: Detector, path: Path, out: Path) -> dict[str, Any]:
     shown: dict[bool, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     labelled = True
     console = Console(stderr=True)
-    with _writer(out / f"scored{path.suffix.lower()}") as file:
+    suffix = ".parquet" if path.suffix.lower() == ".parquet" else ".csv"  # also of .csv.gz
+    with _writer(out / f"scored{suffix}") as file:
         for block in track(blocks, "scoring", console=console, disable=not console.is_terminal):
             scored = detector.score(block.beats)
             anomalous = scored.scores > detector.threshold

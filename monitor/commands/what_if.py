@@ -6,6 +6,7 @@ raised alarms. The other settings count beats: for those, a recording of the dev
 which these beats are looked for.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -110,10 +111,11 @@ class SettingsTrial(NamedTuple):
     kept: Kept
 
 
-def read(source: Path, start: float = 0) -> Recording:
+def read(source: Path, start: float = 0, lead: str | None = None) -> Recording:
     """Read a record, or a file of beats at one beat per second; a label of 0 counts as V."""
     if records.is_record(source):
-        ecg = records.read(source)
+        ecg = records.read(source, lead)
+        print(f"{source}: using {ecg.lead!r}", file=sys.stderr)
         cut = records.beats(ecg, start)
         rest = ecg.positions >= start * ecg.rate
         return Recording(
@@ -243,10 +245,15 @@ def show_thresholds(alarms: Sequence[PastAlarm], detector: Detector) -> None:
 
 
 def main(
-    source: Path, detector: Detector, out: Path, start: float = 0, alarms: Sequence[PastAlarm] = ()
+    source: Path,
+    detector: Detector,
+    out: Path,
+    start: float = 0,
+    alarms: Sequence[PastAlarm] = (),
+    lead: str | None = None,
 ) -> None:
     """Print the grid, and draw it to `what-if.png` in the folder `out`."""
-    recording = read(source, start)
+    recording = read(source, start, lead)
     every = list(outcomes(recording, detector, alarms))
     annotated = len(recording.annotated) > 0
     table = Table("rate", "window", "raise_at", "clear_at", "alarms/h", box=None)

@@ -1,7 +1,9 @@
 """Files of beats: what is read, what is refused and why, and that memory stays flat."""
 
+import gzip
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,8 @@ def test_a_last_column_of_labels_is_recognised(tmp_path: Path) -> None:
         ("", "contains no beats; expected rows of 140 numbers"),
         ("1,2,3\n", "row 1 has 3 columns, expected 140, or 141 with the label last"),
         (f"{ROW}\n{ROW[:-4]}\n", "row 2 has 139 columns, expected 140"),
-        (f"{ROW}\n\n{ROW}\n", "row 2 has 1 columns, expected 140"),
+        (f"{ROW}\n\n1,2\n", "row 3 has 2 columns, expected 140"),
+        (f"0.5,?{ROW[7:]}\n", "row 1, column 2: '?' is not a number"),
         (f"{ROW}\n{ROW}\nx{ROW[3:]}\n", "row 3, column 1: 'x' is not a number"),
         (f"{ROW}\n{ROW[:-3]}\n", "row 2, column 140: '' is not a number"),
         (f"{ROW}\n{ROW[:-3]}nan\n", "row 2, column 140: nan is not a finite number"),
@@ -79,6 +82,60 @@ def test_a_csv_that_is_wrong_is_named_with_row_and_column(
     with pytest.raises(Failure) as failure:
         list(beat_files.read(path))
     assert str(failure.value) == f"{path}: {reason}"
+
+
+NAMES = ",".join(f"t{i}" for i in range(140))
+NUMBERS = ",".join(map(str, range(140)))
+BEAT = ",".join(f"{i / 8}" for i in range(140))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{NAMES}\n{BEAT}\n".encode(),
+        f"{NUMBERS}\n{BEAT}\n".encode(),
+        ",".join(map(str, range(1, 141))).encode() + f"\n{BEAT}\n".encode(),
+        f",{NUMBERS}\n0,{BEAT}\n".encode(),
+        f'"",{NUMBERS}\n"7",{BEAT}\n'.encode(),
+        f"\ufeff{BEAT}\n".encode(),
+        f"\ufeff{NAMES}\r\n{BEAT}\r\n".encode("utf-16-le"),
+        f"\r\n{BEAT}\r\n\r\n".encode(),
+        BEAT.encode(),
+        BEAT.replace(",", ";").encode(),
+        BEAT.replace(",", ";").replace(".", ",").encode(),
+        f"{NAMES}\n{BEAT}".replace(",", ";").replace(".", ",").encode(),
+        BEAT.replace(",", "\t").replace(".", ",").encode(),
+        BEAT.replace(",", "  ").encode(),
+        BEAT.replace(",", ", ").encode(),
+        '"{}"\n'.format(BEAT.replace(",", '","')).encode(),
+    ],
+)
+@pytest.mark.parametrize("name", ["bed-7.csv", "bed-7.CSV.gz"])
+def test_a_csv_is_read_as_other_programs_write_it(
+    tmp_path: Path, content: bytes, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    block = read(path)
+    assert block.beats.tolist() == [[i / 8 for i in range(140)]]
+    assert block.labels is None
+    assert (list(block.devices), block.seq.tolist()) == (["bed-7"], [0])
+
+
+def test_a_header_of_numbers_leaves_the_labels_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f",{NUMBERS},140\n0,{BEAT},1.0\n1,{BEAT},0.0\n")
+    labels = read(path).labels
+    assert labels is not None
+    assert labels.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:40], lambda _: b"none"])
+def test_a_broken_gzip_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(damage(gzip.compress(f"{BEAT}\n".encode())))
+    with pytest.raises(Failure, match=r"a\.csv\.gz: .*(gzip|Compressed file ended)"):
+        read(path)
 
 
 def test_the_row_is_counted_over_blocks(tmp_path: Path) -> None:
@@ -141,7 +198,7 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
         list(beat_files.read(tmp_path / "none.csv"))
     with pytest.raises(Failure, match="no such file"):
         list(beat_files.read(tmp_path / "none.parquet"))
-    with pytest.raises(Failure, match=r"must end in \.csv or \.parquet"):
+    with pytest.raises(Failure, match=r"must end in \.csv, \.csv\.gz or \.parquet"):
         list(beat_files.read(tmp_path / "none.xlsx"))
 
 

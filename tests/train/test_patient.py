@@ -1,8 +1,9 @@
 """A patient's model: fitted without labels, upside down or not, and honest about its threshold."""
 
-from pathlib import Path
+from pathlib import re
 
 import numpy as np
+import Path
 import pytest
 from typer.testing import CliRunner
 
@@ -10,7 +11,7 @@ from monitor.batch.datasets import Beats
 from monitor.detector import rr_history
 from monitor.detector.model_file import VENTRICULAR_ABOVE, Detector
 from monitor.ecg import records
-from monitor.errors import Failure
+from monitor.errors import Failure, UsageError
 from train.cli import app
 from train.detectors import metrics, patient
 
@@ -58,6 +59,7 @@ def test_a_lead_that_is_upside_down_changes_few_verdicts(model: Detector, source
 def test_the_card_tells_the_cut_and_how_far_the_threshold_can_be_trusted(model: Detector) -> None:
     assert model.card.segmentation is not None
     assert model.card.segmentation["samples"] == 140
+    assert model.card.training["lead"] == "MLII"
     figures = model.card.figures
     assert 0 <= figures["share_above_threshold"] <= figures["highest_share_above_threshold"] < 0.1
     assert model.card.dataset.rows["fitted"] < model.card.dataset.rows["given"]
@@ -82,6 +84,22 @@ def test_too_few_beats_are_refused_in_a_line(source: Path, tmp_path: Path) -> No
     assert isinstance(result.exception, Failure)
     assert "at least 100 are needed" in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--record", "119", "--lead", "V6"], "--lead 'V6': no such lead; .*'MLII', 'V1'"),
+        (["--lead", "V1"], "--lead 'V1': needs --record"),
+    ],
+)
+def test_a_lead_that_is_not_there_is_refused_in_a_line(
+    options: list[str], reason: str, source: Path, tmp_path: Path
+) -> None:
+    options = [str(source) if each == "119" else each for each in options]
+    result = CliRunner().invoke(app, ["ecg", *options, "--out", str(tmp_path)])
+    assert isinstance(result.exception, UsageError)
+    assert re.search(reason, str(result.exception))
 
 
 def test_a_record_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -85,18 +85,23 @@ class Heard(NamedTuple):
         return model_file.verdicts(self.scores > threshold, self.believed, self.ventricular)
 
 
-def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int) -> None:
-    """Fit a detector to a WFDB record's first minutes or to a file of beats; write `ecg5000.onnx`.
+def main(
+    source: Path, minutes: float | None, out: Path, epochs: int, seed: int, lead: str | None = None
+) -> None:
+    """Fit a detector to the first minutes of a record or to a file of beats; write `ecg.onnx`.
 
-    Of a file with labels, the rows labelled as normal are fitted. Raises UsageError for too few
-    beats or too short a record, Failure for a source that cannot be read.
+    Of a file with labels, the rows labelled as normal are fitted; of a record the channel `lead`,
+    by default its first ECG, which is printed. Raises UsageError for too few beats, too short a
+    record or a lead that it does not have, Failure for a source that cannot be read.
     """
     # Data
     if minutes is None:
         given = np.concatenate([_normal(block) for block in beat_files.read(source)])
-        content, cut, rr = source.read_bytes(), None, None
+        content, cut, rr, channel = source.read_bytes(), None, None, {}
     else:
-        raw = records.read(source)
+        raw = records.read(source, lead, annotated=False)
+        channel = {"lead": raw.lead}
+        print(f"lead: {raw.lead!r} of {', '.join(map(repr, raw.leads))}")
         lasts = len(raw.signal) / raw.rate / 60
         if minutes > lasts:
             raise UsageError(f"--minutes {minutes:g}: {source} lasts {lasts:.1f} minutes")
@@ -161,6 +166,7 @@ def main(source: Path, minutes: float | None, out: Path, epochs: int, seed: int)
             f"{ecg5000.FOLDS - 1} fifths without it"
             + ("" if rr is None else ", and by networks taught on other records"),
             training={"recipe": "patient", "seed": seed, "unit": patient.unit}
+            | channel
             | ecg5000.described(epochs)
             | second,
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
