@@ -1,9 +1,9 @@
 """A patient's model: fitted without labels, upside down or not, and honest about its threshold."""
 
-from pathlib import re
+import re
+from pathlib import Path
 
 import numpy as np
-import Path
 import pytest
 from typer.testing import CliRunner
 
