@@ -5,13 +5,13 @@ A chunk is JSON, `{"samples": [...], "rate": 250, "seq": 72000, "time": "..."}`,
 one lead of unknown rate. `null`, NaN and infinity are lost samples.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 
+from monitor.ecg.codec import nan_as_null
 from monitor.ecg.rpeaks import Signal
 from monitor.errors import Rejected
 from monitor.times import seconds
@@ -92,27 +92,19 @@ def decode(payload: bytes) -> Chunk:
 
 def _from_json(payload: bytes) -> Chunk:
     try:
-        message = _decode(payload)
+        try:
+            message = _decode(payload)
+        except msgspec.DecodeError:
+            message = _decode(nan_as_null(payload))
     except msgspec.ValidationError as error:
         raise Rejected("shape", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = _with_nan(payload, error)
+        raise Rejected("json", str(error)) from None
     if (message.samples is None) == (message.leads is None):
         raise Rejected("shape", "a chunk must contain either `samples` or `leads`")
     leads = message.leads if message.leads is not None else {"": message.samples or []}
     arrays = {name: np.array(samples, np.float64) for name, samples in leads.items()}
     return _checked(Chunk(arrays, message.rate, message.seq, seconds(message.time)))
-
-
-def _with_nan(payload: bytes, error: Exception) -> _Message:
-    """Decode JSON that contains NaN or Infinity: Python writes them, though RFC 8259 does not."""
-    try:
-        content: Any = json.loads(payload)
-        return msgspec.convert(content, _Message)
-    except msgspec.ValidationError as invalid:
-        raise Rejected("shape", str(invalid)) from None
-    except (ValueError, RecursionError):
-        raise Rejected("json", str(error)) from None
 
 
 def _checked(chunk: Chunk) -> Chunk:

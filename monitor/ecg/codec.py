@@ -4,9 +4,11 @@ A beat is 140 samples. On the wire it is JSON or little-endian float32; here it 
 little-endian float32, 560 bytes a beat, so that the beats of many messages join without a loop.
 """
 
+import re
 from array import array
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable
+from math import nan
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -39,11 +41,37 @@ class _Message(msgspec.Struct):
     rhythm: list[_Arrhythmia] | None = None
 
 
-_decode_beat = msgspec.json.Decoder(_Beat).decode
+class _Decoders(NamedTuple):
+    """The decoders of a beat, of several beats, and of a message with beats in it."""
 
-_decode_beats = msgspec.json.Decoder(list[_Beat]).decode
+    beat: Callable[[bytes], Any]
+    beats: Callable[[bytes], Any]
+    message: Callable[[bytes], Any]
 
-_decode_message = msgspec.json.Decoder(_Message).decode
+
+_FAST = _Decoders(*(msgspec.json.Decoder(kind).decode for kind in (_Beat, list[_Beat], _Message)))
+
+_BeatWithGaps = Annotated[list[float | None], Meta(min_length=SAMPLES, max_length=SAMPLES)]
+
+
+class _MessageWithGaps(_Message, kw_only=True):
+    beats: list[_BeatWithGaps]  # type: ignore[assignment]
+    rr_ms: list[float | None] | None = None  # type: ignore[assignment]
+
+
+_WITH_GAPS = _Decoders(
+    *(
+        msgspec.json.Decoder(kind).decode
+        for kind in (_BeatWithGaps, list[_BeatWithGaps], _MessageWithGaps)
+    )
+)
+"""They also take `null` for a sample or an interval. With the attempt that failed before it, such a
+message takes five times as long as another: 70 instead of 15 µs a beat."""
+
+_NAN = re.compile(
+    rb"(?<=[\[,:\s])[+-]?(?:nan(?:\(\w*\))?|inf(?:inity)?|1\.#[a-z]+\d*)(?=[\s,\]}])", re.IGNORECASE
+)
+"""NaN and infinity as programs write them: `NaN`, `-Infinity`; in C `-nan`, `inf`, `1.#QNAN`."""
 
 LONGEST_INTERVAL = 60_000
 """Longest RR interval that is accepted, in milliseconds."""
@@ -61,7 +89,8 @@ def decode(payload: bytes, content_type: str | None = None, expected: Payload = 
     The format is `expected`, or else that of MQTT 5's content type, or else it is recognised from
     the payload: anything that parses as JSON is JSON; a multiple of 560 bytes is float32.
 
-    Samples may not be finite: `quality.assess` checks that for many messages at once.
+    Samples may not be finite: `quality.assess` checks that for many messages at once. In JSON
+    `null`, NaN and infinity are such samples.
 
     Raises:
         Rejected: the payload cannot be decoded; the exception has the reason.
@@ -131,19 +160,16 @@ def _is_text(payload: bytes) -> bool:
     return payload.isascii() and b"\0" not in payload
 
 
+def nan_as_null(payload: bytes) -> bytes:
+    """Return JSON in which NaN and infinity, which RFC 8259 does not have, are `null`."""
+    return _NAN.sub(b"null", payload)
+
+
 def _from_json(payload: bytes) -> Beats:
-    text = payload.lstrip(_SPACE)
     try:
-        if text[:1] == b"{":
-            message = _decode_message(payload)
-        elif text[1:].lstrip(_SPACE)[:1] == b"[":
-            message = _Message(_decode_beats(payload))
-        else:
-            message = _Message([_decode_beat(payload)])
-    except msgspec.ValidationError as error:
-        raise Rejected("shape", str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected("json", str(error)) from None
+        message = _parsed(payload, _FAST)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        message = _with_gaps(payload)
     beats = message.beats
     if not beats and message.rhythm is None:
         raise Rejected("shape", "the message contains no beat")
@@ -161,6 +187,39 @@ def _from_json(payload: bytes) -> Beats:
             raise Rejected("shape", f"seq {number} is not in 0 … 2^53")
     rhythm = None if message.rhythm is None else [_finding(each) for each in message.rhythm]
     return Beats(_float32(beats), seq, seconds(message.time), message.rr_ms, seqs, rhythm)
+
+
+def _parsed(payload: bytes, decoders: _Decoders) -> _Message:
+    text = payload.lstrip(_SPACE)
+    if text[:1] == b"{":
+        message: _Message = decoders.message(payload)
+        return message
+    if text[1:].lstrip(_SPACE)[:1] == b"[":
+        return _Message(decoders.beats(payload))
+    return _Message([decoders.beat(payload)])
+
+
+def _with_gaps(payload: bytes) -> _Message:
+    """Parse a message with samples or intervals that are `null`, NaN or infinite.
+
+    Such samples become NaN, and such intervals 0, which is an interval that is not known.
+
+    Raises:
+        Rejected: something else is wrong with it.
+    """
+    try:
+        message = _parsed(nan_as_null(payload), _WITH_GAPS)
+    except msgspec.ValidationError as error:
+        raise Rejected("shape", str(error).replace(" | null", "")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected("json", str(error)) from None
+    message.beats = [
+        [nan if each is None else each for each in beat] if None in beat else beat
+        for beat in message.beats
+    ]
+    if message.rr_ms is not None:
+        message.rr_ms = [each or 0.0 for each in message.rr_ms]
+    return message
 
 
 def _finding(given: _Arrhythmia) -> Finding:

@@ -188,7 +188,8 @@ def test_bytes_of_any_other_length_are_refused_for_it(length: int) -> None:
         (json.dumps([[ROW]]), "shape"),
         (json.dumps({"beats": [[ROW]]}), "shape"),
         (json.dumps({"beats": ROW}), "shape"),
-        (json.dumps([*ROW[:-1], None]), "shape"),
+        (json.dumps([None, ROW]), "shape"),
+        (json.dumps([*ROW[:-1], None, None]), "shape"),
         (json.dumps([*ROW[:-1], True]), "shape"),
         (json.dumps([*ROW[:-1], "1.5"]), "shape"),
         (json.dumps([*ROW[:-1], {}]), "shape"),
@@ -213,8 +214,8 @@ def test_bytes_of_any_other_length_are_refused_for_it(length: int) -> None:
         (json.dumps({"beats": [ROW], "time": "2026-13-21T12:00:00Z"}), "time"),
         (json.dumps({"beats": [ROW], "time": 1e300}), "time"),
         (json.dumps({"beats": [ROW], "time": -(10**400)}), "time"),
-        (json.dumps([*ROW[:-1], float("nan")]), "json"),
-        (json.dumps([*ROW[:-1], float("inf")]), "json"),
+        (json.dumps([*ROW[:-1], "NaN"]), "shape"),
+        (json.dumps([*ROW[:-1], 0.5]).replace("0.5]", "NaNo]"), "json"),
         (json.dumps({"beats": [ROW]})[:-1], "json"),
         (json.dumps([ROW]) + json.dumps([ROW]), "json"),
         ('{"beats": [], "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "json"),
@@ -233,6 +234,24 @@ def test_json_of_any_other_shape_or_type_is_refused_with_the_reason(text: str, r
         assert refusal(payload) == reason
     else:
         assert refusal(payload) == "length"
+
+
+@pytest.mark.parametrize(
+    "lost", ["null", "NaN", "-NaN", "nan", "-nan(ind)", "Infinity", "-Infinity", "inf", "1.#QNAN0"]
+)
+@pytest.mark.parametrize("form", ['{"beats": [%s, %s], "rr_ms": [800, %s], "seq": 7}', "[%s,%s]"])
+def test_a_lost_sample_costs_no_other(lost: str, form: str) -> None:
+    row = json.dumps(ROW)
+    spoilt = row.replace("0.5", lost, 1)
+    assert spoilt != row
+    beats = codec.decode((form % (spoilt, row, lost)[: form.count("%s")]).encode())
+    first, second = samples(beats.data)
+    at = ROW.index(0.5)
+    assert np.isnan(first[at])
+    assert np.array_equal(np.delete(first, at), np.delete(second, at))
+    assert second.tolist() == ROW
+    if "seq" in form:
+        assert (beats.seq, beats.rr_ms) == (7, [800, 0])
 
 
 def test_a_number_that_float32_cannot_hold_becomes_infinite_for_the_quality_to_find() -> None:
