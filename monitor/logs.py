@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from monitor.errors import Reason
 from monitor.text import printable
+from monitor.times import rfc3339
 
 
 def _to_json(event: structlog.types.EventDict, **_: object) -> bytes:
@@ -51,26 +52,31 @@ LINES = 50
 """Most lines of each kind in a second: a flood must not wait for the log."""
 
 
+MAX_DEVICES = 1000
+"""Most devices of which something is said in an hour."""
+
+
 class Throttle:
-    """Limits logging to once a second for the same thing, and to a number of things.
+    """Limits logging to once a period for the same thing, and to a number of things.
 
     Attributes:
         withheld: the number of lines suppressed since the last call of `take_withheld`.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, period: float = 1.0) -> None:
+        """Admit at most `most` things in a period, in seconds."""
         self.withheld = 0
-        self._most = most
-        self._second = 0
+        self._most, self._period = most, period
+        self._now = 0  # the number of the period
         self._said: set[Hashable] = set()
-        self._before: set[Hashable] = set()  # in the second before
+        self._before: set[Hashable] = set()  # in the period before
 
     def admits(self, thing: Hashable, now: float) -> bool:
         """Return whether `thing` may be logged at `now`, in seconds."""
-        second = int(now)
-        if second != self._second:
-            self._before = self._said if second == self._second + 1 else set()
-            self._second, self._said = second, set()
+        period = int(now / self._period)
+        if period != self._now:
+            self._before = self._said if period == self._now + 1 else set()
+            self._now, self._said = period, set()
         if thing in self._said or thing in self._before or len(self._said) >= self._most:
             self.withheld += 1
             return False
@@ -104,4 +110,23 @@ class RejectionLog:
                 reason=reason,
                 detail=detail[:200],
                 withheld=self._lines.take_withheld(),
+            )
+
+
+class ClockLog:
+    """Counts the messages whose time is not credible, and says it once an hour for each device."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._lines = Throttle(MAX_DEVICES, 3600.0)
+
+    def add(self, device: str, given: float, arrival: float) -> None:
+        """Count a message of `given` that arrived at `arrival`, both in seconds since 1970."""
+        self._counter.inc()
+        if self._lines.admits(device, arrival):
+            structlog.get_logger().warning(
+                "a time that is not credible; the time of arrival counts",
+                device=device,
+                time=rfc3339(given),
+                off_by=f"{abs(given - arrival):,.0f} s {'ahead' if given > arrival else 'behind'}",
             )

@@ -65,6 +65,9 @@ class ConnectionMetrics:
         self.rejected = self._counter(
             "messages_rejected", "Messages that could not be decoded, by reason.", ("reason",)
         )
+        self.times_rejected = self._counter(
+            "times_rejected", "Messages whose time is too far from that of their arrival."
+        )
         self.refused = self._counter("publishes_refused", "Publishes that the broker refused.")
         self.scores_dropped = self._counter(
             "scores_dropped",

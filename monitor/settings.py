@@ -30,6 +30,7 @@ from monitor.alarms.operator_requests import TOPICS
 from monitor.ecg.codec import Payload
 from monitor.ecg.rhythm import RhythmSettings
 from monitor.secret_files import ReadableFile, SecretFile, reveal
+from monitor.times import LONGEST_HELD
 from monitor.topics import DEVICE, check_filter, overlap, subscription, topic_of
 
 Protocol = Literal["5", "3.1.1"]
@@ -179,6 +180,15 @@ class MqttSettings(Table):
     def where(self) -> str:
         """The broker as it is named in messages."""
         return "{}:{}".format(*self.address)
+
+    @property
+    def longest_held(self) -> float:
+        """The longest time, in seconds, that a message may have waited at the broker or before.
+
+        A session that never expires is trusted with a year: no clock is less than that behind that
+        has never been set.
+        """
+        return max(LONGEST_HELD, min(self.session_expiry, 366 * 86400.0))
 
     @property
     def secret(self) -> str | None:

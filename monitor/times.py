@@ -1,4 +1,4 @@
-"""Convert times: RFC 3339 in UTC, milliseconds and seconds since 1970."""
+"""Convert times: RFC 3339 in UTC, milliseconds and seconds since 1970; doubt a wrong clock."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -7,6 +7,23 @@ from monitor.errors import Rejected
 
 EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
 """The accepted times in seconds since 1970: those that RFC 3339 can express."""
+
+
+MAX_AHEAD = 300.0
+"""Seconds that a device's clock may be ahead of ours: as many as Kerberos allows. What is further
+ahead cannot have happened yet."""
+
+LONGEST_HELD = 7 * 86400.0
+"""Seconds for which a message may have been held back, unless the broker's session lasts longer.
+
+A device stores what it measured while it had no network, a broker while the monitor was away: hours,
+after a weekend days. A clock that was never set shows 1970 or 2000, and seconds taken for
+milliseconds January 1970."""
+
+
+def is_credible(time: float, arrival: float, longest_held: float = LONGEST_HELD) -> bool:
+    """Return whether what arrived at `arrival` may be of `time`, both in seconds since 1970."""
+    return arrival - longest_held <= time <= arrival + MAX_AHEAD
 
 
 def seconds(time: str | float | None) -> float | None:

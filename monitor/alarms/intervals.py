@@ -16,18 +16,20 @@ LONGEST_SILENCE: Final = 10.0
 """Seconds without a message after which no interval is made of what came before and comes after."""
 
 SHORTEST: Final = 0.15
-"""Seconds between two beats, at least: numbers that lie closer count beats, not samples."""
+"""Seconds between two beats, at least: numbers that lie closer count beats, not samples, and times
+that lie closer are seconds taken for milliseconds."""
 
 
 class IntervalWatch:
     """Follows the intervals of one device."""
 
-    __slots__ = ("_at", "_heard", "_number", "_rhythm")
+    __slots__ = ("_at", "_given", "_heard", "_number", "_rhythm")
 
     def __init__(self, settings: RhythmSettings) -> None:
         self._rhythm = IntervalRhythm(settings)
         self._at = 0.0  # when the last beat was, on a clock that the intervals make
         self._number: int | None = None
+        self._given: float | None = None  # the time of the last beat, by the device's clock
         self._heard = 0.0
 
     def hear(
@@ -52,11 +54,11 @@ class IntervalWatch:
         """
         if arrived - self._heard > LONGEST_SILENCE:
             self._rhythm.gap()
-            self._number = None
+            self._number = self._given = None
         self._heard = arrived
         heard = False
         for i, verdict in enumerate(verdicts):
-            interval = self._interval(beats, i, times, rate)
+            interval = self._interval(beats, i, rate)
             if interval is None or verdict == POOR:
                 self._rhythm.gap()
                 continue
@@ -71,22 +73,17 @@ class IntervalWatch:
             ]
         return [] if heard and self._rhythm.settled else None
 
-    def _interval(
-        self, beats: Beats, i: int, times: Sequence[float], rate: float | None
-    ) -> float | None:
+    def _interval(self, beats: Beats, i: int, rate: float | None) -> float | None:
         """Return the seconds between a beat of the message and the one before it, if known."""
         number, before = beats.number(i), self._number
         self._number = number
         if beats.rr_ms is not None:
             return beats.rr_ms[i] / 1000 or None
         if beats.time is not None and len(beats) == 1:
-            interval = times[0] - self._at if self._at else None
-            if interval is None or not 0 < interval < LONGEST_SILENCE:
-                self._rhythm.gap()
-                self._at = times[0]
-                return None
-            return interval
-        if rate is None or number is None or before is None:
+            given, self._given = self._given, beats.time  # a clock that is wrong still ticks
+            interval = None if given is None else beats.time - given
+        elif rate is None or number is None or before is None:
             return None
-        interval = (number - before) / rate
-        return interval if SHORTEST <= interval < LONGEST_SILENCE else None
+        else:
+            interval = (number - before) / rate
+        return interval if interval and SHORTEST <= interval < LONGEST_SILENCE else None

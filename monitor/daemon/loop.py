@@ -87,6 +87,7 @@ class Daemon:
             self.alarms,
             settings.rhythm.for_device,
             settings.segment.rate,
+            settings.mqtt.longest_held,
         )
         self._mqtt = MqttSink(settings, self.alarms, self.sender)
         self._kept = HistorySink(self.history)
@@ -119,7 +120,7 @@ class Daemon:
         if not self._all_recovered and self.retained.over:
             self._recover(monotonic)
         clock_is_due = monotonic >= self._next_clock
-        batch = self._pipeline.score(received)
+        batch = self._pipeline.score(received, now)
         changes = self._decide(batch, now, monotonic, clock_is_due)
         self._publish(batch, changes, now)
         self._acknowledge()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from monitor.ecg.beat import SAMPLES, Beats, Floats, fingerprints, samples
 from monitor.ecg.rhythm import SEVERITY, Finding, RhythmSettings
 from monitor.errors import Reason, Rejected
 from monitor.mqtt.beat_consumer import Message
-from monitor.times import rfc3339
+from monitor.times import LONGEST_HELD, is_credible, rfc3339
 from monitor.topics import Topics
 
 SMALL_BATCH = 16
@@ -33,6 +34,10 @@ SMALL_BATCH = 16
 
 In a larger batch the window is saved with each anomalous beat only: a save costs a publish.
 """
+
+
+LONGEST_ARRHYTHMIA = 366 * 86400.0
+"""Seconds for which an arrhythmia may have lasted: a heart can be too fast for months."""
 
 
 class Rejection(NamedTuple):
@@ -64,6 +69,7 @@ class ScoredBatch(NamedTuple):
         verdicts: a byte for each beat, one of those of `alarms.kinds`: VENTRICULAR, too.
         rejected: what could not be decoded or, without a finite sample, scored.
         seconds: that the detectors took.
+        misdated: the device of each message whose time is not credible, and that time.
     """
 
     messages: list[DecodedMessage]
@@ -73,6 +79,7 @@ class ScoredBatch(NamedTuple):
     verdicts: bytes
     rejected: list[Rejection]
     seconds: float
+    misdated: Sequence[tuple[str, float]] = ()
 
 
 class Evidence(NamedTuple):
@@ -168,6 +175,7 @@ class Pipeline:
         alarms: Alarms,
         rhythm: Callable[[str], RhythmSettings] = lambda _: RhythmSettings(),
         rate: float | None = None,
+        longest_held: float = LONGEST_HELD,
     ) -> None:
         """Decide with these alarms.
 
@@ -178,15 +186,22 @@ class Pipeline:
             alarms: that are decided on.
             rhythm: what counts as an arrhythmia of a device.
             rate: of the samples that devices number their beats by, in Hz; None if it is not known.
+            longest_held: the age of a message, in seconds, above which its time is not credible.
         """
+        self._longest_held = longest_held
         self._topics, self._payload = topics, payload
         self._rhythm, self._rate = rhythm, rate
         self._detectors, self._alarms = detectors, alarms
         self._rr_histories = RrHistories()
 
-    def score(self, received: Sequence[Message]) -> ScoredBatch:
-        """Decode messages and score their beats together; what cannot be decoded is left out."""
-        decoded, rejected = self._decode(received)
+    def score(self, received: Sequence[Message], now: float) -> ScoredBatch:
+        """Decode messages and score their beats together; what cannot be decoded is left out.
+
+        Args:
+            received: in the order of their arrival.
+            now: the time of it, in seconds since 1970 UTC.
+        """
+        decoded, rejected = self._decode(received, now)
         if not decoded:
             return ScoredBatch([], _NO_BEATS, _NO_SCORES, _NO_FAULTS, b"", rejected, 0.0)
         batch = samples(b"".join([each.beats.data for each in decoded]))
@@ -198,7 +213,12 @@ class Pipeline:
         seconds = time.perf_counter() - begun
         faults, verdicts = _verdicts(batch, scored)
         rejected += _not_finite(decoded, faults)
-        return ScoredBatch(decoded, batch, scored, faults, verdicts, rejected, seconds)
+        misdated = [
+            (each.device, each.beats.time)
+            for each in decoded
+            if not each.beats.credible and each.beats.time is not None
+        ]
+        return ScoredBatch(decoded, batch, scored, faults, verdicts, rejected, seconds, misdated)
 
     def decide(
         self,
@@ -247,7 +267,7 @@ class Pipeline:
             for decision in decisions:
                 at = decision.beat or 0
                 evidence = _evidence(batch, start + at) if keys else NO_EVIDENCE
-                moment = times[at] if keys else (beats.time or now)
+                moment = times[at] if keys else beats.moment(now)
                 detector = self._detectors.for_device(name)
                 changes.add(decision, moment, detector, evidence, message)
             if decisions or (device.unsaved and not skip_saves) or (small and not device.clean):
@@ -283,7 +303,7 @@ class Pipeline:
         if not found and not device.open:
             return []  # nearly always
         rhythm = Rhythm.of(found[0], self._rhythm(name)) if found else Rhythm()
-        moment = times[-1] if times else (beats.time or now)
+        moment = times[-1] if times else beats.moment(now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
     def _times_beats(self, beats: Beats) -> bool:
@@ -322,7 +342,9 @@ class Pipeline:
                 )
         return rr
 
-    def _decode(self, received: Sequence[Message]) -> tuple[list[DecodedMessage], list[Rejection]]:
+    def _decode(
+        self, received: Sequence[Message], now: float
+    ) -> tuple[list[DecodedMessage], list[Rejection]]:
         decoded: list[DecodedMessage] = []
         rejected: list[Rejection] = []
         at = 0
@@ -333,9 +355,32 @@ class Pipeline:
             except Rejected as error:
                 rejected.append(Rejection(message.topic, error.reason, str(error)))
                 continue
+            if beats.time is not None and not is_credible(beats.time, now, self._longest_held):
+                beats = msgspec.structs.replace(beats, credible=False)
+            if beats.rhythm:
+                beats = msgspec.structs.replace(beats, rhythm=_dated(beats, now))
             decoded.append(DecodedMessage(message, device, beats, at, at + len(beats)))
             at += len(beats)
         return decoded, rejected
+
+
+def _dated(beats: Beats, now: float) -> list[Finding]:
+    """Return the arrhythmias of a message with onsets that are credible, by its own clock or ours.
+
+    An arrhythmia may last for longer than any message was on its way.
+    """
+    moment = beats.moment(now)
+    wrong = 0.0 if beats.time is None or beats.credible else moment - beats.time
+    return [
+        each
+        if not wrong and is_credible(each.since, moment, LONGEST_ARRHYTHMIA)
+        else each._replace(since=_within(each.since + wrong, moment), seen=moment)
+        for each in beats.rhythm or ()
+    ]
+
+
+def _within(since: float, moment: float) -> float:
+    return min(since, moment) if is_credible(since, moment, LONGEST_ARRHYTHMIA) else moment
 
 
 _NO_BEATS = np.empty((0, SAMPLES), np.float32)

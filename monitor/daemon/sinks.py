@@ -15,7 +15,7 @@ from monitor.alarms.kinds import NORMAL, POOR
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter
-from monitor.logs import LINES, RejectionLog, Throttle
+from monitor.logs import LINES, ClockLog, RejectionLog, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
@@ -120,6 +120,7 @@ class MetricsSink:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._rejections = RejectionLog(metrics.rejected)
+        self._clocks = ClockLog(metrics.times_rejected)
         self._cleared: dict[tuple[str, messages.Kind], float] = {}  # the longest ago first
 
     def count(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
@@ -160,6 +161,8 @@ class MetricsSink:
     def _count_batch(self, batch: ScoredBatch, now: float) -> None:
         for rejection in batch.rejected:
             self.count_rejection(rejection)
+        for device, given in batch.misdated:
+            self._clocks.add(device, given, now)
         if not batch.messages:
             return
         metrics, verdicts = self._metrics, batch.verdicts

@@ -25,6 +25,7 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
         time: of the first beat, or of the rhythm if there is no beat, in seconds since 1970 UTC.
             None if not given.
         rr_ms: the RR interval before each beat, in milliseconds. None if not given.
+        credible: whether `time` may be true; if not, the time of arrival takes its place.
     """
 
     data: bytes
@@ -33,22 +34,39 @@ class Beats(msgspec.Struct, frozen=True, gc=False):
     rr_ms: list[float] | None = None
     seqs: list[int] | None = None
     rhythm: list[Finding] | None = None
+    credible: bool = True
 
     def __len__(self) -> int:
         return len(self.data) // BYTES
 
     def times(self, arrival: float) -> list[float]:
-        """Return the time of each beat in seconds since 1970 UTC; `arrival` if none was given."""
-        times = [arrival if self.time is None else self.time] * len(self)
-        if self.time is not None and self.rr_ms:
-            for i, interval in enumerate(self.rr_ms[1:], start=1):
-                times[i] = times[i - 1] + interval / 1000
+        """Return the time of each beat in seconds since 1970 UTC.
+
+        It is `arrival` if none was given, or none that is credible.
+        """
+        if self.time is None or not self.credible:
+            return [arrival] * len(self)
+        return self._given_times(self.time)
+
+    def moment(self, arrival: float) -> float:
+        """Return the time of the message, in seconds since 1970 UTC."""
+        return self.time if self.time is not None and self.credible else arrival
+
+    def _given_times(self, first: float) -> list[float]:
+        times = [first] * len(self)
+        for i, interval in enumerate((self.rr_ms or ())[1:], start=1):
+            times[i] = times[i - 1] + interval / 1000
         return times
 
     def keys(self, fingerprints: list[int], times: list[float]) -> list[int]:
-        """Return a key for each beat from its fingerprint, and its number and time if given."""
+        """Return a key for each beat from its fingerprint, and its number and time if given.
+
+        A time that is not credible counts, too: it is the same when the beat is delivered again.
+        """
         if self.seq is None and self.time is None:
             return fingerprints
+        if self.time is not None and not self.credible:
+            times = self._given_times(self.time)
         return [
             key(fingerprint, self.number(i), None if self.time is None else times[i])
             for i, fingerprint in enumerate(fingerprints)

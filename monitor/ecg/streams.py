@@ -18,6 +18,7 @@ from monitor.ecg.rpeaks import Signal
 from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.ecg.signal_rhythm import SignalRhythm
 from monitor.errors import ConfigurationError, Rejected
+from monitor.times import LONGEST_HELD, is_credible
 
 SILENT_AFTER: Final = 10.0
 """Seconds without a chunk after which a stream ends and its last beats are returned."""
@@ -43,6 +44,8 @@ class Taken(NamedTuple):
         rhythm_changed: whether an arrhythmia began, became more serious, or ended.
         notice: why a new stream of a known device begins; None if it does not.
         first: the number of the first new sample; None if there is none.
+        misdated: the chunk's time, if it is not credible.
+        ended: the stream that ended with this chunk, and its last beats; None if none did.
         lost: the number of samples missing before the chunk or not finite in it.
     """
 
@@ -51,6 +54,8 @@ class Taken(NamedTuple):
     notice: str | None = None
     first: int | None = None
     lost: int = 0
+    misdated: float | None = None
+    ended: tuple["Stream", list[CutBeat]] | None = None
 
 
 class Stream:
@@ -79,7 +84,8 @@ class Stream:
         self._rhythm = SignalRhythm(rate, self.leads, settings)
         self._first = self.expected
         self._arrived = 0.0  # when the last chunk arrived, in seconds since 1970
-        self._moment: tuple[int, float] | None = None  # a sample's number, and its time
+        self._given: tuple[int, float] | None = None  # a sample's number, and its time as given
+        self._credible = True  # whether that may be true
         self._recent: deque[tuple[int, int, int]] = deque()  # first, length, checksum of chunks
         self._tail: Signal = np.empty(0)
 
@@ -89,10 +95,16 @@ class Stream:
         return self._segmenter.rate
 
     def time_of(self, seq: int) -> float | None:
-        """Return the time of a sample in seconds since 1970; None if the device sends no times."""
-        if self._moment is None:
+        """Return the time of a sample in seconds since 1970, by the device's clock.
+
+        None if the device sends no times, or none that is credible.
+        """
+        return self._given_time(seq) if self._credible else None
+
+    def _given_time(self, seq: int) -> float | None:
+        if self._given is None:
             return None
-        number, time = self._moment
+        number, time = self._given
         return time + (seq - number) / self.rate
 
     def rhythm(self) -> list[Finding]:
@@ -121,11 +133,11 @@ class Stream:
             return bool(np.array_equal(ours, theirs, equal_nan=True))
         return (chunk.seq, len(chunk), _check(samples)) in self._recent
 
-    def feed(self, chunk: Chunk, wall: float) -> tuple[list[CutBeat], bool]:
+    def feed(self, chunk: Chunk, wall: float, credible: bool) -> tuple[list[CutBeat], bool]:
         """Take a chunk that begins at or after the expected sample.
 
         Return the beats that it completes, and whether the rhythm has changed. `wall` is the time
-        of arrival in seconds since 1970.
+        of arrival in seconds since 1970; `credible` is whether the chunk's own time may be true.
         """
         first = self.expected + self.lost_before(chunk)
         samples = self._samples(chunk)
@@ -133,7 +145,7 @@ class Stream:
         while self._recent and self._recent[0][0] < first - REPEATABLE * self.rate:
             self._recent.popleft()
         if chunk.time is not None:
-            self._moment = first, chunk.time
+            self._given, self._credible = (first, chunk.time), credible
         hole = np.full(first - self.expected, np.nan)
         new = np.concatenate([hole, samples])
         self._arrived = wall
@@ -151,7 +163,7 @@ class Stream:
         """Return how many samples are missing before a chunk, by its number or else by its time."""
         if chunk.seq is not None:
             return max(0, chunk.seq - self.expected)
-        due = self.time_of(self.expected)
+        due = self._given_time(self.expected)  # a clock that is wrong still ticks
         if due is None or chunk.time is None or chunk.time - due < 1:  # clocks are not exact
             return 0
         return round((chunk.time - due) * self.rate)
@@ -169,6 +181,7 @@ class Streams:
         rate: float | None = None,
         lead: str | None = None,
         rhythm: Callable[[str], RhythmSettings] = lambda _: RhythmSettings(),
+        longest_held: float = LONGEST_HELD,
     ) -> None:
         """Start with no streams.
 
@@ -176,7 +189,9 @@ class Streams:
             rate: in Hz, for chunks that do not contain one.
             lead: to cut beats from; for devices that do not have it, the first one.
             rhythm: returns the settings that define a device's arrhythmias.
+            longest_held: the age of a chunk, in seconds, above which its time is not credible.
         """
+        self._longest_held = longest_held
         self._rate, self._lead, self._rhythm = rate, lead, rhythm
         self._streams: dict[str, Stream] = {}
 
@@ -193,7 +208,7 @@ class Streams:
         chunk: Chunk,
         now: float,
         redelivered: bool = False,
-        wall: float = 0.0,
+        wall: float | None = None,
     ) -> Taken:
         """Take a chunk.
 
@@ -203,7 +218,7 @@ class Streams:
             now: in seconds.
             redelivered: whether the broker marked it as a duplicate; without a number, it is then
                 compared with earlier chunks by its samples.
-            wall: when it arrived, in seconds since 1970.
+            wall: when it arrived, in seconds since 1970; None if that is not known.
 
         Raises:
             Rejected: its rate is not known, or cannot be used.
@@ -211,31 +226,32 @@ class Streams:
         rate = chunk.rate or self._rate
         if rate is None:
             raise Rejected("shape", "the chunk contains no rate, and segment.rate is not set")
-        stream, notice, beats = self._streams.get(device), None, list[CutBeat]()
-        if stream is not None:
-            notice = _breaks(stream, chunk, rate)
-            if notice is not None:
-                beats, stream = stream.finish(), None
-        if stream is None:
+        stream, ended = self._streams.get(device), None
+        notice = None if stream is None else _breaks(stream, chunk, rate)
+        credible = (
+            chunk.time is None or wall is None or is_credible(chunk.time, wall, self._longest_held)
+        )
+        misdated = None if credible else chunk.time
+        if stream is None or notice is not None:
             try:
-                stream = self._streams[device] = Stream(
-                    rate, chunk, self._lead, self._rhythm(device)
-                )
+                new = Stream(rate, chunk, self._lead, self._rhythm(device))
             except ConfigurationError as error:
                 raise Rejected("shape", str(error)) from None
+            if stream is not None:
+                ended = stream, stream.finish()
+            stream = self._streams[device] = new
         stream.heard = now
         if chunk.seq is not None and chunk.seq < stream.expected:
             chunk = _rest(chunk, stream.expected, stream.rate)
         elif chunk.seq is None and redelivered and stream.repeats(chunk):
-            return Taken(beats, notice=notice)
+            return Taken([], notice=notice)
         if not len(chunk):
-            return Taken(beats, notice=notice)
+            return Taken([], notice=notice)
         due = stream.expected
-        cut, changed = stream.feed(chunk, wall)
-        beats += cut
+        beats, changed = stream.feed(chunk, wall or 0.0, credible)
         first = stream.expected - len(chunk)
         lost = sum(int(np.isnan(samples).sum()) for samples in chunk.leads.values())
-        return Taken(beats, changed, notice, first, lost + first - due)
+        return Taken(beats, changed, notice, first, lost + first - due, misdated, ended)
 
     def end_silent(self, now: float) -> list[tuple[str, Stream, list[CutBeat]]]:
         """End the streams without a chunk for `SILENT_AFTER`, and return their last beats."""

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.ecg import chunks
-from monitor.ecg.segmenter import LOWEST_RATE, Segmenter
+from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
 from monitor.ecg.streams import Stream, Streams, Taken
 from monitor.errors import ConfigurationError, Rejected, UsageError
-from monitor.logs import LINES, RejectionLog, Throttle
+from monitor.logs import LINES, ClockLog, RejectionLog, Throttle
 from monitor.metrics import SegmentMetrics
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
@@ -75,12 +75,15 @@ class SegmentDaemon:
         )
         self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
         self._journal = Journal(settings.segment_journal)
-        self._streams = Streams(own.rate, own.lead, settings.rhythm.for_device)
+        self._streams = Streams(
+            own.rate, own.lead, settings.rhythm.for_device, settings.mqtt.longest_held
+        )
         self.lifecycle = Lifecycle((self._consumer, self._sender))
         self._in_hand: deque[InHand | Message] = deque()
         self._numbers: dict[int, int] = {}  # of the journal's entries, by id of what is in hand
         self._unwritten: list[Entry] = []
         self._rejections = RejectionLog(metrics.rejected)
+        self._clocks = ClockLog(metrics.times_rejected)
         self._notices = Throttle(LINES)
         self._next_clock = self._next_trim = 0.0
 
@@ -151,6 +154,8 @@ class SegmentDaemon:
             self._metrics.streams_broken.inc()
             if self._notices.admits(device, message.arrived):
                 log.warning("a new stream begins", device=device, reason=taken.notice)
+        if taken.misdated is not None:
+            self._clocks.add(device, taken.misdated, now)
         self._metrics.chunks.inc()
         self._metrics.last_chunk.set(now)
         if taken.first is None:
@@ -183,15 +188,30 @@ class SegmentDaemon:
 
         The entry is done, and its message may be acknowledged, when the broker has them.
         """
-        self._metrics.cut.inc(len(taken.beats))
+        if taken.ended is not None:  # its beats are of its own time, and of its own rhythm
+            self._publish_beats(entry.device, *taken.ended, cause)
         unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
-        payloads = messages(taken.beats, stream, taken.rhythm_changed or unheard)
+        self._publish_beats(
+            entry.device, stream, taken.beats, cause, taken.rhythm_changed or unheard
+        )
+        self._in_hand.append(cause)
+        self._numbers[id(cause)] = entry.number
+
+    def _publish_beats(
+        self,
+        device: str,
+        stream: Stream,
+        beats: list[CutBeat],
+        cause: InHand | Message,
+        rhythm_alone: bool = False,
+    ) -> None:
+        """Publish beats of a stream with its rhythm; if there are none, perhaps the rhythm alone."""
+        self._metrics.cut.inc(len(beats))
+        payloads = messages(beats, stream, rhythm_alone)
         if payloads:
             stream.told = stream.expected
         for payload in payloads:
-            self._sender.publish(self._topic(entry.device), payload, cause=cause)
-        self._in_hand.append(cause)
-        self._numbers[id(cause)] = entry.number
+            self._sender.publish(self._topic(device), payload, cause=cause)
 
     def _topic(self, device: str) -> str:
         return topic_to_publish(self._settings.input.topic[0], device)

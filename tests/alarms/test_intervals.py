@@ -35,6 +35,23 @@ def sender(request: pytest.FixtureRequest) -> Sender:
     return Sender(request.param)
 
 
+def test_seconds_taken_for_milliseconds_are_no_intervals() -> None:
+    watch, now = IntervalWatch(RhythmSettings()), 1_790_000_000.0
+    for i in range(60):
+        beats = Beats(bytes(BYTES), time=(now + i) / 1000, credible=False)
+        assert watch.hear(beats, bytes([NORMAL]), [now + i], now + i) is None
+
+
+def test_a_clock_that_was_never_set_still_ticks() -> None:
+    watch, now = IntervalWatch(RhythmSettings()), 1_790_000_000.0
+    for i in range(60):
+        beats = Beats(bytes(BYTES), time=2.0 * i, credible=False)
+        found = watch.hear(beats, bytes([NORMAL]), [now + 2 * i], now + 2 * i)
+    assert found is not None
+    assert [each.kind for each in found] == ["bradycardia"]
+    assert now <= found[0].since <= now + 120
+
+
 def test_a_fast_heart_is_told_after_seventeen_beats(sender: Sender) -> None:
     assert not any(sender.beats(40, 75))
     begun = sender.now

@@ -15,8 +15,8 @@ from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
 from monitor.ecg.beat import Beats, fingerprints
 from monitor.mqtt.beat_consumer import Message
-from monitor.settings import ModelSettings
-from monitor.times import from_rfc3339
+from monitor.settings import ModelSettings, MqttSettings
+from monitor.times import from_rfc3339, rfc3339, seconds
 from monitor.topics import Topics
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, hearing, write
 
@@ -65,7 +65,7 @@ def raw(
 
 
 def process(pipe: Pipeline, received: list[Message]) -> tuple[ScoredBatch, Changes]:
-    batch = pipe.score(received)
+    batch = pipe.score(received, NOW)
     return batch, pipe.decide(batch, NOW)
 
 
@@ -179,15 +179,15 @@ def test_each_beat_is_saved_only_in_a_small_batch(detectors: Detectors) -> None:
 def test_under_a_backlog_only_changes_of_an_alarm_are_saved(detectors: Detectors) -> None:
     pipe = pipeline(detectors)
     others = [message([WAVE], f"other-{i}") for i in range(SMALL_BATCH)]
-    batch = pipe.score([message([ODD]), *others])
+    batch = pipe.score([message([ODD]), *others], NOW)
     assert pipe.decide(batch, NOW, skip_saves=True).unsaved == {}
-    batch = pipe.score([message([ODD, ODD]), *others])
+    batch = pipe.score([message([ODD, ODD]), *others], NOW)
     assert set(pipe.decide(batch, NOW, skip_saves=True).unsaved) == {"bed-1"}
 
 
 def test_devices_are_announced_with_their_alarm(detectors: Detectors) -> None:
     pipe = pipeline(detectors)
-    batch = pipe.score([message([WAVE], "bed-1"), message([WAVE], "bed-2")] * 2)
+    batch = pipe.score([message([WAVE], "bed-1"), message([WAVE], "bed-2")] * 2, NOW)
     changes = pipe.decide(batch, NOW, announced={"bed-2"})
     assert list(changes.unannounced) == ["bed-1"]
     assert list(changes.unsaved) == ["bed-1"]
@@ -314,3 +314,82 @@ def test_a_beat_that_a_detector_calls_ventricular_is_one(hearing_pipeline: Pipel
     hearing_pipeline._detectors.for_device("bed-1").threshold = 2.0
     batch, _ = process(hearing_pipeline, [timed([4, 8], 5)])
     assert batch.verdicts == bytes([ATYPICAL, VENTRICULAR])
+
+
+DAY = 86400.0
+
+
+def dated(time: object, **more: object) -> Message:
+    return raw(msgspec.json.encode({"beats": [ODD.tolist()] * 3, "time": time} | more))
+
+
+@pytest.mark.parametrize(
+    ("time", "believed"),
+    [
+        (1000 * (NOW - 3), True),
+        (1000 * (NOW + 60), True),  # its clock is a minute fast
+        (1000 * (NOW - 6 * DAY), True),  # a broker held it back
+        (NOW, False),  # seconds, taken for milliseconds
+        (1e6 * NOW, None),  # microseconds
+        (0, False),  # a clock that was never set
+        ("2000-01-01T00:03:12Z", False),
+        (1000 * (NOW + 3600), False),
+        (1000 * (NOW + 3 * 365 * DAY), False),
+        (1000 * (NOW - 8 * DAY), False),
+    ],
+)
+def test_a_time_far_from_the_arrival_is_not_believed(
+    detectors: Detectors, time: float | str, believed: bool | None
+) -> None:
+    batch, changes = process(pipeline(detectors), [dated(time, rr_ms=[800, 800, 800])])
+    if believed is None:  # out of the range of RFC 3339
+        assert [each.reason for each in batch.rejected] == ["time"]
+        return
+    (event,) = changes.events
+    assert (event.decision.kind, event.decision.event) == ("anomaly", "raised")
+    given = seconds(time)
+    assert given is not None
+    if believed:
+        assert abs(from_rfc3339(event.alert.time) - given) < 3
+        assert batch.misdated == []
+    else:
+        assert event.alert.time == rfc3339(NOW)
+        assert batch.misdated == [("bed-1", given)]
+
+
+def test_a_broker_may_hold_a_message_back_as_long_as_its_session_lasts(
+    detectors: Detectors,
+) -> None:
+    topics = Topics(["ecg/{device}/beats"])
+    longest = MqttSettings(session_expiry=30 * 86400).longest_held
+    pipe = Pipeline(topics, "auto", detectors, Alarms(POLICY), longest_held=longest)
+    batch, _ = process(pipe, [dated(1000 * (NOW - 29 * DAY)), dated(1000 * (NOW - 31 * DAY))])
+    assert len(batch.misdated) == 1
+    assert MqttSettings(session_expiry=0).longest_held == 7 * DAY
+    assert MqttSettings(session_expiry=0xFFFFFFFF).longest_held < 367 * DAY
+
+
+def test_a_beat_with_a_wrong_time_is_known_again_when_it_is_redelivered(
+    detectors: Detectors,
+) -> None:
+    pipe = pipeline(detectors)
+    process(pipe, [dated(0)])
+    again = dated(0)
+    again.redelivered = True
+    batch = pipe.score([again], NOW + 3600)
+    assert pipe.decide(batch, NOW + 3600).events == []
+
+
+def test_an_arrhythmia_began_when_it_can_have_begun(detectors: Detectors) -> None:
+    for time, since, expected in (
+        (NOW, NOW - 60, NOW - 60),
+        (NOW, NOW - 30 * DAY, NOW - 30 * DAY),
+        (5000.0, 4940.0, NOW - 60),  # by the same clock, which was never set
+        (NOW, 4940.0, NOW),
+        (NOW, NOW + 3600, NOW),
+    ):
+        rhythm = [{"kind": "bradycardia", "since": 1000 * since, "heart_rate": 30}]
+        _, changes = process(pipeline(detectors), [dated(1000 * time, beats=[], rhythm=rhythm)])
+        (event,) = changes.events
+        assert event.alert.since == rfc3339(expected)
+        assert event.alert.time == rfc3339(NOW)

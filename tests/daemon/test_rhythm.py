@@ -29,7 +29,7 @@ def chunks(*parts: NDArray[np.float64], **more: NDArray[np.float64]) -> list[byt
         content: dict[str, Any] = {
             "rate": RATE,
             "seq": first,
-            "time": 1_790_000_000_000 + 4 * first,
+            "time": 1000 * BEGUN + 4 * first,
         }
         content["leads"] = {
             name: lead[first : first + RATE].round(4).tolist() for name, lead in leads.items()
@@ -72,7 +72,7 @@ def test_from_the_samples_to_the_alert_and_its_end(tmp_path: Path) -> None:
             ward.wait(lambda alert=alert: alert("cleared"), within=40)
             (raised,) = alert("raised")
             assert raised["priority"] == priority
-            begun = 1_790_000_000 + 30
+            begun = BEGUN + 30
             told = np.datetime64(raised["time"].rstrip("Z")).astype("datetime64[ms]").astype(int)
             assert begun - 2 <= told / 1000 <= begun + 10
             about = "pause_s" if kind == "asystole" else "heart_rate"

@@ -8,12 +8,13 @@ from monitor.alarms.decisions import Policy
 from monitor.ecg import quality
 from monitor.ecg.chunks import Chunk
 from monitor.ecg.segmenter import CutBeat, Segmenter
-from monitor.ecg.streams import LONGEST_HOLE, SILENT_AFTER, Streams
+from monitor.ecg.streams import LONGEST_HOLE, SILENT_AFTER, Streams, Taken
 from monitor.errors import Rejected
 from tests.harness.signals import heart
 
 RATE = 250
 SIGNAL, PEAKS = heart(60, RATE)
+NOW = 1_790_000_000.0
 
 
 def chunk(
@@ -61,7 +62,7 @@ def test_a_chunk_that_comes_twice_counts_once() -> None:
     expected = send(once, 0, 40 * RATE)
     beats = send(twice, 0, 20 * RATE)
     for start, stop in ((19, 20), (18, 20), (3, 4)):  # the last one, two as one, an early one
-        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == ([], False, None, None, 0)
+        assert twice.take("a", chunk(start * RATE, stop * RATE), 0) == Taken([])
     late = twice.take("a", chunk(19 * RATE, 21 * RATE), 0)  # half of it is new
     assert late.notice is None
     beats += late.beats + send_on(twice, 21 * RATE, 40 * RATE)
@@ -194,6 +195,54 @@ def test_beats_are_when_the_device_says() -> None:
     stream = streams.find("a")
     assert stream is not None
     assert stream.time_of(10 * RATE) == pytest.approx(5010.0)
+
+
+@pytest.mark.parametrize(
+    "given", [0.0, NOW / 1000, 946_684_800.0, NOW + 3600, NOW + 1e9], ids=lambda each: f"{each:g}"
+)
+def test_a_clock_that_is_wrong_is_not_believed_and_still_ticks(given: float) -> None:
+    streams = Streams()
+    for i in (*range(20), *range(30, 40)):  # ten seconds are missing
+        part = SIGNAL[i * RATE : (i + 1) * RATE]
+        taken = streams.take("a", Chunk({"": part}, RATE, None, given + i), 0, wall=NOW + i)
+        assert taken.misdated == given + i
+        assert taken.notice is None
+    stream = streams.find("a")
+    assert stream is not None
+    assert stream.time_of(10 * RATE) is None
+    assert stream.expected == 40 * RATE
+    taken = streams.take("a", Chunk({"": SIGNAL[:RATE]}, RATE, None, NOW + 40), 0, wall=NOW + 40)
+    assert taken.misdated is None
+    stream = streams.find("a")
+    assert stream is not None
+    assert stream.time_of(stream.expected) == pytest.approx(NOW + 41)
+
+
+def test_the_last_beats_of_a_stream_that_breaks_are_of_its_own_time() -> None:
+    streams = Streams()
+    for i in range(20):
+        streams.take("a", Chunk({"": SIGNAL[i * RATE :][:RATE]}, RATE, i * RATE, NOW + i), 0)
+    taken = streams.take("a", Chunk({"": SIGNAL[100:][:RATE]}, RATE, 0, NOW + 500), 0)
+    assert taken.ended is not None
+    stream, beats = taken.ended
+    assert taken.beats == []
+    assert beats
+    for beat in beats:
+        assert stream.time_of(beat.seq) == pytest.approx(NOW + beat.seq / RATE)
+
+
+def test_a_rate_that_cannot_be_used_ends_no_stream() -> None:
+    streams = Streams()
+    beats = send(streams, 0, 20 * RATE)
+    with pytest.raises(Rejected):
+        streams.take("a", chunk(20 * RATE, 21 * RATE, rate=5), 0)
+    stream = streams.find("a")
+    assert stream is not None
+    assert stream.expected == 20 * RATE
+    whole = Segmenter(RATE)
+    assert numbers(beats + streams.end("a")[1]) == numbers(
+        whole.feed(SIGNAL[: 20 * RATE]) + whole.finish()
+    )
 
 
 def test_the_rate_must_be_known_and_usable() -> None:
