@@ -16,9 +16,9 @@ ahead cannot have happened yet."""
 LONGEST_HELD = 7 * 86400.0
 """Seconds for which a message may have been held back, unless the broker's session lasts longer.
 
-A device stores what it measured while it had no network, a broker while the monitor was away: hours,
-after a weekend days. A clock that was never set shows 1970 or 2000, and seconds taken for
-milliseconds January 1970."""
+A device stores what it measured while it had no network, a broker while the monitor was away: for
+hours, after a weekend for days. A clock that was never set shows 1970 or 2000, and seconds taken
+for milliseconds give January 1970."""
 
 
 def is_credible(time: float, arrival: float, longest_held: float = LONGEST_HELD) -> bool:

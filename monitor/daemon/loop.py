@@ -121,6 +121,7 @@ class Daemon:
             self._recover(monotonic)
         clock_is_due = monotonic >= self._next_clock
         batch = self._pipeline.score(received, now)
+        self._log_scales()
         changes = self._decide(batch, now, monotonic, clock_is_due)
         self._publish(batch, changes, now)
         self._acknowledge()
@@ -245,6 +246,17 @@ class Daemon:
                 continue
             self._show_models()
             log.info("model taken over", setting=setting, model=detector.name)
+
+    def _log_scales(self) -> None:
+        scales = self.detectors.scales
+        for device, factor in scales.changes:
+            log.warning(
+                "beats in another unit than the model's, divided by the factor before scoring",
+                device=device,
+                model=self.detectors.for_device(device).name,
+                factor=float(f"{factor:.3g}"),
+            )
+        scales.changes.clear()
 
     def _show_models(self) -> None:
         self.metrics.model.clear()

@@ -394,6 +394,8 @@ def _verdicts(batch: Floats, scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
     finite = np.isfinite(scored.scores)
     if not finite.all():
         faults[~finite] = quality.NOT_FINITE
+    if scored.off_scale is not None:
+        faults[scored.off_scale & (faults == quality.GOOD)] = quality.OFF_SCALE
     anomalous = scored.scores > scored.thresholds
     if scored.ventricular is None and not faults.any():
         return faults, anomalous.tobytes()

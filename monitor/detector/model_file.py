@@ -208,6 +208,15 @@ class Detector:
         self.threshold = self.card.threshold.value
 
     @property
+    def deviation(self) -> float | None:
+        """The usual deviation of its patient's beats, in their unit.
+
+        None for a detector of no patient, or one to which the size of a beat does not matter.
+        """
+        unit = self.card.training.get("unit")
+        return float(unit) if isinstance(unit, int | float) and unit > 0 else None
+
+    @property
     def hears_rhythm(self) -> bool:
         """Whether RR intervals change its scores."""
         return "rr" in self._model.optional

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.detector.model_file import Detector, ModelError, shipped
+from monitor.detector.scale import Scales
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import ConfigurationError
 from monitor.settings import ModelSettings
@@ -35,12 +36,14 @@ class Scored(NamedTuple):
         thresholds: float32 [N]; one for all beats where one detector scored them.
         ventricular: float32 [N], how likely each beat is ventricular, NaN where its detector cannot
             tell; None where none of the detectors can.
+        off_scale: bool [N], beats of a size that cannot be (`scale`); None where there are none.
     """
 
     scores: Floats
     reconstructions: Floats
     thresholds: Floats | np.float32
     ventricular: Floats | None = None
+    off_scale: NDArray[np.bool_] | None = None
 
 
 class Change(NamedTuple):
@@ -83,6 +86,7 @@ class Detectors:
                 file.detector = self._open(file)
             except ModelError as error:
                 raise ConfigurationError(f"{file.setting} = {error}") from None
+        self.scales = Scales()
         self._place = lru_cache(REMEMBERED)(self._first_that_fits)
 
     @property
@@ -115,6 +119,18 @@ class Detectors:
             rr: float32 [N, 32], the RR intervals before each beat, as `rr_history` gives them; None
                 where none is known.
         """
+        if all(file.detector.deviation is None for file in self._files):
+            return self._score(batch, whose, rr)
+        whose = list(whose)
+        fitted = self.scales.fit(batch, whose, self.for_device)
+        scored = self._score(fitted.beats, whose, rr)
+        if fitted.factors is not None:
+            scored = scored._replace(reconstructions=scored.reconstructions * fitted.factors)
+        return scored._replace(off_scale=fitted.off)
+
+    def _score(
+        self, batch: Floats, whose: Iterable[tuple[str, int, int]], rr: Floats | None
+    ) -> Scored:
         if len(self._files) == 1:
             return _by_one(self.default, batch, rr)
         rows: defaultdict[Detector, list[NDArray[np.intp]]] = defaultdict(list)

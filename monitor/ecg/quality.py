@@ -5,10 +5,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Fault = Literal["not_finite", "flat", "saturated", "noise"]
-FAULTS: tuple[Fault, ...] = ("not_finite", "flat", "saturated", "noise")
+Fault = Literal["not_finite", "flat", "saturated", "noise", "scale"]
+FAULTS: tuple[Fault, ...] = ("not_finite", "flat", "saturated", "noise", "scale")
 
-GOOD, NOT_FINITE, FLAT, SATURATED, NOISE = range(5)
+GOOD, NOT_FINITE, FLAT, SATURATED, NOISE, OFF_SCALE = range(6)
+"""`OFF_SCALE` is not found here, but by a detector that knows how large its patient's beats are."""
 
 LONGEST_PLATEAU = 14
 """Consecutive samples at the maximum or minimum of a beat that make it saturated: a tenth of it."""

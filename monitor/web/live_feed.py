@@ -169,6 +169,7 @@ class LiveFeed:
                     priority=priority_of(device),
                     heard=wall - (now - device.heard) if name in alarms.devices else None,
                     model=detectors.for_device(name).name,
+                    scale=float(f"{detectors.scales.factor(name):.3g}"),
                     shelved=shelved(device),
                     quiet=device.shelf is not None and all(map(device.withholds, device.open)),
                 )

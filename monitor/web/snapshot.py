@@ -74,6 +74,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
         heard: the time of its last message, in seconds since 1970 UTC; None while it is silent.
         model: the name of the model that scores its beats.
         quiet: whether it is shelved and all of its open alarms are withheld.
+        scale: what its beats are divided by to have that model's unit.
     """
 
     device: str
@@ -82,6 +83,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
     model: str
     shelved: Shelved | None
     quiet: bool
+    scale: float = 1
 
 
 class DetectorInUse(msgspec.Struct, frozen=True):

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from monitor.batch.datasets import Beats
 from monitor.detector import rr_history
 from monitor.detector.model_file import VENTRICULAR_ABOVE, Detector
+from monitor.detector.per_device import Detectors
 from monitor.ecg import records
 from monitor.errors import Failure, UsageError
+from monitor.settings import ModelSettings
 from train.cli import app
 from train.detectors import metrics, patient
 
@@ -54,6 +56,18 @@ def test_a_lead_that_is_upside_down_changes_few_verdicts(model: Detector, source
         model.score(each, rr).scores > model.threshold for each in (samples, -samples)
     )
     assert np.mean(upright == turned) > 0.98
+
+
+def test_beats_in_microvolts_are_judged_as_in_millivolts(model: Detector, source: Path) -> None:
+    beats = records.beats(records.read(source), 300, 600)
+    samples = np.array([beat.samples for beat in beats], np.float32)
+    rr = rr_history.whole([beat.rr_ms for beat in beats])
+    for factor in (1000.0, 1e-3):
+        path = ModelSettings(path=model._model.path)
+        detectors = Detectors(path)
+        scored = detectors.score(samples * np.float32(factor), [("bed-7", 0, len(samples))], rr)
+        assert [change.factor for change in detectors.scales.changes] == [factor]
+        assert scored.scores[20:] == pytest.approx(model.score(samples, rr).scores[20:], rel=0.01)
 
 
 def test_the_card_tells_the_cut_and_how_far_the_threshold_can_be_trusted(model: Detector) -> None:

@@ -22,7 +22,8 @@ export function showDevice(name, view) {
   if (held === null) beats = view.beats[name] ?? [];
   const row = view.devices.find((each) => each.device === name);
   say(the("device-title"), name ?? "No device");
-  say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}` : "");
+  const scale = row && row.scale !== 1 ? ` · beats divided by ${row.scale} to have its unit` : "";
+  say(the("device-state"), row ? `${stateOf(row)} · model ${row.model}${scale}` : "");
   the("device-state").className = row?.quiet ? "shelved" : (row?.priority ?? "ok");
   the("attend").hidden = !row;
   showShelf(row?.shelved);
