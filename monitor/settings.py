@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ from monitor.ecg.codec import Payload
 from monitor.ecg.rhythm import RhythmSettings
 from monitor.secret_files import ReadableFile, SecretFile, reveal
 from monitor.times import LONGEST_HELD
-from monitor.topics import DEVICE, check_filter, overlap, subscription, topic_of
+from monitor.topics import DEVICE, check_filter, fits, overlap, subscription, topic_of
 
 Protocol = Literal["5", "3.1.1"]
 
@@ -230,8 +229,8 @@ class ModelSettings(Table):
     one in the model file."""
 
     devices: dict[str, Path] = Field(default_factory=dict)
-    """Model files of single devices: "bed-7" = "bed-7.onnx". * and ? are wildcards; the first
-    match wins."""
+    """Model files of single devices: "bed-7" = "bed-7.onnx". * and ? are wildcards, other
+    characters are themselves; the first match wins."""
 
     folder: Path | None = None
     """Folder of patients' models: <device>.onnx in it is that device's. `ecg-train learn` writes
@@ -291,6 +290,9 @@ class OutputSettings(Table):
 
     home_assistant: bool = False
     """Whether to announce devices to Home Assistant (MQTT discovery)."""
+
+    home_assistant_prefix: str = Field("homeassistant", pattern=r"^[^+#/\x00]+(/[^+#/\x00]+)*$")
+    """Topic below which Home Assistant listens for announcements."""
 
     @field_validator("topic")
     @classmethod
@@ -403,8 +405,9 @@ class RhythmTable(RhythmLimits):
     """What counts as an arrhythmia, as the PhysioNet/CinC 2015 challenge defines them."""
 
     devices: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Limits of single devices: [rhythm.devices."bed-7"] with any of the keys above. * and ? may
-    stand in the name; the first pattern that fits counts, and what it does not set is as above."""
+    """Limits of single devices: [rhythm.devices."bed-7"] with any of the keys above. * and ?
+    are wildcards, other characters are themselves; the first match wins, and what it does not set
+    is as above."""
 
     @model_validator(mode="after")
     def _check_devices(self) -> "RhythmTable":
@@ -414,7 +417,7 @@ class RhythmTable(RhythmLimits):
 
     def for_device(self, name: str) -> RhythmSettings:
         """Return the limits of a device."""
-        pattern = next((each for each in self.devices if fnmatchcase(name, each)), None)
+        pattern = next((each for each in self.devices if fits(name, each)), None)
         return self.limits if pattern is None else self._own(pattern).limits
 
     def _own(self, pattern: str) -> RhythmLimits:
@@ -444,7 +447,8 @@ class MetricsSettings(Table):
     """The HTTP server for metrics, health and the live page."""
 
     host: str = "127.0.0.1"
-    """IP address or host name to listen on. 0.0.0.0: all IPv4 addresses."""
+    """IP address or host name to listen on. 0.0.0.0: all IPv4 addresses; "::": all
+    addresses, IPv6 and IPv4."""
 
     port: int = Field(9464, ge=0, le=65535)
     """TCP port. 0: any free port."""

@@ -1,5 +1,6 @@
 """Topics and topic filters, and the device IDs in them."""
 
+from fnmatch import fnmatchcase
 from itertools import zip_longest
 
 from monitor.errors import Rejected, UsageError
@@ -53,6 +54,15 @@ def _fits(levels: list[bytes], own: list[bytes], at: int) -> bool:
         i == at or mine in (b"+", level)
         for i, (mine, level) in enumerate(zip(own, levels, strict=True))
     )
+
+
+def fits(device: str, pattern: str) -> bool:
+    """Return whether a pattern of the settings fits a device: * and ? are its only wildcards.
+
+    >>> fits("bed[7]", "bed[7]"), fits("bed7", "bed[7]"), fits("bed[7]", "bed*")
+    (True, False, True)
+    """
+    return fnmatchcase(device, pattern.replace("[", "[[]"))
 
 
 DEVICE = "{device}"

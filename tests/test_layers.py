@@ -11,7 +11,7 @@ TOP = Path(__file__).parents[1]
 
 STOREYS = {
     "monitor": [
-        "__init__ errors text",
+        "__init__ errors text processors",
         "times topics secret_files",
         "ecg",
         "alarms",

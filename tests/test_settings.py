@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from monitor.configuration import flags, load
 from monitor.errors import CONFIGURATION, USAGE, ConfigurationError
-from monitor.settings import Settings
+from monitor.settings import RhythmTable, Settings
 from monitor.settings_toml import to_toml
 
 SECRET = "correct-horse/battery"  # noqa: S105
@@ -369,3 +369,9 @@ def test_any_settings_survive_being_printed(
     settings = load(None, given)
     printed = tomllib.loads(to_toml(settings))
     assert same(load(None, printed), settings)
+
+
+def test_a_bracket_in_a_devices_pattern_is_a_bracket() -> None:
+    rhythm = RhythmTable(devices={"bed[7]": {"bradycardia": 30}, "bed*": {"bradycardia": 50}})
+    limits = [rhythm.for_device(name).bradycardia for name in ("bed[7]", "bed7", "ward")]
+    assert limits == [30, 50, 40]

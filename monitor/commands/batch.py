@@ -1,6 +1,5 @@
 """The batch mode: run the image examples from their ONNX files, or score a file of beats."""
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from monitor.batch import datasets, image_examples, score_file
 from monitor.detector.model_file import Detector, Model, shipped
 from monitor.errors import UsageError
+from monitor.processors import available
 
 NAMES: Final = (*image_examples.EXAMPLES, "ecg")
 
@@ -55,7 +55,7 @@ def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: b
 
 
 def _image(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
-    model = Model(path or shipped(name), "image", _threads())
+    model = Model(path or shipped(name), "image", available())
     images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
     figures = image_examples.reconstruction(name, model.run, images, out)
     return BatchResult(name, {model.card.name: model.sha256}, figures, model.card.figures)
@@ -64,8 +64,8 @@ def _image(name: str, data: Path | None, path: Path | None, out: Path) -> BatchR
 def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
     path = path or shipped("vae-encoder")
     beside = path.with_name(path.name.replace("encoder", "decoder"))
-    encoder = Model(path, "vae-encoder", _threads())
-    decoder = Model(beside, "vae-decoder", _threads())
+    encoder = Model(path, "vae-encoder", available())
+    decoder = Model(beside, "vae-decoder", available())
     images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
     figures = image_examples.vae(encoder.run, decoder.run, images, out)
     models = {model.card.name: model.sha256 for model in (encoder, decoder)}
@@ -73,15 +73,10 @@ def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> BatchRes
 
 
 def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
-    detector = Detector(path or shipped("ecg"), _threads())
+    detector = Detector(path or shipped("ecg"), available())
     file = data if data and not data.is_dir() else datasets.find("", "ecg.csv", data)
     figures = score_file.score(detector, file, out)
     return BatchResult(name, {detector.name: detector.sha256}, figures, detector.card.figures)
-
-
-def _threads() -> int:
-    """Return the number of processors: unlike the daemon, a batch run uses all of them."""
-    return os.cpu_count() or 1
 
 
 def _show(result: BatchResult) -> None:

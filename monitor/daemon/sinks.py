@@ -42,6 +42,7 @@ class MqttSink:
     def __init__(self, settings: Settings, alarms: Alarms, sender: AlertSender) -> None:
         self.announced: set[str] | None = set() if settings.output.home_assistant else None
         self._topic, self._client_id = settings.output.topic, settings.mqtt.client_id
+        self._prefix = settings.output.home_assistant_prefix
         self._alarms, self._sender = alarms, sender
 
     def publish(self, changes: Changes, now: float) -> None:
@@ -70,9 +71,9 @@ class MqttSink:
             if device is not None:
                 device.unsaved = False
                 payload = messages.encode(as_it_stands(name, device, now))
-            elif self.announced is not None and name in self.announced:
-                self.announced.remove(name)
-                self._sender.publish(home_assistant.topic(name), b"", retain=True)
+            elif self.announced is not None:  # also by an earlier process
+                self.announced.discard(name)
+                self._sender.publish(self._discovery_topic(name), b"", retain=True)
             topic = topic_of(self._topic, name, "alarm")
             self._sender.publish(topic, payload, retain=True, cause=cause)
 
@@ -87,8 +88,11 @@ class MqttSink:
         self.announced.add(name)
         alarm = topic_of(self._topic, name, "alarm")
         status = f"ecg-monitor/{self._client_id}/status"
-        payload = home_assistant.announcement(name, alarm, status)
-        self._sender.publish(home_assistant.topic(name), payload, retain=True)
+        payload = home_assistant.announcement(name, self._client_id, alarm, status)
+        self._sender.publish(self._discovery_topic(name), payload, retain=True)
+
+    def _discovery_topic(self, name: str) -> str:
+        return home_assistant.topic(name, self._client_id, self._prefix)
 
 
 class HistorySink:

@@ -6,7 +6,6 @@ detector that was there goes on.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from monitor.detector.scale import Scales
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import ConfigurationError
 from monitor.settings import ModelSettings
+from monitor.topics import fits
 
 SHARED = "model.path"
 """The setting that names the model of all devices that have none of their own."""
@@ -184,8 +184,8 @@ class Detectors:
         return detector
 
     def _first_that_fits(self, name: str) -> int:
-        fits = (fnmatchcase(name, file.pattern) for file in self._files[:-1])
-        return next((i for i, found in enumerate(fits) if found), len(self._files) - 1)
+        fit = (fits(name, file.pattern) for file in self._files[:-1])
+        return next((i for i, found in enumerate(fit) if found), len(self._files) - 1)
 
 
 def _by_one(detector: Detector, batch: Floats, rr: Floats | None) -> Scored:

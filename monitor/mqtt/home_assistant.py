@@ -14,34 +14,41 @@ import msgspec
 
 from monitor import __version__
 
-PREFIX = "homeassistant"
-"""Where Home Assistant listens unless it is told otherwise."""
-
 _SILENT = "value_json.alarms | selectattr('kind', 'eq', 'silent') | list"
 _OTHERS = "value_json.alarms | rejectattr('kind', 'eq', 'silent') | list"
 
 
-def topic(device: str) -> str:
-    """Where a device is announced. An empty payload there takes it back.
-
-    >>> topic("bed-7")
-    'homeassistant/device/ecg-monitor-bed-7/config'
-    """
-    return f"{PREFIX}/device/{_identity(device)}/config"
-
-
-def announcement(device: str, alarm: str, status: str) -> bytes:
-    """What is said of a device.
+def topic(device: str, client_id: str, prefix: str = "homeassistant") -> str:
+    """Return the topic on which a monitor announces a device; an empty payload takes it back.
 
     Args:
         device: its name.
+        client_id: the monitor's.
+        prefix: where Home Assistant listens.
+
+    >>> topic("bed-7", "ward-3")
+    'homeassistant/device/ward-3-bed-7-b350456f3818/config'
+    """
+    return f"{prefix}/device/{_identity(device, client_id)}/config"
+
+
+def announcement(device: str, client_id: str, alarm: str, status: str) -> bytes:
+    """Return the announcement of a device.
+
+    Args:
+        device: its name.
+        client_id: the monitor's. Two monitors of one device are two devices in Home Assistant.
         alarm: the topic of its alarm as it stands.
         status: the topic of the monitor's status.
     """
-    identity = _identity(device)
+    identity = _identity(device, client_id)
     return msgspec.json.encode(
         {
-            "device": {"identifiers": [identity], "name": device, "model": "ECG device"},
+            "device": {
+                "identifiers": [identity],
+                "name": device,
+                "model": f"ECG device, monitored by {client_id}",
+            },
             "origin": {"name": "ecg-monitor", "sw_version": __version__},
             "availability_topic": status,
             "availability_template": "{{ 'online' if value == 'online' else 'offline' }}",
@@ -70,9 +77,11 @@ def announcement(device: str, alarm: str, status: str) -> bytes:
     )
 
 
-def _identity(device: str) -> str:
-    """A name of the letters that Home Assistant allows; no two devices share it."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", device)
-    if plain != device:
-        plain += "_" + hashlib.blake2b(device.encode(), digest_size=6).hexdigest()
-    return f"ecg-monitor-{plain}"
+def _identity(device: str, client_id: str) -> str:
+    """Return a name in the characters that Home Assistant allows.
+
+    No two devices share it, nor do two monitors of one device.
+    """
+    names = f"{client_id}\0{device}"
+    digest = hashlib.blake2b(names.encode(), digest_size=6).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', f'{client_id}-{device}')}-{digest}"

@@ -140,13 +140,25 @@ def serve(host: str, port: int, site: Site) -> tuple[str, int]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket; `::` accepts IPv4 as well."""
+    """Return a bound socket; `::` accepts IPv4 as well, and alone where the kernel has no IPv6."""
+    host = host.removeprefix("[").removesuffix("]")
+    if host == "::" and not _has_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - the settings ask for all addresses
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, address = found[0][0], found[0][4]
     both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
     return socket.create_server(
         (str(address[0]), int(address[1])), family=family, dualstack_ipv6=both
     )
+
+
+def _has_ipv6() -> bool:
+    """Return whether the kernel has IPv6: that of a container or of a small device may not."""
+    try:
+        with socket.socket(socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 def _application(site: Site, names: Collection[str]) -> Callable[..., Iterable[bytes]]:

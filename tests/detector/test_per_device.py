@@ -45,6 +45,13 @@ def test_the_first_pattern_that_fits_wins_and_the_others_share_one(keen: Path, c
     assert names == ["keen", "calm", detectors.default.name, detectors.default.name]
 
 
+def test_a_bracket_in_a_pattern_is_a_bracket(keen: Path, calm: Path) -> None:
+    detectors = Detectors(ModelSettings(devices={"bed[7]": keen, "ward[[]-*": calm}))
+    names = [detectors.for_device(name).name for name in ("bed[7]", "bed7", "ward[[]-1", "ward[-1")]
+    shared = detectors.default.name
+    assert names == ["keen", shared, "calm", shared]
+
+
 def test_beats_of_a_batch_go_to_their_devices_detectors(keen: Path, calm: Path, ecg: Beats) -> None:
     batch = np.concatenate([WAVES[:4], ecg.beats[:3], 10 * WAVES[4:7], WAVES[7:9]])
     whose = [("bed-1", 0, 4), ("ward", 4, 7), ("bed-2", 7, 10), ("bed-1", 10, 12)]

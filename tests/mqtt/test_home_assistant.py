@@ -3,16 +3,21 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jinja2 import Environment, StrictUndefined
+from pydantic import ValidationError
 
+from monitor.alarms.decisions import Alarms
 from monitor.alarms.messages import Kind, OpenAlarm, RetainedAlarm, encode
+from monitor.daemon.pipeline import Changes
+from monitor.daemon.sinks import MqttSink
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
+from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.home_assistant import announcement, topic
-from monitor.settings import MqttSettings
+from monitor.settings import MqttSettings, OutputSettings, Settings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.waiting import wait_until
@@ -20,8 +25,9 @@ from tests.harness.waiting import wait_until
 NAMES = ["bed-7", "bed_7", "bed 7", "bed.7", "Bett ä", "{{ 7 * 7 }}", '"quoted"', "x" * 256]
 
 
-def announced(device: str) -> Any:
-    return json.loads(announcement(device, f"ecg/{device}/alarm", "ecg-monitor/ward/status"))
+def announced(device: str, client_id: str = "ward") -> Any:
+    status = f"ecg-monitor/{client_id}/status"
+    return json.loads(announcement(device, client_id, f"ecg/{device}/alarm", status))
 
 
 def render(template: str, value: str) -> str:
@@ -85,17 +91,59 @@ def test_the_sensors_are_there_while_the_monitor_is(status: str, available: str)
 
 
 def test_every_device_has_a_place_and_names_of_its_own() -> None:
-    assert len({topic(name) for name in NAMES}) == len(NAMES)
+    assert len({topic(name, "ward") for name in NAMES}) == len(NAMES)
     identities = [announced(name)["device"]["identifiers"][0] for name in NAMES]
     assert len(set(identities)) == len(NAMES)
     for name, identity in zip(NAMES, identities, strict=True):
-        assert re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", topic(name))
+        assert re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", topic(name, "ward"))
         said = announced(name)
         assert said["device"]["name"] == name
         sensors = said["components"].values()
         assert {sensor["platform"] for sensor in sensors} == {"binary_sensor"}
         assert {s["unique_id"].startswith(identity) for s in sensors} == {True}
         assert said["origin"]["name"] == "ecg-monitor"
+
+
+def test_two_monitors_have_an_identity_each_for_the_same_device() -> None:
+    pairs = [("ward", "bed-7"), ("ward-bed", "7"), ("ward ", "bed-7"), ("ward_", "bed-7")]
+    said = [announced(device, client_id) for client_id, device in pairs]
+    for identities in (
+        {topic(device, client_id) for client_id, device in pairs},
+        {each["device"]["identifiers"][0] for each in said},
+        {each["components"]["problem"]["unique_id"] for each in said},
+    ):
+        assert len(identities) == len(pairs)
+    assert topic("bed-7", "ward") == topic("bed-7", "ward")
+
+
+def test_a_forgotten_device_leaves_no_ghost_though_another_process_announced_it() -> None:
+    settings = Settings.model_validate(
+        {
+            "mqtt": {"client_id": "ward"},
+            "output": {"home_assistant": True, "home_assistant_prefix": "home/discovery"},
+        }
+    )
+    published: dict[str, bytes] = {}
+
+    class Sender:
+        def publish(self, topic: str, payload: bytes, **_: object) -> None:
+            published[topic] = payload
+
+        def send(self) -> None: ...
+
+        def write(self) -> None: ...
+
+    sink = MqttSink(settings, Alarms(settings.alarm.policy), cast(AlertSender, Sender()))
+    changes = Changes()
+    changes.save("bed-7")
+    sink.publish(changes, 0.0)
+    assert published == {"ecg/bed-7/alarm": b"", topic("bed-7", "ward", "home/discovery"): b""}
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "home/", "/home", "home/#", "home/+/x", "a//b"])
+def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
+    with pytest.raises(ValidationError):
+        OutputSettings(home_assistant_prefix=prefix)
 
 
 def test_the_name_of_a_device_is_never_a_template() -> None:
@@ -132,9 +180,9 @@ def test_a_device_is_announced_when_it_is_first_heard_if_that_is_wanted(
         wait_until(lambda: "after/what/is/retained" in seen)
         hub.disconnect()
         hub.loop_stop()
-    assert (topic("bed-7") in seen) == ("ecg/bed-7/alarm" in seen) == wanted
+    assert (topic("bed-7", "test") in seen) == ("ecg/bed-7/alarm" in seen) == wanted
     if wanted:
-        said = json.loads(seen[topic("bed-7")])
+        said = json.loads(seen[topic("bed-7", "test")])
         assert said["availability_topic"] == "ecg-monitor/test/status"
         sensor = said["components"]["connectivity"]
         assert render(sensor["value_template"], seen[said["state_topic"]].decode()) == "ON"

@@ -1,5 +1,6 @@
 """What is served over HTTP, to whom, and under which rules."""
 
+import errno
 import http.client
 import re
 import socket
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -249,6 +251,32 @@ def test_hosts_are_checked_whatever_the_address(bound: str) -> None:
     assert server.ask("/", Host="monitor.ward.example")[0] == 200
     assert server.ask("/", Host="evil.example")[0] == 421
     assert server.ask("/")[0] == 200
+
+
+@pytest.mark.parametrize("bound", ["::", "[::]"])
+def test_both_families_are_served(bound: str) -> None:
+    server = Server(lambda: None, bound)
+    for host in ("127.0.0.1", "::1"):
+        connection = http.client.HTTPConnection(host, server.port, timeout=5)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_all_addresses_are_those_of_ipv4_where_the_kernel_has_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int = -1, *more: Any, **named: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *more, **named)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    server = Server(lambda: None, "::")
+    assert server.host == "0.0.0.0"  # noqa: S104
+    assert server.ask("/healthz")[0] == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
