@@ -133,7 +133,7 @@ class Stream:
             return bool(np.array_equal(ours, theirs, equal_nan=True))
         return (chunk.seq, len(chunk), _check(samples)) in self._recent
 
-    def feed(self, chunk: Chunk, wall: float, credible: bool) -> tuple[list[CutBeat], bool]:
+    def feed(self, chunk: Chunk, wall: float, credible: bool = True) -> tuple[list[CutBeat], bool]:
         """Take a chunk that begins at or after the expected sample.
 
         Return the beats that it completes, and whether the rhythm has changed. `wall` is the time

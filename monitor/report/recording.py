@@ -4,11 +4,11 @@ The samples pass through the same streams, messages, detectors and decisions. Ho
 side, each with two minutes before it in which the rhythm is learnt.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from math import inf
 from multiprocessing import get_context
 from typing import Final, NamedTuple
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from monitor import processors
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.alarms.trends import Tally, runs
@@ -95,7 +96,9 @@ def report(record: Record, name: str, settings: Settings, start: float | None = 
     card = detectors.for_device(name).card
     shaped = card.segmentation == segmenter.DESCRIPTION
     alarms = Alarms(settings.alarm.policy)
-    pipeline = Pipeline(Topics(["{device}"]), "json", detectors, alarms, settings.rhythm.for_device)
+    limits, end = settings.rhythm.for_device, begin + len(record.signal) / record.rate
+    # A recording may be as old as it likes.
+    pipeline = Pipeline(Topics(["{device}"]), "json", detectors, alarms, limits, longest_held=inf)
     events: dict[str, Event] = {}
     tallies: dict[float, Tally] = {}
     times: list[float] = []
@@ -103,7 +106,9 @@ def report(record: Record, name: str, settings: Settings, start: float | None = 
     pause = (0.0, begin)
     for payloads in _cut(record, settings.rhythm.for_device(name), begin):
         for at in range(0, len(payloads), BATCH):
-            batch = pipeline.score([_message(name, each) for each in payloads[at : at + BATCH]])
+            batch = pipeline.score(
+                [_message(name, each) for each in payloads[at : at + BATCH]], end
+            )
             if not shaped:
                 batch = batch._replace(verdicts=batch.verdicts.translate(_UNSHAPED))
             for event in pipeline.decide(batch, begin).events:
@@ -115,7 +120,7 @@ def report(record: Record, name: str, settings: Settings, start: float | None = 
     content = Content(
         title=name,
         begin=begin,
-        end=begin + len(record.signal) / record.rate,
+        end=end,
         dated=start is not None,
         facts=_facts(record, card, settings, name, shaped),
         shaped=shaped,
@@ -140,7 +145,7 @@ def _cut(record: Record, limits: RhythmSettings, begin: float) -> Iterator[list[
     parts = list(_parts(record))
     work = partial(_cut_part, rate=record.rate, lead=record.lead, limits=limits, begin=begin)
     console = Console(stderr=True)
-    cores = min(len(parts), len(os.sched_getaffinity(0)))
+    cores = min(len(parts), processors.available())
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("hours of signal", total=len(parts))
 

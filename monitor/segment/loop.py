@@ -205,7 +205,7 @@ class SegmentDaemon:
         cause: InHand | Message,
         rhythm_alone: bool = False,
     ) -> None:
-        """Publish beats of a stream with its rhythm; if there are none, perhaps the rhythm alone."""
+        """Publish beats of a stream with its rhythm; if there are none, the rhythm if so told."""
         self._metrics.cut.inc(len(beats))
         payloads = messages(beats, stream, rhythm_alone)
         if payloads:

@@ -1,6 +1,7 @@
 """A heart that stops, races or flutters is heard of: from its samples, or from its beats alone."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ RATE = 250
 SECONDS = np.arange(20 * RATE) / RATE
 NOISE = 0.01 * np.random.default_rng(5).standard_normal(len(SECONDS))
 CALM = heart(30, RATE, seed=3)[0]
+BEGUN = int(time.time()) - 600
 
 
 def chunks(*parts: NDArray[np.float64], **more: NDArray[np.float64]) -> list[bytes]:
-    """Give a signal as chunks of a second, with times from 2026 on; `more` are further leads."""
+    """Give a signal as chunks of a second, from ten minutes ago on; `more` are further leads."""
     signal = np.concatenate(parts)
     found = []
     for first in range(0, len(signal) - RATE + 1, RATE):

@@ -1,6 +1,5 @@
 """What is served over HTTP, to whom, and under which rules."""
 
-import errno
 import http.client
 import re
 import socket
@@ -12,7 +11,6 @@ from contextlib import ExitStack
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -25,6 +23,7 @@ from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
+from monitor.web import server as web
 from monitor.web.live_feed import LiveFeed
 from monitor.web.routes import FILES, actions, health_and_metrics, routes
 from monitor.web.server import MAX_BODY, TEXT, THREADS, Answer, Request, Route, Site, serve
@@ -266,14 +265,7 @@ def test_both_families_are_served(bound: str) -> None:
 def test_all_addresses_are_those_of_ipv4_where_the_kernel_has_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = socket.socket
-
-    def without_ipv6(family: int = -1, *more: Any, **named: Any) -> socket.socket:
-        if family == socket.AF_INET6:
-            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        return real(family, *more, **named)
-
-    monkeypatch.setattr(socket, "socket", without_ipv6)
+    monkeypatch.setattr(web, "_has_ipv6", lambda: False)
     server = Server(lambda: None, "::")
     assert server.host == "0.0.0.0"  # noqa: S104
     assert server.ask("/healthz")[0] == 200
