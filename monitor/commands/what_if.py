@@ -252,8 +252,15 @@ def main(
     alarms: Sequence[PastAlarm] = (),
     lead: str | None = None,
 ) -> None:
-    """Print the grid, and draw it to `what-if.png` in the folder `out`."""
+    """Print the grid, and draw it to `what-if.png` in the folder `out`.
+
+    Raises:
+        Failure: the recording cannot be read, or contains no beat after second `start`.
+        UsageError: it has no such lead.
+    """
     recording = read(source, start, lead)
+    if not len(recording.beats) or recording.hours <= 0:
+        raise Failure(f"{source}: contains no beat after second {start:g}")
     every = list(outcomes(recording, detector, alarms))
     annotated = len(recording.annotated) > 0
     table = Table("rate", "window", "raise_at", "clear_at", "alarms/h", box=None)

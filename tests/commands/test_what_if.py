@@ -7,6 +7,9 @@ import pytest
 from monitor.commands import what_if
 from monitor.detector.model_file import Detector, Quantiles, shipped
 from monitor.ecg import records
+from monitor.errors import Failure
+from tests.harness import signals
+from tests.harness.signals import heart
 
 
 def test_stricter_settings_raise_fewer_alarms_and_every_choice_is_told(
@@ -44,6 +47,19 @@ def test_a_record_is_judged_by_its_annotations_from_where_it_starts(
     assert recording.times[0] >= 1500
     what_if.main(source, Detector(shipped("ecg")), tmp_path, 1500)
     assert "missed" in capsys.readouterr().out
+
+
+def test_a_record_without_annotations_gives_alarms_an_hour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals.write(tmp_path, "r", 250, {"RESP": 0 * (ecg := heart(60)[0]), "V1": ecg})
+    what_if.main(tmp_path / "r", Detector(shipped("ecg")), tmp_path)
+    told = capsys.readouterr()
+    assert "alarms/h" in told.out
+    assert "missed" not in told.out
+    assert told.err == f"{tmp_path / 'r'}: using 'V1'\n"
+    with pytest.raises(Failure, match="contains no beat after second 3600"):
+        what_if.main(tmp_path / "r", Detector(shipped("ecg")), tmp_path, start=3600)
 
 
 def test_an_interval_holds_the_rate_and_shrinks_with_the_beats() -> None:
