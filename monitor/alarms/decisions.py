@@ -169,7 +169,6 @@ class Alarms:
         """
         if seq is None and not redelivered and device.clean and not any(verdicts):
             # Nearly every message ends here.
-            device.restored = False
             device.remember(keys, REMEMBERED)
             anomaly = device.anomaly
             anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
@@ -178,15 +177,16 @@ class Alarms:
             return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
-        device.restored = device.restored and redelivered
-        anomaly, remembered = device.anomaly, REMEMBERED if seq is None else REMEMBERED_NUMBERED
+        anomaly, numbered = device.anomaly, seq is not None or device.seq >= 0
+        remembered = REMEMBERED_NUMBERED if numbered else REMEMBERED
         for beat, verdict in enumerate(verdicts):
             key = keys[beat]
             if seq is not None or redelivered:
                 number = seqs[beat] if seqs is not None else None if seq is None else seq + beat
-                if _counted(device, number, key):
+                if _counted(device, number, key, redelivered):
                     continue
-                device.seq = device.seq if number is None else number
+                if number is not None:
+                    device.number(number, redelivered)
             device.remember((key,), remembered)
             if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
@@ -480,14 +480,15 @@ class Alarms:
         return [decision]
 
 
-def _counted(device: Device, seq: int | None, key: int) -> bool:
+def _counted(device: Device, seq: int | None, key: int, redelivered: bool) -> bool:
     """Whether a beat that may come twice was counted before.
 
     A device that sends a beat again sends the same number and the same samples. What the broker
-    delivers again it marks, so there the samples are enough; and after a restart, when only what
-    the retained alarm tells is known, so is a number that was passed already.
+    delivers again it marks, so there the samples are enough. After a restart only the keys are
+    known that the retained alarm has; what came before those was counted. Behind them a beat may
+    be late, for not every broker delivers again in order.
     """
-    return device.knows(key) or (device.restored and seq is not None and seq <= device.seq)
+    return device.knows(key) or (redelivered and seq is not None and seq <= device.settled)
 
 
 def _identity(
@@ -495,21 +496,23 @@ def _identity(
 ) -> str:
     """Return the id of a change: derived from what causes it, so that this gives it again.
 
-    Mostly that is the last beat. Beats without a number may be the same again and again, such as
-    those of a lead that is off; there the number of the change tells one from the next, and the
-    hour of the alarm from those before the device was forgotten. Of the rhythm it is when it began.
-    Where a shelf or the device is over, there is nothing but the alarm.
+    An alarm is raised by what was seen last, mostly a beat. Beats without a number may be the same
+    again and again, such as those of a lead that is off; there the number of the change tells one
+    from the next, and the hour of the alarm from those before the device was forgotten. Of the
+    rhythm it is when it began. Once it is raised, it escalates once and is cleared once, whoever
+    finds so: of that the id is derived from the alarm.
     """
     if trigger is Trigger.UNSHELVE:
         return alarm.id if event == "raised" else alarm.escalation or alarm.id
-    if trigger is Trigger.FORGET:
-        return _digest(alarm.id, event)
-    if kind in RHYTHM_KINDS:
+    if kind in RHYTHM_KINDS and trigger is not Trigger.FORGET:
         return _digest(name, kind, event, rfc3339(alarm.since))
+    if trigger is not Trigger.FORGET:
+        device.changes += 1
+    if event != "raised":
+        return _digest(alarm.id, event)
     keys = device.keys()
     last = keys[-1] if keys else 0
     number = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
-    device.changes += 1
     return _digest(name, kind, event, str(last), number)
 
 

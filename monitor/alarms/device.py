@@ -101,26 +101,31 @@ class Device:
         clean: whether nothing is open and no beat in sight speaks for an alarm.
         seq: the number of the last beat; -1 where the device does not number them.
         known: the keys of its last beats, 8 bytes each, the newest last.
-        restored: True from a restart to the first beat that the broker had not sent before.
+        numbers: those of its last beats, at most `KEPT`, in the order in which they were counted.
+        settled: the number up to which a beat that the broker sends again was counted by an earlier
+            process, whose last keys tell of those behind it; -1 without one.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
         changes: how often an alarm of it has changed by its beats, or by their absence.
         intervals: what follows its rhythm by the intervals between its beats; None until it must.
         rhythm_ended: when the last alarm of its rhythm ended, RFC 3339; "" if none has.
         shelf: while it is shelved.
+        handovers: how often it has gone from one monitor to another.
     """
 
     __slots__ = (
         "anomaly",
         "changes",
         "clean",
+        "handovers",
         "heard",
         "intervals",
         "known",
+        "numbers",
         "open",
         "quality",
-        "restored",
         "rhythm_ended",
         "seq",
+        "settled",
         "shelf",
         "unsaved",
     )
@@ -133,8 +138,10 @@ class Device:
         self.clean = True
         self.seq = -1
         self.known = bytearray()
-        self.restored = False
+        self.numbers = array("Q")
+        self.settled = -1
         self.unsaved = False
+        self.handovers = 0
         self.changes = 0
         self.rhythm_ended = ""
         self.shelf: Shelf | None = None
@@ -148,6 +155,22 @@ class Device:
             self.known += array("Q", keys[-most:]).tobytes()
         if len(self.known) > 8 * most:
             del self.known[: -8 * most]
+
+    def number(self, number: int, redelivered: bool) -> None:
+        """Note the number of a beat that counts.
+
+        Lower than the last one it is late, if the broker sends it again or the last beats go back
+        so far; else the device begins to count anew.
+        """
+        numbers = self.numbers
+        if number > self.seq:
+            self.seq = number
+        elif not redelivered and not (numbers and number >= min(numbers)):
+            self.seq, self.settled = number, -1
+            del numbers[:]
+        numbers.append(number)
+        if len(numbers) > KEPT:
+            del numbers[0]
 
     def knows(self, key: int) -> bool:
         """Whether a beat is among those that are remembered."""
@@ -203,8 +226,10 @@ def priority_of(device: Device) -> Priority | None:
     )
 
 
-def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
-    """The alarm of a device as it is made known, with all that `as_it_was` needs."""
+def as_it_stands(
+    name: str, device: Device, wall: float, monitor: str | None = None
+) -> RetainedAlarm:
+    """The alarm of a device as `monitor` makes it known, with all that `as_it_was` needs."""
     alarms = [
         OpenAlarm(
             alarm.id,
@@ -232,6 +257,9 @@ def as_it_stands(name: str, device: Device, wall: float) -> RetainedAlarm:
         counted=[f"{key:016x}" for key in device.keys()[-KEPT:]],
         changes=device.changes,
         rhythm_ended=device.rhythm_ended or None,
+        counted_from=device.numbers[0] if len(device.numbers) == KEPT else None,
+        handovers=device.handovers,
+        monitor=monitor,
     )
 
 
@@ -269,6 +297,25 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
     device.remember([int(key, 16) for key in saved.counted], KEPT)
-    device.restored = True
+    device.settled = _settled(saved)
+    device.numbers = _numbers(saved)
+    device.handovers = saved.handovers
     device.update_clean()
     return device
+
+
+def _settled(saved: RetainedAlarm) -> int:
+    if saved.counted_from is not None:
+        return saved.counted_from - 1
+    # Either all keys are there, or an earlier version wrote it, which did not tell.
+    return -1 if saved.seq is None or len(saved.counted) < KEPT else saved.seq
+
+
+def _numbers(saved: RetainedAlarm) -> "array[int]":
+    """Return about those of the beats whose keys are kept: only the first and last are told."""
+    most = len(saved.counted) - 1
+    if saved.seq is None or most < 1 or (most == KEPT - 1 and saved.counted_from is None):
+        return array("Q")
+    first = max(0, saved.seq - most) if saved.counted_from is None else saved.counted_from
+    step = (saved.seq - first) / most
+    return array("Q", [first + round(i * step) for i in range(most + 1)])

@@ -138,6 +138,14 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     or of poor quality (`x`, or `v` if ventricular, oldest first, `.` for the others), which beats
     were counted, how often an alarm of this device has changed by its beats, and when the last
     alarm of the rhythm ended.
+
+    Attributes:
+        counted: the keys of the last beats, the newest last.
+        counted_from: the number of the first of them; None where the device numbers none, or where
+            they are all that were counted.
+        handovers: how often the device has gone from one monitor to another.
+        monitor: the client id of the one that watches it; None before there was this field. It
+            comes last: by the end of a message a monitor knows its own.
     """
 
     device: str
@@ -152,6 +160,9 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     counted: Annotated[list[Key], Meta(max_length=1000)]
     changes: int
     rhythm_ended: str | None = None
+    counted_from: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    handovers: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    monitor: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""

@@ -909,3 +909,22 @@ def test_a_restart_goes_on_with_the_ventricular_beats_that_were_seen() -> None:
     again = Alarms(Policy())
     again.restore(msgspec.json.decode(msgspec.json.encode(saved), type=messages.RetainedAlarm), 0)
     assert [d.event for d in send(again, "bed-7", beats[-1:])] == ["raised"]
+
+
+@pytest.mark.parametrize("step", [1, 250])
+def test_a_late_beat_counts_once_after_a_restart_and_one_from_before_never(step: int) -> None:
+    """Not every broker delivers again in order; beats may be numbered by their samples."""
+    alarms = Alarms(THREE_OF_TEN)
+    beats = [Beat(NORMAL, key=i + 1, seq=step * i) for i in range(100)]
+    late = beats.pop(90)
+    for beat in beats:
+        send(alarms, "a", [beat], 0.0)
+    alarms = restarted(alarms, 1.0)
+    device = alarms.hear("a", 1.0)
+    for repeated in (beats[97], beats[75], beats[20]):
+        send(alarms, "a", [repeated], 1.0, redelivered=True)
+        assert device.keys()[-1] == beats[-1].key
+    for _ in range(2):
+        send(alarms, "a", [late], 1.0, redelivered=True)
+        assert list(device.keys()).count(late.key) == 1
+    assert device.seq == step * 99
