@@ -34,6 +34,10 @@ last 10, or by 9 anomalous ones of the window (1.5 times `raise_at`), 5 of them 
 On 42 records, by networks that have not seen them, 452 of 469 ventricular episodes are raised so,
 and 0.80 false alarms an hour (docs/detector.md)."""
 
+ENDED = 10_000
+"""Ids kept of alarms that were cleared, by which a late message of such an alarm is known: 2 MB, and
+more than all alarms of a minute."""
+
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
 
@@ -122,7 +126,7 @@ class Alarms:
     `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
     that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
     that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
-    that are.
+    that are; `ended` has the ids of the last alarms that were cleared.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -131,6 +135,8 @@ class Alarms:
         self.silent: dict[str, Device] = {}
         self.open: dict[str, str] = {}
         self.shelved: dict[str, Device] = {}
+        self.ended: dict[str, None] = {}
+        self._save_new = False
         self._full = (1 << policy.window) - 1
         self._recent = (1 << min(RECENT, policy.window)) - 1
         self._ventricular_at = min(VENTRICULAR_AT, policy.raise_at)
@@ -139,7 +145,10 @@ class Alarms:
 
     def hear(self, name: str, now: float) -> Device:
         """The device that a message came from, put behind all that were heard before it."""
-        device = self.devices.pop(name, None) or self.silent.pop(name, None) or Device(now)
+        device = self.devices.pop(name, None) or self.silent.pop(name, None)
+        if device is None:
+            device = Device(now)
+            device.unsaved = self._save_new
         device.heard = now
         self.devices[name] = device
         return device
@@ -363,11 +372,50 @@ class Alarms:
         """
         device = as_it_was(saved, self.policy.window, now)
         for _, alarm in device.alarms():
-            self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = saved.device
+            self._register(saved.device, alarm)
         if device.shelf is not None:
             self.shelved[saved.device] = device
         expected = "silent" not in device.open and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
+
+    def _register(self, name: str, alarm: ActiveAlarm) -> None:
+        self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = name
+
+    # -- where several monitors publish on one tree
+
+    def save_all(self) -> None:
+        """Have every device made known with its next beat, and each new one with its first."""
+        self._save_new = True
+        for devices in (self.devices, self.silent):
+            for device in devices.values():
+                device.unsaved = True
+
+    def drop(self, name: str) -> None:
+        """Watch a device no longer, without a decision: another monitor does."""
+        device = self.devices.pop(name, None) or self.silent.pop(name)
+        self.shelved.pop(name, None)
+        for _, alarm in device.alarms():
+            for own in (alarm.id, alarm.escalation):
+                self.open.pop(own or "", None)
+
+    def adopt(self, name: str, device: Device, kind: Kind, alarm: ActiveAlarm) -> None:
+        """Go on with an alarm that another monitor has raised."""
+        device.open[kind] = alarm
+        self._register(name, alarm)
+
+    def escalate(
+        self, name: str, device: Device, kind: Kind, priority: Priority
+    ) -> list[Decision]:
+        """Escalate an open alarm, as another monitor has."""
+        return self._step(Trigger.ESCALATE, name, device, kind, priority=priority)
+
+    def end(self, name: str, device: Device, kind: Kind, alarm: ActiveAlarm) -> list[Decision]:
+        """Clear an alarm that another monitor has raised beside the one that is open here."""
+        own = device.open[kind]
+        self.adopt(name, device, kind, alarm)
+        decisions = self._step(Trigger.CLEAR, name, device, kind)
+        device.open[kind] = own
+        return decisions
 
     # -- what people say of them
 
@@ -453,6 +501,9 @@ class Alarms:
             del device.open[kind]
             for own in (alarm.id, alarm.escalation):
                 self.open.pop(own or "", None)
+            self.ended[alarm.id] = None
+            if len(self.ended) > ENDED:
+                del self.ended[next(iter(self.ended))]
         else:
             if row.event == "raised":
                 alarm.id = identity
