@@ -35,8 +35,10 @@ On 42 records, by networks that have not seen them, 452 of 469 ventricular episo
 and 0.80 false alarms an hour (docs/detector.md)."""
 
 ENDED = 10_000
-"""Ids kept of alarms that were cleared, by which a late message of such an alarm is known: 2 MB, and
-more than all alarms of a minute."""
+"""Ids kept of alarms that were cleared, by which a late message of such an alarm is known.
+
+They take 2 MB, and are more alarms than all devices of a monitor have in a minute.
+"""
 
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
@@ -403,9 +405,7 @@ class Alarms:
         device.open[kind] = alarm
         self._register(name, alarm)
 
-    def escalate(
-        self, name: str, device: Device, kind: Kind, priority: Priority
-    ) -> list[Decision]:
+    def escalate(self, name: str, device: Device, kind: Kind, priority: Priority) -> list[Decision]:
         """Escalate an open alarm, as another monitor has."""
         return self._step(Trigger.ESCALATE, name, device, kind, priority=priority)
 

@@ -21,12 +21,14 @@ from monitor.alarms.decisions import Alarms, Decision
 from monitor.alarms.device import ActiveAlarm, Device, as_it_was
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.alarms.lifecycle import restored
-from monitor.alarms.messages import Kind, RetainedAlarm, decode_alarm
+from monitor.alarms.messages import Kind, RetainedAlarm, decode_alarm, encode
 from monitor.times import from_rfc3339
 
 RECENT = 5.0
-"""Seconds since a message in which its beats are added to our own, even if they have none in common.
-One that comes later was held up in a monitor that stood still, and its beats are long over."""
+"""Seconds since a message in which its beats are added to our own, even if it has none of ours.
+
+One that comes later was held up in a monitor that stood still, and its beats are long over.
+"""
 
 
 class Handover(NamedTuple):
@@ -71,13 +73,13 @@ class Ownership:
         self.elsewhere: dict[str, bytes] = {}
         self._alarms, self._monitor = alarms, monitor
 
-    def recover(self, saved: RetainedAlarm, payload: bytes, now: float) -> bool:
+    def recover(self, saved: RetainedAlarm, now: float) -> bool:
         """Take in what stood before the start, of a device that is not known yet.
 
         Return whether it is ours: then we go on from there.
         """
         if saved.monitor not in (None, self._monitor):
-            self.elsewhere[saved.device] = payload
+            self.elsewhere[saved.device] = encode(saved)
             return False
         self._alarms.restore(saved, now)
         return True
@@ -96,20 +98,21 @@ class Ownership:
         self,
         name: str,
         saved: RetainedAlarm | None,
-        payload: bytes,
         now: float,
         wall: float,
         ventricular: bool = False,
+        earlier: bool = False,
     ) -> Heard:
         """Take in what was made known of a device since the start.
 
         Args:
             name: of the device.
             saved: its alarm; None if it was removed.
-            payload: `saved`, encoded.
             now: in seconds, on the clock by which devices are heard.
             wall: `now` in seconds since 1970.
             ventricular: whether the detector of the device tells ventricular beats.
+            earlier: whether it was retained when it was asked for. Some brokers (NATS) then send
+                it beside what is newer.
         """
         device = self._alarms.find(name)
         if saved is not None and saved.monitor == self._monitor:
@@ -117,16 +120,22 @@ class Ownership:
         if device is None:
             if saved is None:
                 self.elsewhere.pop(name, None)
-            else:
-                self.elsewhere[name] = payload
+            elif not (earlier and self._is_older(saved)):
+                self.elsewhere[name] = encode(saved)
             return Heard()
         if saved is None or saved.monitor is None:  # nobody who takes part in this
             return Heard(unsaved=True)
         if (saved.handovers, saved.monitor) < (device.handovers, self._monitor):
             return self._merge(name, device, saved, now, wall, ventricular)
         self._alarms.drop(name)
-        self.elsewhere[name] = payload
+        self.elsewhere[name] = encode(saved)
         return Heard(yielded=Handover(name, list(device.alarms()), saved.monitor))
+
+    def _is_older(self, saved: RetainedAlarm) -> bool:
+        if saved.device not in self.elsewhere:
+            return False
+        known = decode_alarm(self.elsewhere[saved.device])
+        return (saved.handovers, saved.time) < (known.handovers, known.time)
 
     def _merge(
         self,

@@ -123,7 +123,7 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
         verdict = f"{str(said.verdict).lower()}, by {escape(said.by)}{why}" if said else ""
         table.add_row(
             _local(alarm.raised),
-            _duration(alarm),
+            escape(_duration(alarm)),
             escape(alarm.device),
             alarm.kind,
             alarm.priority,
@@ -152,4 +152,5 @@ def _duration(alarm: PastAlarm) -> str:
         return "open"
     seconds = round(from_rfc3339(alarm.cleared) - from_rfc3339(alarm.raised))
     hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours}:{minutes:02}:{seconds % 60:02}" + (", lost" if alarm.lost else "")
+    end = ", lost" if alarm.lost else f", moved to {alarm.moved_to}" if alarm.moved_to else ""
+    return f"{hours}:{minutes:02}:{seconds % 60:02}{end}"

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.messages import RetainedAlarm
+from monitor.alarms.ownership import Ownership
 from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
@@ -25,6 +26,7 @@ from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
+from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.packets import READ_SIZE
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
@@ -68,16 +70,22 @@ class Daemon:
     def __init__(self, settings: Settings, detectors: Detectors, metrics: Metrics) -> None:
         self.settings, self.detectors, self.metrics = settings, detectors, metrics
         self.alarms = Alarms(settings.alarm.policy)
+        self.ownership = Ownership(self.alarms, settings.mqtt.client_id)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.consumer = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
         requests = [f"{settings.output.topic}/{topic}" for topic in operator_requests.TOPICS]
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests]
         self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
-        self.sender = AlertSender(settings.mqtt, filters, metrics, retained=self.retained)
+        self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
+        self.sender = AlertSender(
+            settings.mqtt, filters, metrics, retained=self.retained, others=self.others
+        )
         self.history = HistoryWriter(settings.history, settings.history_file, metrics.lost)
         self.live = LiveFeed(settings.input.topic)
-        self.operator = RequestHandler(self.alarms, self.history, detectors)
+        self.operator = RequestHandler(
+            self.alarms, self.history, detectors, self.ownership.elsewhere
+        )
         self.lifecycle = Lifecycle((self.consumer, self.sender))
         topics = Topics(settings.input.topic)
         self._pipeline = Pipeline(
@@ -88,13 +96,15 @@ class Daemon:
             settings.rhythm.for_device,
             settings.segment.rate,
             settings.mqtt.longest_held,
+            self.ownership,
         )
         self._mqtt = MqttSink(settings, self.alarms, self.sender)
-        self._kept = HistorySink(self.history)
+        self._kept = HistorySink(self.history, detectors)
         self._counted = MetricsSink(metrics)
         self._shown = LiveSink(self.live, self.alarms)
         self._recovered = False  # whether the alarms are read back, and beats taken
         self._all_recovered = False  # … and no late one is waited for
+        self._alone = True  # whether no other monitor was ever there
         self._next_clock = 0.0
 
     def startup(self) -> None:
@@ -154,9 +164,10 @@ class Daemon:
     def _decide(
         self, batch: ScoredBatch, now: float, monotonic: float, clock_is_due: bool
     ) -> Changes:
-        """Return what beats, people and the clock change, in this order."""
+        """Return what other monitors, beats, people and the clock change, in this order."""
         skip_saves = self.sender.backlog > BACKLOG_SKIP_SAVES
-        changes = self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced)
+        changes = self._hear_others(now, monotonic)
+        self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced, changes)
         if not self._recovered:
             return changes
         self._decide_requests(changes, now)
@@ -199,6 +210,27 @@ class Daemon:
             self.metrics.devices.set(len(self.alarms.devices))
 
     # -- what is decided without a beat
+
+    def _hear_others(self, now: float, monotonic: float) -> Changes:
+        """Give away what another monitor hears now, and take in what it makes known."""
+        changes = Changes()
+        if self._alone and self.others.present:
+            self._alone = False
+            self.alarms.save_all()
+        for name, saved, earlier in self.others.take_alarms():
+            detector = self.detectors.for_device(name)
+            heard = self.ownership.hear(
+                name, saved, monotonic, now, detector.tells_ventricular, earlier
+            )
+            if heard.yielded is not None:
+                changes.yielded.append(heard.yielded)
+            if heard.adopted is not None:
+                changes.taken.append(heard.adopted)
+            for decision in heard.decisions:
+                changes.add(decision, now, detector)
+            if heard.unsaved:
+                changes.save(name)
+        return changes
 
     def _decide_requests(self, changes: Changes, now: float) -> None:
         """Do what people have asked, over MQTT and over HTTP."""
@@ -275,6 +307,9 @@ class Daemon:
         self._recovered = True
         self._all_recovered = self.retained.finished
         if self.retained.complete:
+            for payload in self.ownership.elsewhere.values():
+                saved = messages.decode_alarm(payload)
+                self.history.move([alarm.id for alarm in saved.alarms], saved.monitor or "")
             self.history.end_others(self.alarms.open)
 
     def _recover_from_history(self, monotonic: float) -> None:
@@ -289,12 +324,12 @@ class Daemon:
     def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
         """Take over the alarms of devices that nothing is known of; return of how many."""
         unknown = [each for each in alarms if self.alarms.find(each.device) is None]
-        for saved in unknown:
-            self.alarms.restore(saved, monotonic)
+        own = [each for each in unknown if self.ownership.recover(each, monotonic)]
+        for saved in own:
             self.live.update_device(saved.device, self.alarms.find(saved.device))
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-        return len(unknown)
+        return len(own)
 
 
 def run(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Operator requests: acknowledge or judge an alarm, shelve a device, and keep who did it."""
 
 import time
+from collections.abc import Container
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -34,7 +35,15 @@ class _PendingJudgement(NamedTuple):
 class RequestHandler:
     """Does operator requests, in the loop's thread."""
 
-    def __init__(self, alarms: Alarms, history: HistoryWriter, detectors: Detectors) -> None:
+    def __init__(
+        self,
+        alarms: Alarms,
+        history: HistoryWriter,
+        detectors: Detectors,
+        elsewhere: Container[str] = (),
+    ) -> None:
+        """Do what concerns these alarms; of devices that are `elsewhere` another monitor does."""
+        self._elsewhere = elsewhere
         self._alarms, self._history, self._detectors = alarms, history, detectors
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._pending: list[_PendingJudgement] = []
@@ -68,6 +77,8 @@ class RequestHandler:
         """Do what was asked over MQTT, where only a judgement is answered."""
         if isinstance(request, Judge):
             self._judge(request, device, now)
+        elif device in self._elsewhere:
+            return
         elif (problem := self._do(request, device, changes, now)) is not None:
             self._log_problem(request, device, problem)
 
@@ -79,6 +90,8 @@ class RequestHandler:
 
     def _do(self, request: Request, device: str | None, changes: Changes, now: float) -> str | None:
         """Do what is asked; return why it cannot be done, None once it is."""
+        if device in self._elsewhere:
+            return f"{device!r} is watched by another monitor"
         if isinstance(request, Shelve):
             return self._shelve(request, device or "", now, changes)
         if not isinstance(request, Acknowledge):

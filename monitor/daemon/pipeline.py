@@ -18,6 +18,7 @@ from monitor.alarms.decisions import Alarms, Decision, Rhythm
 from monitor.alarms.device import Device
 from monitor.alarms.intervals import IntervalWatch
 from monitor.alarms.kinds import NORMAL, POOR, VENTRICULAR
+from monitor.alarms.ownership import Handover, Ownership
 from monitor.detector.model_file import Detector, verdicts
 from monitor.detector.per_device import Detectors, Scored
 from monitor.detector.rr_history import INTERVALS, RrHistories
@@ -121,12 +122,16 @@ class Changes:
             acknowledged, and so do all behind it.
         unannounced: devices that Home Assistant has not been told of.
         judged: answers to judgements of alarms.
+        taken: what came from other monitors, with the alarms that are open.
+        yielded: what went to other monitors; none of these devices is known here any more.
     """
 
     events: list[AlarmEvent] = field(default_factory=list)
     unsaved: dict[str, Message | None] = field(default_factory=dict)
     unannounced: dict[str, None] = field(default_factory=dict)
     judged: list[messages.Judged] = field(default_factory=list)
+    taken: list[Handover] = field(default_factory=list)
+    yielded: list[Handover] = field(default_factory=list)
 
     def add(
         self,
@@ -176,6 +181,7 @@ class Pipeline:
         rhythm: Callable[[str], RhythmSettings] = lambda _: RhythmSettings(),
         rate: float | None = None,
         longest_held: float = LONGEST_HELD,
+        ownership: Ownership | None = None,
     ) -> None:
         """Decide with these alarms.
 
@@ -187,11 +193,13 @@ class Pipeline:
             rhythm: what counts as an arrhythmia of a device.
             rate: of the samples that devices number their beats by, in Hz; None if it is not known.
             longest_held: the age of a message, in seconds, above which its time is not credible.
+            ownership: which devices other monitors watch; None where there can be no others.
         """
         self._longest_held = longest_held
         self._topics, self._payload = topics, payload
         self._rhythm, self._rate = rhythm, rate
         self._detectors, self._alarms = detectors, alarms
+        self._ownership = ownership or Ownership(alarms, "")
         self._rr_histories = RrHistories()
 
     def score(self, received: Sequence[Message], now: float) -> ScoredBatch:
@@ -226,6 +234,7 @@ class Pipeline:
         now: float,
         skip_saves: bool = False,
         announced: Container[str] | None = None,
+        changes: Changes | None = None,
     ) -> Changes:
         """Decide on the alarms of every device in a batch.
 
@@ -235,14 +244,18 @@ class Pipeline:
             skip_saves: save a window only when its alarm changes.
             announced: the devices that Home Assistant has been told of; None where it is not told
                 of any.
+            changes: of this turn, to which those of the batch are added.
         """
-        changes = Changes()
+        changes = changes or Changes()
         if not batch.messages:
             return changes
         verdicts, small = batch.verdicts, len(batch.messages) <= SMALL_BATCH
         prints = fingerprints(batch.samples).tolist()
         for each in batch.messages:
             message, name, beats, start, stop = each
+            if name in self._ownership.elsewhere:
+                changes.taken.append(self._ownership.claim(name, message.arrived))
+                changes.save(name, message)
             device = self._alarms.hear(name, message.arrived)
             if announced is not None and name not in announced:
                 changes.unannounced[name] = None

@@ -12,7 +12,9 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import NORMAL, POOR
+from monitor.alarms.ownership import Handover
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
+from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter
 from monitor.logs import LINES, ClockLog, RejectionLog, Throttle
@@ -20,6 +22,7 @@ from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.settings import Settings
+from monitor.times import rfc3339
 from monitor.topics import topic_of
 from monitor.web.live_feed import LiveFeed
 
@@ -65,12 +68,14 @@ class MqttSink:
             topic = topic_of(self._topic, judged.device, "alarm/judged")
             self._sender.publish(topic, messages.encode(judged))
         self.flush()
+        if self.announced is not None:
+            self.announced.difference_update(each.device for each in changes.yielded)
         for name, cause in changes.unsaved.items():
             device = self._alarms.find(name)
             payload = b""
             if device is not None:
                 device.unsaved = False
-                payload = messages.encode(as_it_stands(name, device, now))
+                payload = messages.encode(as_it_stands(name, device, now, self._client_id))
             elif self.announced is not None:  # also by an earlier process
                 self.announced.discard(name)
                 self._sender.publish(self._discovery_topic(name), b"", retain=True)
@@ -98,12 +103,18 @@ class MqttSink:
 class HistorySink:
     """Keeps the alerts in the history, and a line of each in the log."""
 
-    def __init__(self, history: HistoryWriter) -> None:
-        self._history = history
+    def __init__(self, history: HistoryWriter, detectors: Detectors) -> None:
+        self._history, self._detectors = history, detectors
         self._lines = Throttle(LINES)
 
     def keep(self, changes: Changes) -> None:
-        """Keep every alert, those withheld from people as well."""
+        """Keep every alert, those withheld from people as well, and where alarms go on."""
+        for handover in changes.yielded:
+            self._history.move([alarm.id for _, alarm in handover.alarms], handover.other or "")
+            self._log_handover("given away", handover)
+        for handover in changes.taken:
+            self._keep_taken(handover)
+            self._log_handover("taken over", handover)
         for decision, alert, payload, _, _ in changes.events:
             self._history.keep(alert, payload, decision.withheld_by)
             if self._lines.admits(decision.id, time.monotonic()):
@@ -116,6 +127,42 @@ class HistorySink:
                     shelved_by=decision.withheld_by,
                     withheld=self._lines.take_withheld(),
                 )
+
+    def _keep_taken(self, handover: Handover) -> None:
+        """Keep the beginning of alarms that another monitor has raised, without their beats."""
+        detector = self._detectors.for_device(handover.device)
+        for kind, alarm in handover.alarms:
+            since = rfc3339(alarm.since)
+            alert = messages.Alert(
+                id=alarm.id,
+                alarm=alarm.id,
+                device=handover.device,
+                event="raised",
+                kind=kind,
+                priority=alarm.priority,
+                time=since,
+                since=since,
+                score=None,
+                threshold=detector.threshold,
+                beats_anomalous=0,
+                beats_seen=0,
+                model=detector.name,
+                beat=None,
+                reconstruction=None,
+                heart_rate=messages.or_unset(alarm.heart_rate),
+                pause_s=messages.or_unset(alarm.pause_s),
+            )
+            self._history.keep(alert, messages.encode(alert))
+
+    def _log_handover(self, event: str, handover: Handover) -> None:
+        if self._lines.admits((event, handover.device), time.monotonic()):
+            log.info(
+                event,
+                device=handover.device,
+                other=handover.other,
+                alarms=[kind for kind, _ in handover.alarms],
+                withheld=self._lines.take_withheld(),
+            )
 
 
 class MetricsSink:
@@ -137,6 +184,12 @@ class MetricsSink:
             if judged.kind is not None:
                 verdict = "true" if judged.verdict else "false"
                 self._metrics.judged.labels(judged.kind, verdict).inc()
+        for handover in changes.yielded:
+            for kind, alarm in handover.alarms:
+                self._metrics.alarms.labels(kind, alarm.priority).dec()
+        for handover in changes.taken:
+            for kind, alarm in handover.alarms:
+                self._metrics.alarms.labels(kind, alarm.priority).inc()
         for event in changes.events:
             if event.deferred:
                 continue
@@ -199,6 +252,8 @@ class LiveSink:
         """Take over what changed, `now` in seconds since 1970 UTC."""
         for name in changes.unsaved:
             self._live.update_device(name, self._alarms.find(name))
+        for handover in changes.yielded:
+            self._live.update_device(handover.device, self._alarms.find(handover.device))
         if self._live.watched and batch.messages:
             heard = ((each.device, each.beats, each.start) for each in batch.messages)
             self._live.take_beats(heard, batch.samples, batch.scored, batch.verdicts, now)

@@ -172,7 +172,7 @@ class Model:
         _check_graph(path, self._session, SIGNATURES[self.card.kind])
         self._input = self._session.get_inputs()[0].name
         self.optional = {node.name for node in self._session.get_overridable_initializers()}
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Floats, **optional: Floats) -> dict[str, Floats]:
         """Run the graph on float32 [N, …]; gives its outputs by name.
@@ -180,7 +180,7 @@ class Model:
         `optional`: inputs of those in `self.optional`; what is left out has its default.
         """
         inputs = {self._input: batch, **optional}
-        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
 
 
 class Scored(NamedTuple):
@@ -220,6 +220,11 @@ class Detector:
     def hears_rhythm(self) -> bool:
         """Whether RR intervals change its scores."""
         return "rr" in self._model.optional
+
+    @property
+    def tells_ventricular(self) -> bool:
+        """Whether it tells ventricular beats from others."""
+        return "ventricular" in self._model.outputs
 
     def score(self, beats: Floats, rr: Floats | None = None) -> Scored:
         """Score `beats`, float32 [N, 140] in the source's own units.

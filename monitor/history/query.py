@@ -42,6 +42,8 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         priority: the highest that it had.
         cleared: None while it is open.
         lost: whether it ended only because the broker no longer had it when the monitor started.
+        moved_to: the monitor that watches its device since `cleared`, and has its end; None if
+            none.
         acknowledged: by whom and when it was last acknowledged.
         shelved_by: who had shelved the device, so that the alarm was withheld.
         score, threshold, model, beats_anomalous, beats_seen: when it was raised.
@@ -58,6 +60,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     escalated: str | None = None
     cleared: str | None = None
     lost: bool = False
+    moved_to: str | None = None
     acknowledged: Acknowledged | None = None
     shelved_by: str | None = None
     score: float | None = None
@@ -213,7 +216,8 @@ def _past_alarm(
         raised=rfc3339(first["since"]),
         escalated=times.get("escalated"),
         cleared=None if end is None else rfc3339(end),
-        lost=end is not None and "cleared" not in times,
+        lost=end is not None and "cleared" not in times and rows[-1]["moved"] is None,
+        moved_to=None if "cleared" in times or end is None else rows[-1]["moved"],
         acknowledged=Acknowledged(seen["person"], rfc3339(seen["time"])) if seen else None,
         shelved_by=first["shelved_by"],
         score=alert.score,

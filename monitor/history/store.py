@@ -4,7 +4,8 @@ There are three tables: `alerts` with each change of an alarm and its beat, `act
 people did, and `judgements` with what they said of alarms, of which the last counts. Times are in
 seconds since 1970. `kept` is when a row was written, from which its age is counted, as a device's
 clock may be wrong. `lost` is when the broker was found to no longer have the alarm: if all alerts
-of an alarm have it, the alarm ended then.
+of an alarm have it, the alarm ended then. Where `moved` has a client id, the alarm went on at that
+monitor.
 """
 
 import sqlite3
@@ -56,6 +57,7 @@ _MIGRATIONS = (
             person TEXT NOT NULL, time REAL NOT NULL)""",
         "CREATE INDEX judgements_of_alarm ON judgements (alarm)",
     ),
+    ("ALTER TABLE alerts ADD COLUMN moved TEXT",),
 )
 """The statements that lead from each version of the schema to the next, starting with 0: a new
 file takes the same path as an old one. Never edit a released step; append new ones."""

@@ -47,7 +47,7 @@ TRIM_INTERVAL = 60.0
 _INSERT_ALERT = (
     "INSERT INTO alerts (id, alarm, device, kind, event, priority, time, since, shelved_by, kept, "
     "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL"
+    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL, moved = NULL"
 )
 _INSERT_ACTION = (
     "INSERT INTO actions (action, alarm, device, person, time, until, kept) "
@@ -64,6 +64,10 @@ _MARK_LOST = (
     "UPDATE alerts SET lost = ? WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND alarm IN "
     "(SELECT alarm FROM alerts GROUP BY alarm "
     "HAVING NOT max(event = 'cleared') AND count(lost) < count(*))"
+)
+_MARK_MOVED = (
+    "UPDATE alerts SET lost = ?, moved = ? WHERE alarm IN (SELECT value FROM json_each(?)) AND "
+    "alarm NOT IN (SELECT alarm FROM alerts WHERE event = 'cleared' OR lost IS NOT NULL)"
 )
 
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -168,6 +172,11 @@ class HistoryWriter:
     def end_others(self, retained: Iterable[str]) -> None:
         """Mark open alarms as lost unless the broker retains them, as listed by id."""
         self._put(_MARK_LOST, (time.time(), encode(list(retained)).decode()))
+
+    def move(self, alarms: list[str], monitor: str) -> None:
+        """Mark open alarms as moved to another monitor: they end here, and go on there."""
+        if alarms:
+            self._put(_MARK_MOVED, (time.time(), monitor, encode(alarms).decode()))
 
     def close(self, timeout: float) -> None:
         """Write the waiting rows within `timeout` seconds; log how many were left."""

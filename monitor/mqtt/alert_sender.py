@@ -15,6 +15,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
+from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
 from monitor.mqtt.packets import Client, Publish, parse_publish
 from monitor.mqtt.retained import RetainedAlarms
@@ -53,6 +54,7 @@ class AlertSender(Connection):
         *,
         client_id: str | None = None,
         retained: RetainedAlarms | None = None,
+        others: OtherMonitors | None = None,
     ) -> None:
         """Publish over this broker.
 
@@ -62,6 +64,7 @@ class AlertSender(Connection):
             metrics: that are counted up.
             client_id: the program's own; None for `mqtt.client_id`.
             retained: the alarms to be read before anything is published; None for none.
+            others: what hears of other monitors; None where there can be none.
         """
         program = client_id or mqtt.client_id
         super().__init__(mqtt, f"{program}-alerts", keep_session=False)
@@ -74,6 +77,7 @@ class AlertSender(Connection):
         self._window = IN_FLIGHT
         self._retry_refused_at = 0.0
         self._retained = retained
+        self._others = others
         self._retains = True  # whether the broker keeps retained messages
 
     @property
@@ -158,6 +162,8 @@ class AlertSender(Connection):
         if self._retained is not None:
             self._retained.tick(time.monotonic())
             self._show_reading()
+            if self._others is not None and self._retained.finished and self._retained.collected:
+                self._others.listen()
 
     # -- what subclasses of Connection fill in
 
@@ -173,6 +179,8 @@ class AlertSender(Connection):
         # Whether the broker grants this is not checked: alerts go out without requests, too.
         if self._filters:
             client.subscribe([(topic, 1) for topic in self._filters])
+        if self._others is not None:
+            self._others.begin(client)
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._status = ""  # the broker may have published the last will since
         self.trouble = None
@@ -217,6 +225,8 @@ class AlertSender(Connection):
         self._outbox.lose()
         if self._retained is not None:
             self._retained.lose()
+        if self._others is not None:
+            self._others.lose()
         # They are still handled, but can no longer be acknowledged.
         self._requests = [request._replace(qos=0) for request in self._requests]
 
@@ -224,12 +234,15 @@ class AlertSender(Connection):
         request = parse_publish(header, body, self._protocol == "5")
         retained, client = self._retained, self._client
         if retained is not None and client is not None and client.packets is not None:
-            is_alarm = retained.take(request.topic, request.payload, request.retain, arrived)
-            if request.qos and (is_alarm or not retained.collected):
+            content = request.topic, request.payload, request.retain
+            is_state = (self._others is not None and self._others.take(*content)) or retained.take(
+                *content, arrived
+            )
+            if request.qos and (is_state or not retained.collected):
                 # At once, for what is not acknowledged may keep alarms from coming.
                 client.packets.acknowledge([request.mid])
                 request = request._replace(qos=0)
-            if is_alarm:
+            if is_state:
                 return
         if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
             self._requests.append(request)

@@ -135,17 +135,8 @@ class RetainedAlarms:
         name = topic.decode(errors="replace")
         if not payload:
             self._alarms.pop(name, None)
-            return True
-        try:
-            alarm = decode_alarm(payload)
-        except (ValueError, RecursionError) as error:
-            log.warning("a retained alarm cannot be read", detail=str(error)[:200])
-            return True
-        # We shall publish under the name that it tells: it must be the one that it stands under.
-        if topic_of(self._output, alarm.device, "alarm") != name:
-            log.warning("a retained alarm is another device's", topic=name[:100])
-            return True
-        self._alarms[name] = alarm
+        elif (alarm := read_alarm(self._output, name, payload)) is not None:
+            self._alarms[name] = alarm
         return True
 
     def tick(self, now: float) -> None:
@@ -179,3 +170,17 @@ class RetainedAlarms:
             client.unsubscribe(self._filters)  # else our own alarms would come back to us for ever
         if client is not None and self._probe_mid:
             client.publish(self._own, b"", qos=1, retain=True)
+
+
+def read_alarm(output: str, topic: str, payload: bytes) -> RetainedAlarm | None:
+    """Return a retained alarm; None, and a line in the log, for one that cannot be used."""
+    try:
+        alarm = decode_alarm(payload)
+    except (ValueError, RecursionError) as error:
+        log.warning("a retained alarm cannot be read", detail=str(error)[:200])
+        return None
+    # We shall publish under the name that it tells: it must be the one that it stands under.
+    if topic_of(output, alarm.device, "alarm") != topic:
+        log.warning("a retained alarm is another device's", topic=topic[:100])
+        return None
+    return alarm

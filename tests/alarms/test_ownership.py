@@ -41,10 +41,9 @@ class Monitor:
         return len(self._tree.published) - self._read
 
     def listen(self, now: float = 0.0) -> None:
-        payload = self._tree.published[self._read]
+        saved = messages.decode_alarm(self._tree.published[self._read])
         self._read += 1
-        saved = messages.decode_alarm(payload)
-        heard = self.ownership.hear("bed-7", saved, payload, now, EPOCH + now)
+        heard = self.ownership.hear("bed-7", saved, now, EPOCH + now)
         self._tree.alerts += heard.decisions
         if heard.unsaved:
             self.save()
@@ -176,23 +175,19 @@ def test_an_alarm_that_is_over_does_not_come_back_with_an_old_message(
     assert messages.decode_alarm(tree.published[-1]).alarms == []
 
 
-def test_a_monitor_that_comes_back_takes_its_own_and_leaves_the_others(
-    tree: Tree, old: Monitor
-) -> None:
-    payload = tree.published[-1]
-    saved = messages.decode_alarm(payload)
+@pytest.mark.usefixtures("old")
+def test_a_monitor_that_comes_back_takes_its_own_and_leaves_the_others(tree: Tree) -> None:
+    saved = messages.decode_alarm(tree.published[-1])
     again, another = (Monitor(name, tree, THREE_OF_TEN) for name in ("ward-0", "ward-1"))
-    assert again.ownership.recover(saved, payload, 0.0)
-    assert not another.ownership.recover(saved, payload, 0.0)
+    assert again.ownership.recover(saved, 0.0)
+    assert not another.ownership.recover(saved, 0.0)
     assert len(again.alarms.open) == 1 and not another.alarms.open
 
 
-def test_one_of_two_keeps_a_device_whose_alarm_somebody_removes(
-    tree: Tree, old: Monitor, new: Monitor
-) -> None:
+def test_one_of_two_keeps_a_device_whose_alarm_somebody_removes(old: Monitor, new: Monitor) -> None:
     catch_up(old, new)
-    assert old.ownership.hear("bed-7", None, b"", 0.0, EPOCH).unsaved
-    new.ownership.hear("bed-7", None, b"", 0.0, EPOCH)
+    assert old.ownership.hear("bed-7", None, 0.0, EPOCH).unsaved
+    new.ownership.hear("bed-7", None, 0.0, EPOCH)
     assert not new.ownership.elsewhere
 
 
