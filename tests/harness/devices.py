@@ -42,9 +42,10 @@ class Ward:
         listen: bool = True,
         device: str = "+",
         protocol: Protocol = "5",
+        within: float = WITHIN,
     ) -> None:
         self.seen: list[tuple[float, str, bytes, bool]] = []
-        self._device = device
+        self._device, self._within = device, within
         self._room = threading.Semaphore(100)
         self._client = client.make(Client, MqttSettings(), name, protocol, keep=True)
         self._client.max_inflight_messages_set(100)
@@ -87,7 +88,7 @@ class Ward:
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
         """Publish one message, once fewer than 100 are unacknowledged."""
-        assert self._room.acquire(timeout=WITHIN)
+        assert self._room.acquire(timeout=self._within)
         self._client.publish(topic, payload, qos, retain)
 
     def send(self, messages: Iterable[Sent], rate: float | None = None, qos: int = 1) -> int:
@@ -105,7 +106,7 @@ class Ward:
     def flush(self) -> None:
         """Wait until the broker has acknowledged everything."""
         for _ in range(100):
-            assert self._room.acquire(timeout=WITHIN)
+            assert self._room.acquire(timeout=self._within)
         self._room.release(100)
 
     def on(self, end: str) -> list[tuple[str, Any]]:
