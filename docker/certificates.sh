@@ -46,7 +46,7 @@ elif [ ! -e broker.crt ]; then
         esac
     done
     sign broker "$1" "$common
-extendedKeyUsage=serverAuth
+extendedKeyUsage=serverAuth,clientAuth
 subjectAltName=$names"
     [ "$(id -u)" != 0 ] || chown 1883:1883 broker.key
 fi

@@ -12,6 +12,9 @@ loser has made known meanwhile is not lost: the winner adopts the alarms and cou
 it does not have, and makes the result known again. Each follows the order of the broker, which is
 the same for both.
 
+So that no retained alarm goes back to an older one, whoever takes a device over makes that known
+only when what the other may still have on its way has come: `SETTLE` seconds after the last of it.
+
 What is another monitor's is not touched, however long that one is gone.
 """
 
@@ -29,6 +32,11 @@ RECENT = 5.0
 
 One that comes later was held up in a monitor that stood still, and its beats are long over.
 """
+
+SETTLE, SETTLE_WITHIN = 1.0, 5.0
+"""Seconds without a word of the one that watched a device until now, after which it is made known
+that it was taken over; and at most, from then on. A broker passes a message on in milliseconds, a
+cluster of them on a busy machine in half a second."""
 
 
 class Handover(NamedTuple):
@@ -66,11 +74,14 @@ class Ownership:
     Attributes:
         elsewhere: the devices that others watch, and their retained alarms, encoded, in about
             1 kB each. None of them is among ours.
+        settling: those of ours that were taken over and are not to be made known yet: when they
+            are, and when at the latest.
     """
 
     def __init__(self, alarms: Alarms, monitor: str) -> None:
         """`monitor` is our client id; `alarms` are those of our devices."""
         self.elsewhere: dict[str, bytes] = {}
+        self.settling: dict[str, tuple[float, float]] = {}
         self._alarms, self._monitor = alarms, monitor
 
     def recover(self, saved: RetainedAlarm, now: float) -> bool:
@@ -92,7 +103,15 @@ class Ownership:
         assert device is not None
         device.handovers += 1
         device.unsaved = True
+        self.settling[name] = now + SETTLE, now + SETTLE_WITHIN
         return Handover(name, list(device.alarms()), saved.monitor)
+
+    def settled(self, now: float) -> list[str]:
+        """Return the devices that are to be made known now."""
+        due = [name for name, times in self.settling.items() if min(times) <= now]
+        for name in due:
+            del self.settling[name]
+        return due
 
     def hear(
         self,
@@ -128,6 +147,7 @@ class Ownership:
         if (saved.handovers, saved.monitor) < (device.handovers, self._monitor):
             return self._merge(name, device, saved, now, wall, ventricular)
         self._alarms.drop(name)
+        self.settling.pop(name, None)
         self.elsewhere[name] = encode(saved)
         return Heard(yielded=Handover(name, list(device.alarms()), saved.monitor))
 
@@ -147,6 +167,8 @@ class Ownership:
         ventricular: bool,
     ) -> Heard:
         """Adopt what the one who watched a device until now has still found."""
+        if name in self.settling:
+            self.settling[name] = now + SETTLE, self.settling[name][1]
         alarms, was = self._alarms, as_it_was(saved, self._alarms.policy.window, now)
         decisions: list[Decision] = []
         adopted: list[tuple[Kind, ActiveAlarm]] = []

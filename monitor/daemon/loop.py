@@ -98,7 +98,7 @@ class Daemon:
             settings.mqtt.longest_held,
             self.ownership,
         )
-        self._mqtt = MqttSink(settings, self.alarms, self.sender)
+        self._mqtt = MqttSink(settings, self.alarms, self.sender, self.ownership.settling)
         self._kept = HistorySink(self.history, detectors)
         self._counted = MetricsSink(metrics)
         self._shown = LiveSink(self.live, self.alarms)
@@ -230,6 +230,8 @@ class Daemon:
                 changes.add(decision, now, detector)
             if heard.unsaved:
                 changes.save(name)
+        for name in self.ownership.settled(monotonic):
+            changes.save(name)
         return changes
 
     def _decide_requests(self, changes: Changes, now: float) -> None:

@@ -5,6 +5,7 @@ once it is under way.
 """
 
 import time
+from collections.abc import Container
 
 import structlog
 
@@ -21,6 +22,7 @@ from monitor.logs import LINES, ClockLog, RejectionLog, Throttle
 from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
+from monitor.mqtt.beat_consumer import Message
 from monitor.settings import Settings
 from monitor.times import rfc3339
 from monitor.topics import topic_of
@@ -42,7 +44,16 @@ class MqttSink:
         announced: the devices that Home Assistant has been told of; None where it is not told.
     """
 
-    def __init__(self, settings: Settings, alarms: Alarms, sender: AlertSender) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        alarms: Alarms,
+        sender: AlertSender,
+        settling: Container[str],
+    ) -> None:
+        """Publish of these alarms; those of devices that are `settling` are retained later."""
+        self._settling = settling
+        self._held: dict[str, list[Message]] = {}  # devices not retained yet, and what waits for it
         self.announced: set[str] | None = set() if settings.output.home_assistant else None
         self._topic, self._client_id = settings.output.topic, settings.mqtt.client_id
         self._prefix = settings.output.home_assistant_prefix
@@ -68,9 +79,15 @@ class MqttSink:
             topic = topic_of(self._topic, judged.device, "alarm/judged")
             self._sender.publish(topic, messages.encode(judged))
         self.flush()
-        if self.announced is not None:
-            self.announced.difference_update(each.device for each in changes.yielded)
+        for handover in changes.yielded:
+            for message in self._held.pop(handover.device, ()):
+                message.waiting -= 1
+            if self.announced is not None:
+                self.announced.discard(handover.device)
         for name, cause in changes.unsaved.items():
+            if name in self._settling:
+                self._hold(name, cause)
+                continue
             device = self._alarms.find(name)
             payload = b""
             if device is not None:
@@ -80,7 +97,15 @@ class MqttSink:
                 self.announced.discard(name)
                 self._sender.publish(self._discovery_topic(name), b"", retain=True)
             topic = topic_of(self._topic, name, "alarm")
-            self._sender.publish(topic, payload, retain=True, cause=cause)
+            held = self._held.pop(name, [])
+            self._sender.publish(topic, payload, retain=True, cause=cause, waiting=held)
+
+    def _hold(self, name: str, cause: Message | None) -> None:
+        """Keep a message from being acknowledged until a device is retained."""
+        held = self._held.setdefault(name, [])
+        if cause is not None:
+            cause.waiting += 1
+            held.append(cause)
 
     def flush(self) -> None:
         """Write as many publishes as the broker takes at once."""

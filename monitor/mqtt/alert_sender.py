@@ -5,6 +5,7 @@ the start the alarms that an earlier process left retained.
 """
 
 import time
+from collections.abc import Sequence
 
 import structlog
 from paho.mqtt.client import Client as PahoClient
@@ -98,6 +99,7 @@ class AlertSender(Connection):
         retain: bool = False,
         cause: Waiting | None = None,
         timed: bool = False,
+        waiting: Sequence[Waiting] = (),
     ) -> None:
         """Publish at QoS 1, now or when the broker is back.
 
@@ -107,8 +109,11 @@ class AlertSender(Connection):
             retain: whether it is a state, which replaces older ones for the topic.
             cause: the message that is not acknowledged before the broker has accepted this.
             timed: whether to measure the time from the arrival of the cause until then.
+            waiting: messages that wait for this already, beside the cause.
         """
-        self._outbox.add(Publication(topic, payload, retain, cause, timed))
+        publication = Publication(topic, payload, retain, cause, timed)
+        publication.causes += waiting
+        self._outbox.add(publication)
 
     def take_requests(self) -> list[Publish]:
         """Return the operator requests that have arrived, and acknowledge them."""

@@ -45,7 +45,7 @@ class Monitor:
         self._read += 1
         heard = self.ownership.hear("bed-7", saved, now, EPOCH + now)
         self._tree.alerts += heard.decisions
-        if heard.unsaved:
+        if heard.unsaved and "bed-7" not in self.ownership.settling:
             self.save()
 
     def observe(self, now: float = 0.0, redelivered: bool = False) -> None:
@@ -58,7 +58,12 @@ class Monitor:
             "bed-7", device, bytes([verdict]), [number + 1], [EPOCH + now], number, redelivered
         )
         self._tree.alerts += decisions
-        if device.unsaved:
+        if device.unsaved and "bed-7" not in self.ownership.settling:
+            self.save()
+
+    def settle(self) -> None:
+        """Make known what was taken over, for nobody answers any more."""
+        if self.ownership.settled(1e9):
             self.save()
 
     def save(self) -> None:
@@ -98,10 +103,12 @@ def new(tree: Tree) -> Monitor:
 
 def catch_up(*monitors: Monitor) -> None:
     """Let all hear what was made known, until nobody answers."""
-    while any(each.behind for each in monitors):
+    while any(each.behind or each.ownership.settling for each in monitors):
         for each in monitors:
             while each.behind:
                 each.listen()
+        for each in monitors:
+            each.settle()
 
 
 def test_a_device_that_is_heard_elsewhere_goes_on_there(
@@ -224,6 +231,10 @@ class Partitions(RuleBasedStateMachine):
     def a_monitor_hears_of_the_others(self, which: int) -> None:
         if self.monitors[which].behind:
             self.monitors[which].listen()
+
+    @rule(which=st.integers(0, 2))
+    def a_monitor_makes_known_what_it_took_over(self, which: int) -> None:
+        self.monitors[which].settle()
 
     def teardown(self) -> None:
         for each in self.monitors:

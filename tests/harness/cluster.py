@@ -5,6 +5,7 @@ a time.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import tempfile
@@ -44,6 +45,19 @@ LEADERLESS = 60.0
 ACK_WAIT = 5
 """Seconds after which NATS delivers again what was not acknowledged. Its default is 30."""
 
+CONF = f"""
+server_name: $NODE
+listen: "0.0.0.0:4222"
+jetstream {{ store_dir: "/data" }}
+cluster {{
+  name: "ecg", listen: "0.0.0.0:6222"
+  routes: ["nats://nats-0:6222", "nats://nats-1:6222", "nats://nats-2:6222"]
+}}
+mqtt {{ listen: "0.0.0.0:8883", ack_wait: "{ACK_WAIT}s", max_ack_pending: 1000 }}
+mappings {{ "ecg.*.beats": "beats.{{{{partition(3,1)}}}}.{{{{wildcard(1)}}}}" }}
+"""
+"""As docker/cluster/nats.conf, without encryption and logins."""
+
 STANDBY = "standby" in MqttSettings.model_fields
 
 
@@ -54,24 +68,38 @@ class Cluster:
         urls: their addresses for `mqtt.broker`.
     """
 
-    def __init__(self, folder: Path, partitions: int) -> None:
-        """Write the configurations; no node is started yet."""
-        self._folder = folder
-        self._ports = [[free_port() for _ in range(3)] for _ in range(NODES)]
+    def __init__(
+        self, folder: Path, partitions: int, conf: str = CONF, login: MqttSettings | None = None
+    ) -> None:
+        """Write the configurations; no node is started yet.
+
+        Args:
+            folder: where configurations, logs and stores are kept.
+            partitions: how many there are.
+            conf: what each node is configured with, addresses and paths as in docker/cluster.
+            login: with which the nodes accept clients; None for none.
+        """
+        self._folder, self._template = folder, conf
+        self._login = login or MqttSettings()
+        self._ports = [[free_port() for _ in range(4)] for _ in range(NODES)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * NODES
-        self.urls = [f"mqtt://127.0.0.1:{mqtt}" for _, _, mqtt in self._ports]
+        scheme = "mqtts" if self._login.tls else "mqtt"
+        self.urls = [f"{scheme}://127.0.0.1:{ports[3]}" for ports in self._ports]
         self._write(partitions)
 
     def port(self, node: int) -> int:
         """Return the port on which a node speaks MQTT."""
-        return self._ports[node][2]
+        return self._ports[node][3]
 
     def start(self, node: int) -> None:
         """Start a node and wait until it listens."""
         log_file = self._folder / f"node-{node}.log"
         with log_file.open("ab") as log:
             process = subprocess.Popen(
-                [program("nats-server"), "-c", str(self._conf(node))], stdout=log, stderr=log
+                [program("nats-server"), "-c", str(self._conf(node))],
+                env=os.environ | {"NODE": f"nats-{node}"},
+                stdout=log,
+                stderr=log,
             )
         self._processes[node] = process
         wait_for(self.port(node), process, log_file)
@@ -106,8 +134,8 @@ class Cluster:
         """Return whether each node accepts a client: it does once there is a leader."""
         try:
             for url in self.urls:
-                settings = MqttSettings.model_validate({"broker": url, "protocol": "3.1.1"})
-                client.leave(client.join(settings, "probe"))
+                own = {**self._login.model_dump(), "broker": url, "protocol": "3.1.1"}
+                client.leave(client.join(MqttSettings.model_validate(own), "probe"))
         except Failure:
             return False
         return True
@@ -116,17 +144,20 @@ class Cluster:
         return self._folder / f"node-{node}.conf"
 
     def _write(self, partitions: int) -> None:
-        routes = ", ".join(f'"nats://127.0.0.1:{route}"' for _, route, _ in self._ports)
-        for node, (own, route, mqtt) in enumerate(self._ports):
-            self._conf(node).write_text(
-                f'server_name: "node-{node}"\n'
-                f'listen: "127.0.0.1:{own}"\n'
-                f'jetstream {{ store_dir: "{self._folder}/store-{node}" }}\n'
-                f'cluster {{ name: "ecg", listen: "127.0.0.1:{route}", routes: [{routes}] }}\n'
-                f'mqtt {{ listen: "127.0.0.1:{mqtt}", ack_wait: "{ACK_WAIT}s" }}\n'
-                'mappings { "ecg.*.beats": '
-                f'"beats.{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}" }}\n'
-            )
+        names = {f"nats-{i}:6222": f"127.0.0.1:{ports[2]}" for i, ports in enumerate(self._ports)}
+        for node, (own, http, route, mqtt) in enumerate(self._ports):
+            replaced = names | {
+                "0.0.0.0:4222": f"127.0.0.1:{own}",
+                "127.0.0.1:8222": f"127.0.0.1:{http}",
+                "0.0.0.0:6222": f"127.0.0.1:{route}",
+                "0.0.0.0:8883": f"127.0.0.1:{mqtt}",
+                '"/data"': f'"{self._folder}/store-{node}"',
+                "partition(3,1)": f"partition({partitions},1)",
+            }
+            text = self._template
+            for shipped, ours in replaced.items():
+                text = text.replace(shipped, ours)
+            self._conf(node).write_text(text)
 
 
 class Partition:
