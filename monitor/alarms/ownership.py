@@ -33,7 +33,7 @@ RECENT = 5.0
 One that comes later was held up in a monitor that stood still, and its beats are long over.
 """
 
-SETTLE, SETTLE_WITHIN = 1.0, 5.0
+SETTLE, SETTLE_WITHIN = 1.0, 3.0
 """Seconds without a word of the one that watched a device until now, after which it is made known
 that it was taken over; and at most, from then on. A broker passes a message on in milliseconds, a
 cluster of them on a busy machine in half a second."""
@@ -43,11 +43,13 @@ class Handover(NamedTuple):
     """A device, or alarms of it, that went from one monitor to another.
 
     Attributes:
+        taken: whether it came here; else it went away.
         alarms: the open ones that went along.
         other: the client id of the other monitor, as far as it is known.
     """
 
     device: str
+    taken: bool
     alarms: list[tuple[Kind, ActiveAlarm]]
     other: str | None
 
@@ -56,14 +58,12 @@ class Heard(NamedTuple):
     """What follows from what another monitor has made known.
 
     Attributes:
-        yielded: what is no longer watched here.
-        adopted: what of the other's is watched here from now on.
+        handover: what went to the other, or came from it.
         decisions: that were made on it.
         unsaved: whether our own retained alarm was replaced, and is to be saved again.
     """
 
-    yielded: Handover | None = None
-    adopted: Handover | None = None
+    handover: Handover | None = None
     decisions: tuple[Decision, ...] | list[Decision] = ()
     unsaved: bool = False
 
@@ -104,7 +104,7 @@ class Ownership:
         device.handovers += 1
         device.unsaved = True
         self.settling[name] = now + SETTLE, now + SETTLE_WITHIN
-        return Handover(name, list(device.alarms()), saved.monitor)
+        return Handover(name, True, list(device.alarms()), saved.monitor)
 
     def settled(self, now: float) -> list[str]:
         """Return the devices that are to be made known now."""
@@ -144,12 +144,15 @@ class Ownership:
             return Heard()
         if saved is None or saved.monitor is None:  # nobody who takes part in this
             return Heard(unsaved=True)
-        if (saved.handovers, saved.monitor) < (device.handovers, self._monitor):
+        outranked = (saved.handovers, saved.monitor) > (device.handovers, self._monitor)
+        if outranked and name in self.settling:  # else what only we have heard would be lost
+            device.handovers, outranked = saved.handovers + 1, False
+        if not outranked:
             return self._merge(name, device, saved, now, wall, ventricular)
         self._alarms.drop(name)
         self.settling.pop(name, None)
         self.elsewhere[name] = encode(saved)
-        return Heard(yielded=Handover(name, list(device.alarms()), saved.monitor))
+        return Heard(Handover(name, False, list(device.alarms()), saved.monitor))
 
     def _is_older(self, saved: RetainedAlarm) -> bool:
         if saved.device not in self.elsewhere:
@@ -168,7 +171,8 @@ class Ownership:
     ) -> Heard:
         """Adopt what the one who watched a device until now has still found."""
         if name in self.settling:
-            self.settling[name] = now + SETTLE, self.settling[name][1]
+            goes_on = saved.seq is not None and saved.seq > device.seq  # both hear it: decide now
+            self.settling[name] = now + (0 if goes_on else SETTLE), self.settling[name][1]
         alarms, was = self._alarms, as_it_was(saved, self._alarms.policy.window, now)
         decisions: list[Decision] = []
         adopted: list[tuple[Kind, ActiveAlarm]] = []
@@ -206,8 +210,8 @@ class Ownership:
         device.changes = max(device.changes, was.changes)
         device.rhythm_ended = max(device.rhythm_ended, was.rhythm_ended)
         device.update_clean()
-        handover = Handover(name, adopted, saved.monitor) if adopted else None
-        return Heard(adopted=handover, decisions=decisions, unsaved=True)
+        handover = Handover(name, True, adopted, saved.monitor) if adopted else None
+        return Heard(handover, decisions, unsaved=True)
 
 
 def _beats(saved: RetainedAlarm, ventricular: bool) -> tuple[list[int], list[int]]:

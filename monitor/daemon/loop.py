@@ -222,10 +222,8 @@ class Daemon:
             heard = self.ownership.hear(
                 name, saved, monotonic, now, detector.tells_ventricular, earlier
             )
-            if heard.yielded is not None:
-                changes.yielded.append(heard.yielded)
-            if heard.adopted is not None:
-                changes.taken.append(heard.adopted)
+            if heard.handover is not None:
+                changes.handovers.append(heard.handover)
             for decision in heard.decisions:
                 changes.add(decision, now, detector)
             if heard.unsaved:

@@ -122,16 +122,14 @@ class Changes:
             acknowledged, and so do all behind it.
         unannounced: devices that Home Assistant has not been told of.
         judged: answers to judgements of alarms.
-        taken: what came from other monitors, with the alarms that are open.
-        yielded: what went to other monitors; none of these devices is known here any more.
+        handovers: what came from other monitors or went to them, with the alarms that are open.
     """
 
     events: list[AlarmEvent] = field(default_factory=list)
     unsaved: dict[str, Message | None] = field(default_factory=dict)
     unannounced: dict[str, None] = field(default_factory=dict)
     judged: list[messages.Judged] = field(default_factory=list)
-    taken: list[Handover] = field(default_factory=list)
-    yielded: list[Handover] = field(default_factory=list)
+    handovers: list[Handover] = field(default_factory=list)
 
     def add(
         self,
@@ -254,7 +252,7 @@ class Pipeline:
         for each in batch.messages:
             message, name, beats, start, stop = each
             if name in self._ownership.elsewhere:
-                changes.taken.append(self._ownership.claim(name, message.arrived))
+                changes.handovers.append(self._ownership.claim(name, message.arrived))
                 changes.save(name, message)
             device = self._alarms.hear(name, message.arrived)
             if announced is not None and name not in announced:

@@ -79,7 +79,9 @@ class MqttSink:
             topic = topic_of(self._topic, judged.device, "alarm/judged")
             self._sender.publish(topic, messages.encode(judged))
         self.flush()
-        for handover in changes.yielded:
+        for handover in changes.handovers:
+            if handover.taken:
+                continue
             for message in self._held.pop(handover.device, ()):
                 message.waiting -= 1
             if self.announced is not None:
@@ -134,12 +136,12 @@ class HistorySink:
 
     def keep(self, changes: Changes) -> None:
         """Keep every alert, those withheld from people as well, and where alarms go on."""
-        for handover in changes.yielded:
-            self._history.move([alarm.id for _, alarm in handover.alarms], handover.other or "")
-            self._log_handover("given away", handover)
-        for handover in changes.taken:
-            self._keep_taken(handover)
-            self._log_handover("taken over", handover)
+        for handover in changes.handovers:
+            if handover.taken:
+                self._keep_taken(handover)
+            else:
+                self._history.move([alarm.id for _, alarm in handover.alarms], handover.other or "")
+            self._log_handover(handover)
         for decision, alert, payload, _, _ in changes.events:
             self._history.keep(alert, payload, decision.withheld_by)
             if self._lines.admits(decision.id, time.monotonic()):
@@ -179,7 +181,8 @@ class HistorySink:
             )
             self._history.keep(alert, messages.encode(alert))
 
-    def _log_handover(self, event: str, handover: Handover) -> None:
+    def _log_handover(self, handover: Handover) -> None:
+        event = "taken over" if handover.taken else "given away"
         if self._lines.admits((event, handover.device), time.monotonic()):
             log.info(
                 event,
@@ -209,12 +212,10 @@ class MetricsSink:
             if judged.kind is not None:
                 verdict = "true" if judged.verdict else "false"
                 self._metrics.judged.labels(judged.kind, verdict).inc()
-        for handover in changes.yielded:
+        for handover in changes.handovers:
             for kind, alarm in handover.alarms:
-                self._metrics.alarms.labels(kind, alarm.priority).dec()
-        for handover in changes.taken:
-            for kind, alarm in handover.alarms:
-                self._metrics.alarms.labels(kind, alarm.priority).inc()
+                change = 1 if handover.taken else -1
+                self._metrics.alarms.labels(kind, alarm.priority).inc(change)
         for event in changes.events:
             if event.deferred:
                 continue
@@ -277,7 +278,7 @@ class LiveSink:
         """Take over what changed, `now` in seconds since 1970 UTC."""
         for name in changes.unsaved:
             self._live.update_device(name, self._alarms.find(name))
-        for handover in changes.yielded:
+        for handover in changes.handovers:
             self._live.update_device(handover.device, self._alarms.find(handover.device))
         if self._live.watched and batch.messages:
             heard = ((each.device, each.beats, each.start) for each in batch.messages)

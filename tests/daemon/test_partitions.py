@@ -15,7 +15,7 @@ from tests.harness.devices import Hearts, Ward, as_json
 from tests.harness.waiting import wait_until
 
 BEDS = [f"bed-{i}" for i in range(12)]
-SILENT_AFTER = 3.0
+SILENT_AFTER = 5.0
 PACE = 0.2
 """Seconds between two beats of a device."""
 

@@ -1,6 +1,7 @@
 """What stands in docker/cluster/: three nodes as they are shipped, with their rights."""
 
 import subprocess
+import threading
 from pathlib import Path
 
 import yaml
@@ -10,20 +11,24 @@ from monitor.mqtt import client
 from monitor.settings import MqttSettings
 from tests.harness.cluster import Cluster
 from tests.harness.shipped import DOCKER, make_certificates
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 SHIPPED = DOCKER / "cluster"
 
 
 def joined(cluster: Cluster, node: int, secrets: Path, user: str) -> tuple[Client, list[str]]:
-    """Return a client of a node, and the topics that come to it."""
+    """Return a client of a node that asks for everything, and the topics that come to it."""
     joined = client.join(login(cluster.urls[node], secrets, user), user)
     topics: list[str] = []
 
     def on_message(_client: Client, _data: object, message: MQTTMessage) -> None:
         topics.append(message.topic)
 
+    answered = threading.Event()
+    joined.on_subscribe = lambda *_: answered.set()
     joined.on_message = on_message
+    joined.subscribe([("beats/+/+", 1), ("ecg/+/alarm", 1), ("ecg-monitor/+/status", 1)])
+    assert answered.wait(WITHIN)
     return joined, topics
 
 
@@ -49,8 +54,6 @@ def test_the_nodes_grant_what_each_login_needs_and_no_more(tmp_path: Path) -> No
         monitor, heard = joined(cluster, 0, secrets, "monitor")
         viewer, seen = joined(cluster, 1, secrets, "viewer")
         device, told = joined(cluster, 2, secrets, "device")
-        for each in (monitor, viewer, device):
-            each.subscribe([("beats/+/+", 1), ("ecg/+/alarm", 1), ("ecg-monitor/+/status", 1)])
         for user in (viewer, device):
             user.publish("ecg/bed-7/alarm", b"forged", 1)
         for number in range(20):
