@@ -8,7 +8,7 @@ LOCK ?= requirements.lock
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-.PHONY: help install demo test lint lock train faults bench bench-train clean
+.PHONY: help install demo test lint lock train faults cluster bench bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -51,6 +51,9 @@ train: install ## Train everything and write a report: out/report.html
 
 faults: install ## Inject faults under load and print what happened to the beats
 	$(BIN)/python -m tests.harness.faults
+
+cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
+	$(BIN)/python -m tests.harness.cluster
 
 bench: install ## Compare the daemon with a bare subscriber
 	$(BIN)/python -m tests.bench.streaming

@@ -15,7 +15,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -60,7 +61,14 @@ def packet(topic: bytes, payload: bytes, qos: int, mid: int) -> bytes:
     return bytes([0x30 | qos << 1]) + length + body
 
 
-def stream(hearts: Hearts, messages: int, devices: int, each: int, qos: int) -> list[bytes]:
+def stream(
+    hearts: Hearts,
+    messages: int,
+    devices: int,
+    each: int,
+    qos: int,
+    topic_of: bytes = b"ecg/bed-%d/beats",
+) -> list[bytes]:
     """Packets whose beats are anomalous now and then."""
     draw = np.random.default_rng(0)
     pool, odd = hearts.normal(4000), hearts.anomalous(500)
@@ -73,7 +81,7 @@ def stream(hearts: Hearts, messages: int, devices: int, each: int, qos: int) -> 
         beats = source[draw.integers(0, len(source), each)]
         if run and each > 1:
             beats[:3] = odd[draw.integers(0, len(odd), 3)][: len(beats)]
-        topic = b"ecg/bed-%d/beats" % device
+        topic = topic_of % device
         packets.append(packet(topic, beats.astype("<f4").tobytes(), qos, i % 65535 + 1))
     return packets
 
@@ -259,6 +267,46 @@ def latency(folder: Path, hearts: Hearts) -> Table:
     return table
 
 
+def partitions(folder: Path, hearts: Hearts) -> Table:
+    """As many daemons as there are partitions, on a broker for each core at most."""
+    cores = len(os.sched_getaffinity(0))
+    table = Table(
+        "partitions", "brokers", "messages/s", "ratio to one", title="By partition, QoS 1"
+    )
+    packets = [stream(hearts, MESSAGES, 100, 1, 1, b"beats/%d/p%d-%%d" % (i, i)) for i in range(4)]
+    one = 0.0
+    for number in (1, 2, 4):
+        with ExitStack() as stack:
+            brokers = []
+            for i in range(min(number, cores)):
+                own = folder / f"{number}-broker-{i}"
+                own.mkdir()
+                brokers.append(stack.enter_context(Mosquitto(own, OPEN)))
+            daemons = []
+            for i in range(number):
+                own = folder / f"{number}-daemon-{i}"
+                own.mkdir()
+                topic = {"INPUT__TOPIC": f"beats/{i}/{{device}}"}
+                url = brokers[i % len(brokers)].url
+                daemons.append(stack.enter_context(running(own, url, **topic)))
+            rates = []
+            for _ in range(TURNS):
+                begun = time.perf_counter()
+                with ThreadPoolExecutor(number) as pool:
+                    ports = [brokers[i % len(brokers)].port for i in range(number)]
+                    done = [
+                        pool.submit(daemon_rate, daemon, port, own, 1, MESSAGES)
+                        for daemon, port, own in zip(daemons, ports, packets, strict=False)
+                    ]
+                    for each in done:
+                        each.result()
+                rates.append(number * MESSAGES / (time.perf_counter() - begun))
+        one = one or statistics.median(rates)
+        rate = statistics.median(rates)
+        table.add_row(str(number), str(len(brokers)), f"{rate:,.0f}", f"{rate / one:.2f}")
+    return table
+
+
 def many_devices(folder: Path, hearts: Hearts) -> Table:
     """One device beside a hundred thousand, each of which sends a beat in turn."""
     table = Table("devices", "messages/s", "ratio to one", "kB a device", title="Cost by device")
@@ -376,7 +424,7 @@ def main() -> None:
     hearts = Hearts(datasets.ecg())
     console = Console(width=100)
     chosen = sys.argv[1:]
-    tables = (throughput, batches, latency, many_devices, endurance)
+    tables = (throughput, batches, partitions, latency, many_devices, endurance)
     for measure in tables:
         if not chosen or measure.__name__ in chosen:
             with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -305,8 +305,17 @@ def faults(cluster: Cluster, partitions: list[Partition], load: Load, second: in
     load.wait(10 * second)
 
 
-def run(folder: Path, hearts: Hearts, devices: int = DEVICES, rate: float = RATE) -> Outcome:
-    """Let everything fail in turn while alarms stand, and count."""
+Faults = Callable[[Cluster, list[Partition], Load, int], Iterator[str]]
+
+
+def run(
+    folder: Path,
+    hearts: Hearts,
+    faults: Faults = faults,
+    devices: int = DEVICES,
+    rate: float = RATE,
+) -> Outcome:
+    """Let things fail in turn while alarms stand, and count."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(Cluster(folder, 3))
         ward = stack.enter_context(Ward(cluster.port(0), protocol="3.1.1"))
