@@ -163,6 +163,8 @@ class RequestHandler:
             if alarm is None:
                 whose = "" if device is None else f" of {device!r}"
                 problem = f"no alarm{whose} with the id {request.id} is in the history"
+        if alarm is None and answer is None and device in self._elsewhere:
+            return  # whose history has it answers
         name = device if alarm is None else alarm.device
         if name is not None:
             judged = Judged(

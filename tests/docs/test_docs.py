@@ -215,6 +215,7 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
                 *("wrote bed-7/ecg.onnx", "wrote out/what-if/what-if.png"),
             ],
         ),
+        ("cluster.md", []),
         ("detector.md", []),
         ("devices.md", ['"kind":"signal-quality"', "published 60 beats", "segmentation: "]),
         ("images.md", []),
