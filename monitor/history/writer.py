@@ -47,7 +47,7 @@ TRIM_INTERVAL = 60.0
 _INSERT_ALERT = (
     "INSERT INTO alerts (id, alarm, device, kind, event, priority, time, since, shelved_by, kept, "
     "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL, moved = NULL"
+    "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL"
 )
 _INSERT_ACTION = (
     "INSERT INTO actions (action, alarm, device, person, time, until, kept) "
@@ -61,13 +61,14 @@ _INSERT_JUDGEMENT = (
     "(SELECT kind FROM alerts WHERE alarm = judgements.alarm)"
 )
 _MARK_LOST = (
-    "UPDATE alerts SET lost = ? WHERE alarm NOT IN (SELECT value FROM json_each(?)) AND alarm IN "
-    "(SELECT alarm FROM alerts GROUP BY alarm "
+    "UPDATE alerts SET lost = ?, moved = NULL WHERE alarm NOT IN (SELECT value FROM json_each(?)) "
+    "AND alarm IN (SELECT alarm FROM alerts GROUP BY alarm "
     "HAVING NOT max(event = 'cleared') AND count(lost) < count(*))"
 )
 _MARK_MOVED = (
-    "UPDATE alerts SET lost = ?, moved = ? WHERE alarm IN (SELECT value FROM json_each(?)) AND "
-    "alarm NOT IN (SELECT alarm FROM alerts WHERE event = 'cleared' OR lost IS NOT NULL)"
+    "UPDATE alerts SET lost = ?, moved = ? WHERE alarm IN (SELECT value FROM json_each(?)) "
+    "AND alarm IN (SELECT alarm FROM alerts GROUP BY alarm "
+    "HAVING NOT max(event = 'cleared') AND count(lost) < count(*))"
 )
 
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

@@ -129,3 +129,28 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     open_or_later = [int(alarm.id, 16) for alarm in query.alarms(file, since=NIGHT + 2011)]
     assert open_or_later == [4, 2]
     assert len(list(query.alarms(file, since=NIGHT + 2010))) == 3
+
+
+def test_an_alarm_that_goes_to_another_monitor_ends_here_until_it_comes_back(
+    tmp_path: Path, lost: Counter
+) -> None:
+    file = tmp_path / "history.db"
+    raised, escalated = alert(1, "raised", NIGHT), alert(1, "escalated", NIGHT + 5)
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    keep(kept, raised, escalated)
+    kept.move([raised.id], "ward-1")
+    kept.close(5)
+    (moved,) = query.alarms(file)
+    assert (moved.moved_to, moved.lost) == ("ward-1", False)
+    assert moved.cleared is not None and not query.open_alarms(file)
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    keep(kept, raised)
+    kept.close(5)
+    (back,) = query.alarms(file)
+    assert (back.moved_to, back.cleared) == (None, None)
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    kept.move([raised.id], "ward-2")
+    kept.end_others([])
+    kept.close(5)
+    (again,) = query.alarms(file)
+    assert (again.moved_to, again.lost) == ("ward-2", False)
