@@ -1,4 +1,7 @@
-"""Three partitions on three nodes of NATS: a node dies, and the partitions change."""
+"""Three partitions on three nodes of NATS, which become two while alarms stand.
+
+What else may fail takes minutes: `make cluster`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +16,12 @@ DEVICES = 12
 def faults(
     cluster: Cluster, _partitions: list[Partition], load: Load, second: int
 ) -> Iterator[str]:
-    yield "a node is killed"
-    cluster.kill(2)
-    load.wait(second)
     yield "3 partitions become 2"
     cluster.divide(2)
     load.wait(3 * second)
 
 
-def test_alarms_are_raised_and_cleared_once_whatever_becomes_of_nodes_and_partitions(
+def test_alarms_are_raised_and_cleared_once_when_partitions_change(
     tmp_path: Path, ecg: Beats
 ) -> None:
     outcome = run(tmp_path, Hearts(ecg), faults, devices=DEVICES, rate=5 * DEVICES)
