@@ -49,7 +49,7 @@ class MqttSink:
         settings: Settings,
         alarms: Alarms,
         sender: AlertSender,
-        settling: Container[str],
+        settling: Container[str] = (),
     ) -> None:
         """Publish of these alarms; those of devices that are `settling` are retained later."""
         self._settling = settling
@@ -84,8 +84,9 @@ class MqttSink:
                 continue
             for message in self._held.pop(handover.device, ()):
                 message.waiting -= 1
-            if self.announced is not None:
+            if self.announced is not None:  # the other announces it under its own name
                 self.announced.discard(handover.device)
+                self._sender.publish(self._discovery_topic(handover.device), b"", retain=True)
         for name, cause in changes.unsaved.items():
             if name in self._settling:
                 self._hold(name, cause)
