@@ -52,8 +52,9 @@ train: install ## Train everything and write a report: out/report.html
 faults: install ## Inject faults under load and print what happened to the beats
 	$(BIN)/python -m tests.harness.faults
 
-bench: install ## Compare the daemon with a bare subscriber
+bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
 	$(BIN)/python -m tests.bench.streaming
+	$(BIN)/python -m tests.bench.files
 
 bench-train: install ## Compare the trainings with the sources' plain code
 	$(BIN)/python -m tests.bench.train
