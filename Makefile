@@ -55,8 +55,9 @@ faults: install ## Inject faults under load and print what happened to the beats
 cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
 	$(BIN)/python -m tests.harness.cluster
 
-bench: install ## Compare the daemon with a bare subscriber
+bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
 	$(BIN)/python -m tests.bench.streaming
+	$(BIN)/python -m tests.bench.files
 
 bench-train: install ## Compare the trainings with the sources' plain code
 	$(BIN)/python -m tests.bench.train

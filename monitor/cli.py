@@ -77,7 +77,7 @@ def batch(
         Path | None,
         typer.Option(
             help="Folder of the data sets (default: ECG_DATA, or else a download); for ecg, also a "
-            ".csv or .parquet file of beats."
+            ".csv or .parquet file of beats, or a folder of Parquet files."
         ),
     ] = None,
     model: Annotated[
@@ -87,11 +87,19 @@ def batch(
         Path | None, typer.Option(help="Folder to write to (default: out/batch/NAME).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    spark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MASTER",
+            help="Score Parquet files of beats on this Spark cluster: local[N], spark://HOST:PORT, "
+            "yarn or k8s://URL.",
+        ),
+    ] = None,
 ) -> None:
-    """Run an image example from its model file, or score a file of beats."""
+    """Run an image example from its model file, or score files of beats."""
     from monitor.commands import batch
 
-    batch.main(name, data, model, out or Path("out", "batch", name), as_json)
+    batch.main(name, data, model, out or Path("out", "batch", name), as_json, spark)
 
 
 @app.command()

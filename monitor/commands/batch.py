@@ -7,7 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from monitor.batch import datasets, image_examples, score_file
+from monitor.batch import datasets, image_examples, score_file, spark
 from monitor.detector.model_file import Detector, Model, shipped
 from monitor.errors import UsageError
 from monitor.processors import available
@@ -27,24 +27,34 @@ class BatchResult(msgspec.Struct):
     """Measured by the trainer, from the card."""
 
 
-def main(name: str, data: Path | None, model: Path | None, out: Path, as_json: bool) -> None:
+def main(
+    name: str,
+    data: Path | None,
+    model: Path | None,
+    out: Path,
+    as_json: bool,
+    master: str | None = None,
+) -> None:
     """Run one of `NAMES`; write figures and `metrics.json` to `out`, and print the metrics.
 
     Args:
         name: one of `NAMES`.
-        data: folder of the data sets, or for `ecg` a file of beats.
+        data: folder of the data sets, or for `ecg` a file of beats or a folder of Parquet files.
         model: model file; for `vae` the encoder's, with the decoder's in the same folder.
         out: folder to write to.
         as_json: print the metrics as JSON.
+        master: of the Spark cluster that scores the beats of `ecg`; None to do it here.
 
     Raises:
-        UsageError: `name` is not one of `NAMES`.
+        UsageError: `name` is not one of `NAMES`, or `master` does not go with it.
     """
     if name not in NAMES:
         raise UsageError(f"NAME {name!r}: not an example; allowed are {', '.join(NAMES)}")
+    if master and (name != "ecg" or data is None):
+        raise UsageError("--spark scores beats: batch ecg --data FILE.parquet, or a folder of them")
     out.mkdir(parents=True, exist_ok=True)
     run = {"ecg": _ecg, "vae": _vae}.get(name) or _image
-    result = run(name, data, model, out)
+    result = _on_spark(master, data, model, out) if master and data else run(name, data, model, out)
     content = msgspec.json.encode(result)
     (out / "metrics.json").write_bytes(msgspec.json.format(content, indent=2))
     if as_json:
@@ -73,10 +83,22 @@ def _vae(name: str, data: Path | None, path: Path | None, out: Path) -> BatchRes
 
 
 def _ecg(name: str, data: Path | None, path: Path | None, out: Path) -> BatchResult:
-    detector = Detector(path or shipped("ecg"), available())
-    file = data if data and not data.is_dir() else datasets.find("", "ecg.csv", data)
-    figures = score_file.score(detector, file, out)
+    detector = Detector(path or shipped("ecg"))
+    figures = score_file.score(detector, _beats(data), out, available())
     return BatchResult(name, {detector.name: detector.sha256}, figures, detector.card.figures)
+
+
+def _on_spark(master: str, data: Path, path: Path | None, out: Path) -> BatchResult:
+    detector, figures = spark.score(path or shipped("ecg"), master, data, out)
+    return BatchResult("ecg", {detector.name: detector.sha256}, figures, detector.card.figures)
+
+
+def _beats(data: Path | None) -> Path:
+    """Return the file of beats, or the folder of Parquet files, that `data` is or contains."""
+    if data is None or data.is_dir():
+        archive = data and not (data / "ecg.csv").exists() and any(data.rglob("*.parquet"))
+        return data if data and archive else datasets.find("", "ecg.csv", data)
+    return data
 
 
 def _show(result: BatchResult) -> None:

@@ -156,13 +156,21 @@ class Model:
     `card` is a `DetectorCard` for a detector; `sha256` is that of the very bytes that run.
     """
 
-    def __init__(self, path: Path, kind: Kind | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: Kind | None = None,
+        threads: int = 1,
+        content: bytes | None = None,
+    ) -> None:
         """Open `path` with `threads` threads for one run; a `kind` refuses files of another kind.
+
+        Where the `content` is given, `path` is but its name.
 
         Raises `ModelError` for a file that cannot be read, is no ONNX graph, lacks a part of its
         card, or whose graph takes or gives something else than its kind does.
         """
-        content = _read(path)
+        content = read(path) if content is None else content
         self.path = path
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._session = _session(path, content, threads)
@@ -198,9 +206,9 @@ class Scored(NamedTuple):
 class Detector:
     """A detector's model file. A beat is anomalous when its score is above the threshold."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open the file at `path`. Raises `ModelError` as `Model` does."""
-        self._model = Model(path, "detector", threads)
+    def __init__(self, path: Path, threads: int = 1, content: bytes | None = None) -> None:
+        """Open the file at `path`, or its `content`. Raises `ModelError` as `Model` does."""
+        self._model = Model(path, "detector", threads, content)
         assert isinstance(self._model.card, DetectorCard)
         self.card: DetectorCard = self._model.card
         self.name = self.card.name
@@ -277,7 +285,8 @@ def shipped(name: str) -> Path:
     return Path(__file__).parents[1] / "models" / f"{name}.onnx"
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return the bytes of a model file. Raises `ModelError` where it cannot be one."""
     try:
         if not stat.S_ISREG((found := path.stat()).st_mode):  # to read from a pipe might never end
             raise ModelError(path, "is a directory" if path.is_dir() else "is not a file")

@@ -5,7 +5,7 @@ the label: 1 for a normal beat, 0 for any other (the layout of `ecg.csv`, the Te
 ECG5000). A CSV file may be compressed with gzip, may have a header, of names or of column numbers,
 and is read as spreadsheets write it: with semicolons and decimal commas, with tabs, with empty
 lines, in UTF-8 or UTF-16. A Parquet file may store each beat in one list column instead, and may
-have the columns `device` and `seq`.
+have the columns `device` and `seq`; a folder of Parquet files is read file by file.
 """
 
 import contextlib
@@ -27,6 +27,10 @@ ROWS = 4096
 """Rows in a block: 2.3 MB of beats, enough to keep the scorer busy."""
 
 
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+"""Of files of beats."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Consecutive rows of a file of beats."""
@@ -44,19 +48,63 @@ class Block:
 def read(path: Path, rows: int = ROWS) -> Iterator[Block]:
     """Return an iterator over a `.csv`, `.csv.gz` or `.parquet` file, in blocks of at most `rows`.
 
+    `path` may also be a folder with `.parquet` files.
+
     Raises:
         Failure: at once, the file does not exist or has another suffix; while iterating, a row has
             the wrong length or contains something other than finite numbers (the message gives row
-            and column, counted from 1; in a CSV file the row is the line), or the file contains no
-            beats.
+            and column, counted from 1; in a CSV file the row is the line), or there are no beats.
     """
-    readers = {".csv": _csv, ".csv.gz": _csv, ".parquet": _parquet}
-    for suffix, reader in readers.items():
-        if path.name.lower().endswith(suffix):
-            if not path.is_file():
-                raise Failure(f"{path}: no such file")
-            return _blocks(path, path.name[: -len(suffix)], reader(path, rows))
-    raise Failure(f"{path}: the name of a file of beats must end in .csv, .csv.gz or .parquet")
+    return _blocks(path, files(path), rows)
+
+
+def files(path: Path) -> list[Path]:
+    """Return the file at `path`, or the `.parquet` files in the folder at `path`, by name.
+
+    Folders in it are searched, too. Names that begin with a dot or an underscore are left out, as
+    by Spark, whose unfinished files are called so.
+
+    Raises:
+        Failure: there is no such file, or it has another suffix.
+    """
+    if path.is_dir():
+        found = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() == ".parquet"
+            and file.is_file()
+            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        ]
+        if not found:
+            raise Failure(f"{path}: contains no .parquet file")
+        return found
+    if not path.name.lower().endswith(SUFFIXES):
+        raise Failure(f"{path}: the name of a file of beats must end in .csv, .csv.gz or .parquet")
+    if not path.is_file():
+        raise Failure(f"{path}: no such file")
+    return [path]
+
+
+def row_groups(path: Path) -> list[int]:
+    """Return the number of rows in each row group of a Parquet file.
+
+    Raises:
+        Failure: the file cannot be read.
+    """
+    with _parquet_file(path) as file:
+        return [
+            file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)
+        ]
+
+
+def read_row_groups(path: Path, groups: range) -> Iterator[Block]:
+    """Return an iterator over row groups of a Parquet file, in the very blocks of `read`.
+
+    Raises:
+        Failure: while iterating, as `read` does; but there may be no beats.
+    """
+    for part in _parquet(path, ROWS, groups):
+        yield _block(path, path.stem, 0, part)
 
 
 class _Rows(NamedTuple):
@@ -66,7 +114,7 @@ class _Rows(NamedTuple):
         table: the numbers, float32 [n, 140 or 141].
         places: the number of each row, counted from 1, as messages give it: [n].
         devices: [n], if the file has them.
-        seq: [n], if the file has them.
+        seq: [n]; a CSV file has none.
     """
 
     table: NDArray[np.float32]
@@ -75,17 +123,22 @@ class _Rows(NamedTuple):
     seq: NDArray[np.int64] | None = None
 
 
-def _blocks(path: Path, device: str, tables: Iterator[_Rows]) -> Iterator[Block]:
-    start = 0
-    try:
-        for rows in tables:
-            yield _block(path, device, start, rows)
-            start += len(rows.table)
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror or error}") from error
-    except (EOFError, zlib.error) as error:
-        raise Failure(f"{path}: not a readable gzip file: {error}") from None
-    if start == 0:
+def _blocks(path: Path, contents: list[Path], rows: int) -> Iterator[Block]:
+    empty = True
+    for file in contents:
+        suffix = next(suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix))
+        reader = _parquet if suffix == ".parquet" else _csv
+        start = 0
+        try:
+            for part in reader(file, rows):
+                yield _block(file, file.name[: -len(suffix)], start, part)
+                start += len(part.table)
+                empty = False
+        except OSError as error:
+            raise Failure(f"{file}: {error.strerror or error}") from error
+        except (EOFError, zlib.error) as error:
+            raise Failure(f"{file}: not a readable gzip file: {error}") from None
+    if empty:
         raise Failure(f"{path}: contains no beats; expected rows of {SAMPLES} numbers")
 
 
@@ -191,7 +244,9 @@ def _bad_row(
     return Failure(f"{path}: rows {block[0][0]} to {block[-1][0]} are not all numbers")
 
 
-def _parquet(path: Path, rows: int) -> Iterator[_Rows]:
+@contextlib.contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    """Open a Parquet file; whatever Arrow refuses meanwhile is a `Failure`."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -201,42 +256,87 @@ def _parquet(path: Path, rows: int) -> Iterator[_Rows]:
         ) from None
     try:
         # Without a buffer pyarrow loads whole column chunks, and a file may be a single row group
-        file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False)
-        start = 1
-        for batch in file.iter_batches(rows):
-            if len(batch):
-                yield _columns(path, batch, start)
-            start += len(batch)
+        with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
+            yield file
     except pa.ArrowException as error:
         raise Failure(f"{path}: not a readable Parquet file: {error}") from error
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or error}") from error
 
 
-def _columns(path: Path, batch: Any, start: int) -> _Rows:
+def _parquet(path: Path, rows: int, groups: range | None = None) -> Iterator[_Rows]:
+    """Return an iterator over the rows of all row groups, or of these.
+
+    No block has rows of two row groups, so the blocks are the same whichever groups are read.
+    """
+    with _parquet_file(path) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        groups = range(len(sizes)) if groups is None else groups
+        start = sum(sizes[: groups.start])
+        for group in groups:
+            # Threads of its own would decode the columns, and take them from the scoring
+            for batch in file.iter_batches(rows, row_groups=[group], use_threads=False):
+                yield _columns(path, start, batch)
+                start += len(batch)
+
+
+def _columns(path: Path, start: int, batch: Any) -> _Rows:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     named = {name: batch.column(name) for name in ("device", "seq") if name in batch.schema.names}
-    number_kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
     values: list[NDArray[np.float32]] = []
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if field.name in named:
             continue
+        is_list = isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray)
+        _refuse_unless_numbers(path, field, field.type.value_type if is_list else field.type)
         if column.null_count:
-            raise Failure(f"{path}: column {field.name!r} has empty cells")
-        if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
-            flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
-            if len(flat) != len(batch) * SAMPLES:
-                raise Failure(f"{path}: column {field.name!r}: expected lists of {SAMPLES} numbers")
-            values.append(flat.reshape(-1, SAMPLES))
-        elif any(is_kind(field.type) for is_kind in number_kinds):
-            values.append(np.asarray(column.to_numpy(zero_copy_only=False), np.float32)[:, None])
+            row = start + column.is_null().to_numpy(zero_copy_only=False).argmax()
+            raise Failure(f"{path}: row {row + 1}, column {field.name!r} is empty")
+        if is_list:
+            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+            if (lengths != SAMPLES).any():
+                row = int((lengths != SAMPLES).argmax())
+                raise Failure(
+                    f"{path}: row {start + row + 1}, column {field.name!r}: "
+                    f"a list of {lengths[row]} numbers, expected {SAMPLES}"
+                )
+            values.append(_float32(column.flatten()).reshape(-1, SAMPLES))
         else:
-            raise Failure(f"{path}: column {field.name!r} contains {field.type}, expected numbers")
-    table = np.hstack(values) if values else np.empty((len(batch), 0), np.float32)
+            values.append(_float32(column)[:, None])
+    nothing = np.empty((len(batch), 0), np.float32)
+    table = values[0] if len(values) == 1 else np.hstack([nothing, *values])
     if table.shape[1] not in (SAMPLES, SAMPLES + 1):
         raise Failure(
             f"{path}: has {table.shape[1]} columns of numbers, "
             f"expected {SAMPLES}, or {SAMPLES + 1} with the label last"
         )
     devices = named["device"].cast(pa.string()).to_pylist() if "device" in named else None
-    seq = named["seq"].to_numpy(zero_copy_only=False) if "seq" in named else None
-    return _Rows(table, range(start, start + len(batch)), devices, seq)
+    numbers = np.arange(start, start + len(batch))
+    seq = _seq(path, start, named["seq"]) if "seq" in named else numbers
+    return _Rows(table, range(start + 1, start + len(batch) + 1), devices, seq)
+
+
+def _refuse_unless_numbers(path: Path, field: Any, kind: Any) -> None:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    if not any(is_kind(kind) for is_kind in kinds):
+        raise Failure(f"{path}: column {field.name!r} contains {field.type}, expected numbers")
+
+
+def _float32(column: Any) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.float32)
+
+
+def _seq(path: Path, start: int, column: Any) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type):
+        raise Failure(f"{path}: column 'seq' contains {column.type}, expected integers")
+    if column.null_count:
+        row = start + column.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise Failure(f"{path}: row {row + 1}, column 'seq' is empty")
+    return np.asarray(column.cast(pa.int64()).to_numpy())

@@ -16,6 +16,7 @@ from monitor.ecg import beat_files
 from monitor.errors import Failure
 
 ROW = ",".join(["0.5"] * 140)
+TEXTS = pa.list_(pa.field("element", pa.string()))
 
 
 def some(rows: int, seed: int = 0) -> NDArray[np.float32]:
@@ -173,8 +174,20 @@ def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
     ("table", "reason"),
     [
         ({"a": [1.0]}, "has 1 columns of numbers, expected 140, or 141 with the label last"),
-        ({"beat": [[1.0, 2.0]]}, "column 'beat': expected lists of 140 numbers"),
-        ({"beat": [None]}, "column 'beat' has empty cells"),
+        ({"beat": [[1.0, 2.0]]}, "row 1, column 'beat': a list of 2 numbers, expected 140"),
+        (
+            {"beat": [[0.5] * 140, [0.5] * 139, [0.5] * 141]},
+            "row 2, column 'beat': a list of 139 numbers, expected 140",
+        ),
+        ({"beat": pa.array([[0.5] * 140, None])}, "row 2, column 'beat' is empty"),
+        ({"beat": [[0.5] * 139 + [None]]}, "row 1, column 140: nan is not a finite number"),
+        ({"beat": [[1e39] + [0.5] * 139]}, "row 1, column 1: inf is not a finite number"),
+        ({"beat": [["a"]]}, f"column 'beat' contains {TEXTS}, expected numbers"),
+        ({"beat": [[0.5] * 140], "seq": ["a"]}, "column 'seq' contains string, expected integers"),
+        (
+            {"beat": [[0.5] * 140], "seq": pa.array([None], pa.int64())},
+            "row 1, column 'seq' is empty",
+        ),
         ({"patient": ["x"]}, "column 'patient' contains string, expected numbers"),
         ({"device": pa.array([], pa.string())}, "contains no beats; expected rows of 140 numbers"),
     ],
@@ -187,6 +200,28 @@ def test_a_parquet_file_of_something_else_is_refused(
     with pytest.raises(Failure) as failure:
         list(beat_files.read(path))
     assert str(failure.value) == f"{path}: {reason}"
+
+
+def test_a_folder_is_read_file_by_file_and_row_group_by_row_group(tmp_path: Path) -> None:
+    table = some(25)
+    beats = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), 140)
+    (tmp_path / "2026").mkdir()
+    pq.write_table(pa.table({"beat": beats[:5]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"beat": beats[5:]}), tmp_path / "2026" / "b.parquet", row_group_size=9)
+    pq.write_table(pa.table({"beat": beats[:0]}), tmp_path / "2026" / "empty.parquet")
+    (tmp_path / "_temporary.parquet").write_text("not yet a file")
+    read_back = read(tmp_path, rows=4)
+    assert np.array_equal(read_back.beats, np.concatenate([table[5:], table[:5]]))
+    assert read_back.devices == ["b"] * 20 + ["a"] * 5
+    assert read_back.seq.tolist() == [*range(20), *range(5)]
+    inside = tmp_path / "2026" / "b.parquet"
+    assert beat_files.row_groups(inside) == [9, 9, 2]
+    (second, third) = beat_files.read_row_groups(inside, range(1, 3))
+    assert np.array_equal(np.concatenate([second.beats, third.beats]), table[14:])
+    assert [*second.seq, *third.seq] == list(range(9, 20))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(Failure, match=r"contains no \.parquet file"):
+        beat_files.read(tmp_path / "other")
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
