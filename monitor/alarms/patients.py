@@ -4,13 +4,15 @@ The learner reports on `ecg/<device>/learning`, the monitor publishes on `ecg/<d
 both are retained.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 Progress = Literal["collecting", "waiting", "fitting", "trial", "done", "failed"]
 """How far a model is: beats are collected, then it waits for its turn and is fitted; a new model
 beside an old one is on trial until somebody decides."""
+
+PROGRESS: tuple[Progress, ...] = get_args(Progress)
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
