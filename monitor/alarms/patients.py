@@ -19,13 +19,13 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
     """How far the model of a device is, as the learner reports it.
 
     Attributes:
-        since: when the patient was admitted, or the last stage began; RFC 3339, UTC.
+        since: when this state began; RFC 3339, UTC.
         by: who admitted the patient.
         beats: good beats collected so far.
         needed: good beats that the fit needs.
         place: in the line of those that wait to be fitted, the next one being 1.
         problem: why it failed, in one line for people.
-        model, sha256: of the file that was written.
+        model, sha256: of the file that was written, in the folder of models.
     """
 
     state: Progress
