@@ -305,7 +305,20 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["viewer", "attendant", "learner", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
+    "name",
+    [
+        "viewer",
+        "attendant",
+        "learner",
+        "monitor",
+        "segmenter",
+        "+",
+        "#",
+        "bed/7",
+        "bed 7",
+        "bed:7",
+        "",
+    ],
 )
 def test_no_login_is_made_for_what_is_no_device(tmp_path: Path, name: str) -> None:
     assert make_passwords(tmp_path, name).returncode == 64

@@ -13,17 +13,21 @@ import numpy as np
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from prometheus_client import CollectorRegistry
 
+from monitor.configuration import load
 from monitor.detector.model_file import Detector
 from monitor.ecg.segmenter import CutBeat, Segmenter
+from monitor.metrics import LearnMetrics
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
 from tests.harness.waiting import WITHIN, wait_until
+from train.learn import loop
 
 RATE = 250
 STORED = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
-FIT = 90.0
+FIT = 240.0
 """Seconds that a fit may take on a busy machine, the import of TensorFlow included."""
 
 
@@ -292,3 +296,41 @@ def test_a_folder_that_is_not_there_ends_it_at_once(
     assert running.process.wait(WITHIN) == 78
     last = running.log.read_text().splitlines()[-1]
     assert last.startswith("error: model.folder")
+
+
+def test_a_full_disk_holds_beats_up_and_loses_none(
+    tmp_path: Path, broker: Mosquitto, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RETRY", 0.5)
+    settings = load(
+        None,
+        {
+            "mqtt": {"broker": broker.url, "client_id": "test"},
+            "model": {"folder": tmp_path / "models"},
+            "learn": {"journal": tmp_path / "learn.db"},
+        },
+    )
+    running = loop.Learner(settings, LearnMetrics(CollectorRegistry()))
+    running.startup()
+
+    def until(ready: Callable[[], object]) -> None:
+        def turned() -> object:
+            running.turn()
+            return ready()
+
+        wait_until(turned, said=lambda: bed.reports[-5:])
+
+    until(lambda: running.lifecycle.health() is None)
+    bed.ask("a", "admit", minutes=1)
+    until(lambda: bed.said("a"))
+    database = running._journal._database
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages + 1}")
+    bed.send("a", BEATS[:50])
+    until(lambda: "disk is full; trying again" in str(bed.said("a")["problem"]))
+    assert bed.said("a")["problem"].startswith("learn.journal = ")
+    assert len(collected(tmp_path)) < 50
+    database.execute("PRAGMA max_page_count = 100000")
+    until(lambda: bed.said("a") | {"beats": 50, "problem": None} == bed.said("a"))
+    assert collected(tmp_path) == list(range(50))
+    running.shutdown()

@@ -47,7 +47,7 @@ MIXED: Final = 0.4
 """Share of the beats in the smaller group from which it is not known which are normal."""
 
 ORDERED: Final = 0.9
-"""Share of the beats that one moment parts as the groups do, from which it was a change for good."""
+"""Share of the beats that one moment parts as the groups do, from which it changed for good."""
 
 CHANGED: Final = 0.2
 """Share of the beats before or after such a change, at least: fewer are left out of the fit."""

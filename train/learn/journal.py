@@ -36,9 +36,9 @@ class Task(msgspec.Struct, frozen=True):
     """What is to be done to a device's files, and is done again if it was cut short.
 
     Attributes:
-        do: "install" `file` as the model in use, "try" it beside that, "drop" the one on trial, or
-            "forget" the device, with its models or, for a patient who returns, without the trial
-            alone ("keep").
+        do: "install" `file` as the model in use; "try" it beside that, where there is one; "drop"
+            the one on trial; "forget" the device with all its models, or "keep" those but the one
+            on trial, for a patient who returns.
     """
 
     do: Literal["install", "try", "drop", "forget", "keep"]
@@ -119,6 +119,11 @@ class Journal:
             self._database.execute(f"PRAGMA user_version = {VERSION}")
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"learn.journal = '{file}': {error}") from None
+
+    @property
+    def changes(self) -> int:
+        """How many rows have been changed since it was opened."""
+        return self._database.total_changes
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

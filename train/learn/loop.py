@@ -124,11 +124,6 @@ class Learner:
     def startup(self) -> None:
         """Go on with what the journal has."""
         self._reload()
-        with self._journal.transaction():
-            for each in list(self._admissions.values()):
-                if each.state == "fitting" and each.task is None:
-                    self._keep(replace(each, state="waiting"))
-        self._metrics.connected.set(False)
         log.info("started", folder=str(self._models.folder), patients=len(self._admissions))
 
     def turn(self) -> None:
@@ -210,6 +205,9 @@ class Learner:
         if message.mid:
             self._journal.note(message.mid, content)
         log.info("asked", request=type(request).__name__.lower(), device=device, by=request.by)
+        known = self._admissions.get(device)
+        if known is not None and known.task is not None and not self._carry_out(known, now):
+            return  # the report says why; one after the other, or a model could go to a stranger
         if isinstance(request, Admit):
             self._admit(device, request, now)
         elif isinstance(request, Discharge):
@@ -251,7 +249,11 @@ class Learner:
         known = self._admissions.get(device) or _past(device, request.by, now)
         on_trial = known.state == "trial"
         if request.model == "previous":
-            previous = self._models.previous(device)
+            try:
+                previous = self._models.previous(device)
+            except OSError as error:
+                self._keep(replace(known, problem=self._models.explain(error)))
+                return
             if on_trial:
                 problem = "a new model is on trial: choose the new or the old one first"
             elif previous is None:
@@ -305,8 +307,7 @@ class Learner:
         self._metrics.beats.labels("poor").inc(len(held) - good)
         known = replace(known, good=known.good + good, poor=known.poor + len(held) - good)
         if known.good >= known.needed:
-            turn = 1 + max((each.turn for each in self._admissions.values()), default=0)
-            known = replace(known, state="waiting", since=now, turn=turn, problem=None)
+            known = replace(known, state="waiting", since=now, turn=self._last_turn(), problem=None)
         elif known.poor >= POOREST * known.needed:
             poor = known.poor / (known.good + known.poor)
             problem = (
@@ -335,7 +336,7 @@ class Learner:
             result = self._worker.poll()
             if result is None:
                 return
-            self._end_fit(job, result, now, monotonic)
+            self._end_fit(job, result, now)
         line = self._line()
         if not line:
             self._worker.stop()  # TensorFlow takes half a gigabyte
@@ -344,7 +345,7 @@ class Learner:
             try:
                 self._models.probe()
             except OSError as error:
-                self._fail_folder(first, error, monotonic)
+                self._fail_folder(first, error)
                 return
             self._keep(replace(first, state="fitting", since=now, problem=None))
             out = self._models.new(first.device)
@@ -352,40 +353,50 @@ class Learner:
                 Job(first, str(self._settings.learn_journal), str(out), self._epochs)
             )
 
-    def _end_fit(self, job: Job, result: Result, now: float, monotonic: float) -> None:
+    def _end_fit(self, job: Job, result: Result, now: float) -> None:
         known = self._admissions.get(job.admission.device)
         log.info("fitted", device=job.admission.device, seconds=round(self._worker.seconds, 1),
                  outcome=result.outcome, reason=result.reason)  # fmt: skip
         self._metrics.fits.labels(result.outcome).inc()
         if known is None or known.state != "fitting" or known.admitted != job.admission.admitted:
-            Path(job.out).unlink(missing_ok=True)  # discharged meanwhile
+            with suppress(OSError):  # discharged meanwhile
+                Path(job.out).unlink(missing_ok=True)
         elif result.outcome == "fitted":
             self._metrics.fit.observe(self._worker.seconds)
-            trial = self._settings.learn.trial and self._models.in_use(known.device).exists()
             self._journal.drop_beats(known.device)
-            self._keep(replace(known, task=Task("try" if trial else "install", job.out)))
+            self._keep(replace(known, task=Task("try", job.out)))
         elif result.outcome == "refused":
             self._keep(self._failed(known, result.reason, now))
         elif result.outcome == "unwritable":
-            self._fail_folder(known, OSError(0, result.reason), monotonic)
+            self._fail_folder(replace(known, turn=self._last_turn()), OSError(0, result.reason))
         elif known.deaths + 1 >= TRIES:
             self._keep(self._failed(known, f"the fit failed {TRIES} times: {result.reason}", now))
         else:
             self._keep(replace(known, state="waiting", since=now, deaths=known.deaths + 1))
 
     def _line(self) -> list[Admission]:
-        """Return who waits for a fit, the next one first."""
-        waiting = [each for each in self._admissions.values() if each.state == "waiting"]
-        return sorted(waiting, key=lambda each: each.turn)
+        """Return who waits for a fit, the next one first; a fit cut short is among them."""
+        waiting = ("waiting",) if self._worker.job is not None else ("waiting", "fitting")
+        line = [
+            each
+            for each in self._admissions.values()
+            if each.state in waiting and each.task is None
+        ]
+        return sorted(line, key=lambda each: each.turn)
+
+    def _last_turn(self) -> int:
+        """Return a turn behind all others."""
+        return 1 + max((each.turn for each in self._admissions.values()), default=0)
 
     # -- twice a second
 
     def _do_what_is_due(self, now: float, monotonic: float) -> None:
+        retried = monotonic >= self._retry_folder
         heard = monotonic - self._consumer.since if self._consumer.connected else 0.0
         for each in list(self._admissions.values()):
             if each.task is not None:
-                if monotonic >= self._retry_folder:
-                    self._carry_out(each, each.task, now, monotonic)
+                if retried:
+                    self._carry_out(each, now)
             elif each.state == "trial" and now - each.since >= 60 * self._settings.learn.trial:
                 task = Task("install", str(self._models.on_trial(each.device)))
                 self._keep(replace(each, task=task))
@@ -401,35 +412,31 @@ class Learner:
                 self._forget(each.device)
         self._follow()
 
-    def _carry_out(self, known: Admission, task: Task, now: float, monotonic: float) -> None:
-        """Do a task on a patient's files."""
-        device = known.device
+    def _carry_out(self, known: Admission, now: float) -> bool:
+        """Do the task on a patient's files; return whether it is done."""
+        device, task, state = known.device, known.task, known.state
+        assert task is not None
+        file = self._models.in_use(device)
         try:
-            if task.do == "install":
-                self._models.install(device, Path(task.file))
-            elif task.do == "try":
+            if task.do == "try" and self._settings.learn.trial and file.exists():
                 self._models.try_out(device, Path(task.file))
-            elif task.do == "drop" or task.do == "keep":
-                self._models.drop(device)
-            else:
+                file, state = self._models.on_trial(device), "trial"
+            elif task.do in ("try", "install"):
+                self._models.install(device, Path(task.file))
+                state = "done" if state in ("fitting", "trial", "failed") else state
+            elif task.do == "forget":
                 self._models.forget(device)
-            file = (
-                self._models.on_trial(device) if task.do == "try" else self._models.in_use(device)
-            )
+            else:
+                self._models.drop(device)
             sha256 = self._models.sha256(file)
         except OSError as error:
-            self._fail_folder(known, error, monotonic)
-            return
-        log.info(task.do, device=device, sha256=sha256)
+            self._fail_folder(known, error)
+            return False
+        log.info("models changed", device=device, change=task.do, sha256=sha256)
         if task.do in ("forget", "keep"):
             self._forget(device)
             self._sender.publish(self._topic(device), b"", retain=True)
-            return
-        state: Progress = known.state
-        if task.do == "try":
-            state = "trial"
-        elif state in ("fitting", "trial", "failed"):
-            state = "done"
+            return True
         self._keep(
             replace(
                 known,
@@ -441,14 +448,15 @@ class Learner:
                 sha256=sha256,
             )
         )
+        return True
 
-    def _fail_folder(self, known: Admission, error: OSError, monotonic: float) -> None:
+    def _fail_folder(self, known: Admission, error: OSError) -> None:
         """Say that the folder of models cannot be written, and wait before it is tried again."""
-        self._retry_folder = monotonic + RETRY
+        self._retry_folder = time.monotonic() + RETRY
         problem = f"{self._models.explain(error)}; trying again"
         state: Progress = "waiting" if known.task is None else known.state
         self._keep(replace(known, state=state, problem=problem))
-        if self._lines.admits("folder", monotonic):
+        if self._lines.admits("folder", time.monotonic()):
             log.error("the folder of models cannot be written", reason=problem)
 
     def _keep_house(self) -> None:
@@ -526,6 +534,7 @@ class Learner:
 
     def _written(self, change: Callable[[], None], monotonic: float) -> bool:
         """Make a change in one transaction; return whether the journal took it."""
+        before = self._journal.changes
         try:
             with self._journal.transaction():
                 change()
@@ -539,7 +548,8 @@ class Learner:
             with suppress(sqlite3.Error):
                 self._reload()
             return False
-        self._journal_problem = None
+        if self._journal.changes > before:
+            self._journal_problem = None
         return True
 
     def _reload(self) -> None:
