@@ -334,3 +334,31 @@ def test_a_full_disk_holds_beats_up_and_loses_none(
     until(lambda: bed.said("a") | {"beats": 50, "problem": None} == bed.said("a"))
     assert collected(tmp_path) == list(range(50))
     running.shutdown()
+
+
+def test_a_hundred_beds_admitted_at_once_say_where_they_stand(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    devices = [f"bed-{number}" for number in range(100)]
+    message = {
+        "beats": [each.samples.tolist() for each in BEATS],
+        "seqs": [each.seq for each in BEATS],
+        "rr_ms": [each.rr_ms or 0 for each in BEATS],
+    }
+    payload = json.dumps(message).encode()
+    with learner(tmp_path, broker) as running:
+        for device in devices:
+            bed.ask(device, "admit", minutes=1)
+        bed.wait_for(lambda: all(bed.said(each).get("state") == "collecting" for each in devices))
+        for device in devices:
+            bed.raw(f"ecg/{device}/beats", payload)
+
+        def places() -> list[int]:
+            said = [bed.said(device) for device in devices]
+            return sorted(each["place"] for each in said if each["state"] == "waiting")
+
+        bed.wait_for(lambda: len(places()) > 90 and places() == list(range(1, len(places()) + 1)))
+        assert bed.said("bed-0")["state"] != "waiting"  # who came first is the first
+        assert running.healthy()
+        assert running.value('ecg_monitor_learn_beats_total{quality="good"}') == 100 * len(BEATS)
+        assert running.stop() == 0
