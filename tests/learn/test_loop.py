@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from prometheus_client import CollectorRegistry
 
 from monitor.configuration import load
-from monitor.detector.model_file import Detector
+from monitor.detector.model_file import Detector, shipped
 from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.metrics import LearnMetrics
 from tests.harness.brokers import ANYBODY, Mosquitto
@@ -24,6 +25,7 @@ from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
 from tests.harness.waiting import WITHIN, wait_until
 from train.learn import loop
+from train.learn.journal import Admission, Journal, Task
 
 RATE = 250
 STORED = "persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
@@ -220,6 +222,30 @@ def test_nothing_is_lost_to_kills_at_any_stage(tmp_path: Path, broker: Mosquitto
         running.start()
         bed.wait("a", "done", FIT)
     assert Detector(tmp_path / "models" / "a.onnx").card.dataset.rows["given"] >= 100
+
+
+def test_a_model_that_was_fitted_is_put_in_its_place_after_a_kill(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    new = tmp_path / "models" / "new" / "a.onnx"
+    new.parent.mkdir(parents=True)
+    shutil.copy(shipped("ecg"), new)
+    fitted = Admission(
+        device="a", state="fitting", by="Anna", admitted=1, since=1, needed=100, good=100,
+        task=Task("try", str(new)),
+    )  # fmt: skip
+    journal = Journal(tmp_path / "learn.db")
+    with journal.transaction():
+        journal.keep(fitted)
+    journal.close()
+    with learner(tmp_path, broker):
+        done = bed.wait("a", "done")
+        assert Detector(tmp_path / "models" / "a.onnx").sha256 == done["sha256"]
+        # The next patient there must not be watched by it, however fast he comes.
+        bed.ask("a", "discharge")
+        bed.ask("a", "admit", by="Bob")
+        bed.wait_for(lambda: bed.said("a").get("by") == "Bob")
+        assert not (tmp_path / "models" / "a.onnx").exists()
 
 
 def test_fits_stand_in_line_and_one_that_dies_twice_is_given_up(

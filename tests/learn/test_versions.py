@@ -62,10 +62,25 @@ def test_only_so_many_versions_are_kept(models: Models) -> None:
     assert kept == {b"%d" % number for number in range(4, KEPT + 4)}
 
 
+def test_a_new_model_is_beside_one_in_use_and_else_in_use(models: Models) -> None:
+    file = new(models, b"1")
+    for _ in range(2):  # the second time after it was cut short behind the move
+        assert models.place("a", file, trial=True) == models.in_use("a")
+    new(models, b"2")
+    for _ in range(2):
+        assert models.place("a", file, trial=True) == models.on_trial("a")
+    models.drop("a")
+    new(models, b"3")
+    assert models.place("a", file, trial=False) == models.in_use("a")
+    assert models.in_use("a").read_bytes() == b"3"
+
+
 def test_what_a_killed_fit_left_is_cleared_away(models: Models) -> None:
-    file = new(models, b"half")
+    half, whole = new(models, b"half"), models.new("b")
+    whole.write_bytes(b"whole")
     again = Models(models.folder)
-    assert not file.exists()
+    again.clear({whole})
+    assert (half.exists(), whole.exists()) == (False, True)
     again.forget("never there")
     with pytest.raises(ConfigurationError, match=r"model\.folder is not set"):
         Models(None)

@@ -124,6 +124,9 @@ class Learner:
     def startup(self) -> None:
         """Go on with what the journal has."""
         self._reload()
+        tasks = [each.task for each in self._admissions.values() if each.task is not None]
+        with suppress(OSError):  # they take room, and nothing else
+            self._models.clear({Path(task.file) for task in tasks})
         log.info("started", folder=str(self._models.folder), patients=len(self._admissions))
 
     def turn(self) -> None:
@@ -141,7 +144,7 @@ class Learner:
             self._next_clock = monotonic + CLOCK_INTERVAL
             self._written(lambda: self._do_what_is_due(now, monotonic), monotonic)
             self._keep_house()
-        self._report(monotonic)
+            self._report(monotonic)
         self._sender.send()
         self._sender.write()
         self._consumer.write()
@@ -227,7 +230,8 @@ class Learner:
             return
         if sum(each.state in LEARNING for each in self._admissions.values()) >= PATIENTS:
             problem = f"{PATIENTS:,} patients are being learnt, which is the most; try again later"
-            self._keep(replace(_past(device, request.by, now), state="failed", problem=problem))
+            known = known or replace(_past(device, request.by, now), state="failed")
+            self._keep(replace(known, problem=problem))
             return
         minutes = request.minutes or self._settings.learn.minutes
         self._journal.drop_beats(device)
@@ -281,9 +285,9 @@ class Learner:
         known = self._admissions.get(device)
         if known is None or known.state != "collecting":
             # A subscription that an earlier process left, or that is just being given up.
-            topic = message.topic.decode()
-            if self._lines.admits(("unasked", topic), message.arrived):
-                self._consumer.leave(topic)
+            if self._lines.admits(("unasked", device), message.arrived):
+                for topic in self._filters(device):
+                    self._consumer.leave(topic)
             return
         beats = codec.decode(message.payload, message.content_type, self._settings.input.payload)
         samples = beat.samples(beats.data)
@@ -320,12 +324,18 @@ class Learner:
         """Hear the beats of those who are learnt, and of nobody else."""
         self._consumer.follow(
             {
-                subscription(topic, bare=True, device=each.device)
+                topic
                 for each in self._admissions.values()
                 if each.state == "collecting"
-                for topic in self._settings.input.topic
+                for topic in self._filters(each.device)
             }
         )
+
+    def _filters(self, device: str) -> list[str]:
+        """Return the filters of a device's beats, none of which takes a share from the monitor."""
+        return [
+            subscription(topic, bare=True, device=device) for topic in self._settings.input.topic
+        ]
 
     # -- fits
 
@@ -418,12 +428,12 @@ class Learner:
         assert task is not None
         file = self._models.in_use(device)
         try:
-            if task.do == "try" and self._settings.learn.trial and file.exists():
-                self._models.try_out(device, Path(task.file))
-                file, state = self._models.on_trial(device), "trial"
-            elif task.do in ("try", "install"):
+            if task.do == "try":
+                file = self._models.place(device, Path(task.file), self._settings.learn.trial > 0)
+                state = "done" if file == self._models.in_use(device) else "trial"
+            elif task.do == "install":
                 self._models.install(device, Path(task.file))
-                state = "done" if state in ("fitting", "trial", "failed") else state
+                state = "done" if state in ("trial", "failed") else state
             elif task.do == "forget":
                 self._models.forget(device)
             else:
@@ -476,7 +486,8 @@ class Learner:
         """Publish how far each patient is, where that has changed."""
         places = {each.device: place for place, each in enumerate(self._line(), 1)}
         for device, known in self._admissions.items():
-            if known.task is not None and known.task.do in ("forget", "keep"):
+            leaving = known.task is not None and known.task.do in ("forget", "keep")
+            if leaving and known.problem is None:
                 continue
             said = self._learning(known, places.get(device))
             at, before = self._reported.get(device, (0.0, None))
@@ -491,11 +502,7 @@ class Learner:
     def _learning(self, known: Admission, place: int | None) -> Learning:
         problem = known.problem
         if known.state == "collecting" and problem is None:
-            topics = (
-                subscription(topic, bare=True, device=known.device)
-                for topic in self._settings.input.topic
-            )
-            refused = (self._consumer.refused.get(topic) for topic in topics)
+            refused = map(self._consumer.refused.get, self._filters(known.device))
             problem = self._journal_problem or next((each for each in refused if each), None)
         return Learning(
             state=known.state,

@@ -34,8 +34,6 @@ class Models:
         self._new = folder / "new"
         try:
             self.probe()
-            for leftover in self._new.iterdir():
-                leftover.unlink()
         except OSError as error:
             raise ConfigurationError(self.explain(error)) from None
 
@@ -49,6 +47,11 @@ class Models:
         file = self._new / ".probe"
         file.write_bytes(bytes(4096))
         file.unlink()
+
+    def clear(self, kept: set[Path]) -> None:
+        """Delete what fits that were cut short left behind, but not these new models."""
+        for leftover in set(self._new.iterdir()) - kept:
+            leftover.unlink()
 
     def new(self, device: str) -> Path:
         """Return where a new model is written to before it is put in its place."""
@@ -77,10 +80,16 @@ class Models:
         for old in sorted(self._versions(device), key=_put_away)[:-KEPT]:
             old.unlink()
 
-    def try_out(self, device: str, file: Path) -> None:
-        """Put a model beside the one in use."""
-        if file.exists():
-            _move(file, self.on_trial(device))
+    def place(self, device: str, file: Path, trial: bool) -> Path:
+        """Put a new model in use or, with `trial`, beside one in use; return where it is then."""
+        on_trial = self.on_trial(device)
+        if not file.exists():  # it is in its place already
+            return on_trial if on_trial.exists() else self.in_use(device)
+        if trial and self.in_use(device).exists():
+            _move(file, on_trial)
+            return on_trial
+        self.install(device, file)
+        return self.in_use(device)
 
     def drop(self, device: str) -> None:
         """Delete the model that is tried."""
