@@ -20,7 +20,11 @@ import msgspec
 from train.learn.journal import Admission, Journal
 
 FIT_TIMEOUT: Final = 600.0
-"""Seconds after which a fit is given up; it takes a few, and half a minute on a busy machine."""
+"""Seconds after which a fit is given up; it takes 3.5 s of a core, with the import of TensorFlow 8."""
+
+FITS: Final = 10
+"""Fits of a process, after which another takes over: TensorFlow keeps 60 MB of each, beside the
+1 GB that the first one takes."""
 
 NICENESS: Final = 10
 """Of the process that fits: monitoring comes first."""
@@ -60,11 +64,14 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._answer = bytearray()
         self._started = 0.0
+        self._fits = 0
 
     def start(self, job: Job) -> None:
         """Begin a fit; none is under way."""
-        if self._process is None or self._process.poll() is not None:
+        self._fits += 1
+        if self._process is None or self._process.poll() is not None or self._fits > FITS:
             self.stop()
+            self._fits = 1
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "train.learn.worker"],
                 stdin=subprocess.PIPE,
