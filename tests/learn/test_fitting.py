@@ -32,15 +32,15 @@ def live(cut: list[CutBeat], rate: float) -> list[Collected]:
 
 
 def test_live_beats_give_the_model_that_the_record_gives(data: Path, tmp_path: Path) -> None:
-    ecg = records.read(data / "svdb" / "847")
-    cut = records.beats(ecg, 0, 120)
+    ecg = records.read(data / "mitdb" / "119")
+    cut = records.beats(ecg, 0, 180)
     out = tmp_path / "live.onnx"
     fitting.fit(ADMISSION, live(cut, ecg.rate), out, EPOCHS)
     model = Detector(out)
 
     networks = second_opinion.Taught.load().networks
     recorded = patient.fit_record(cut, networks, fitting.SEED, EPOCHS)
-    later = records.beats(ecg, 120, 240)
+    later = records.beats(ecg, 180, 300)
     samples = np.array([each.samples for each in later], np.float32)
     told = model.score(samples, rr_history.whole([each.rr_ms for each in later]))
     expected = patient.hear(recorded, later)
@@ -53,8 +53,8 @@ def test_live_beats_give_the_model_that_the_record_gives(data: Path, tmp_path: P
 
 
 def test_without_rr_intervals_there_is_no_second_opinion(data: Path, tmp_path: Path) -> None:
-    ecg = records.read(data / "svdb" / "847")
-    silent = [each._replace(rr_ms=None) for each in records.beats(ecg, 0, 120)]
+    ecg = records.read(data / "mitdb" / "119")
+    silent = [each._replace(rr_ms=None) for each in records.beats(ecg, 0, 180)]
     out = tmp_path / "live.onnx"
     fitting.fit(ADMISSION, live(silent, ecg.rate), out, EPOCHS)
     model = Detector(out)

@@ -20,7 +20,7 @@ import msgspec
 from train.learn.journal import Admission, Journal
 
 FIT_TIMEOUT: Final = 600.0
-"""Seconds after which a fit is given up; it takes 3.5 s of a core, with the import of TensorFlow 8."""
+"""Seconds after which a fit is given up; it takes 3.5 s of a core, and 8 with the import."""
 
 FITS: Final = 10
 """Fits of a process, after which another takes over: TensorFlow keeps 60 MB of each, beside the
