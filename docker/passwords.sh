@@ -12,7 +12,7 @@ shift
 
 for device in "$@"; do
     case $device in
-    attendant | monitor | segmenter | viewer) echo "passwords.sh: $device is not a device name" >&2 && exit 64 ;;
+    attendant | learner | monitor | segmenter | viewer) echo "passwords.sh: $device is not a device name" >&2 && exit 64 ;;
     *[!A-Za-z0-9._-]* | '') echo "passwords.sh: '$device': use letters, digits, . _ -" >&2 && exit 64 ;;
     esac
 done
@@ -35,12 +35,13 @@ login() { # folder and name of the file, user
     echo "made a login for $3"
 }
 
-for part in attendant broker devices grafana monitor page segmenter viewer; do
+for part in attendant broker devices grafana learner monitor page segmenter viewer; do
     mkdir -p "$folder/$part"
 done
 chmod 755 "$folder"
 login "$folder/monitor" password monitor
 login "$folder/segmenter" password segmenter
+login "$folder/learner" password learner
 login "$folder/viewer" password viewer
 login "$folder/attendant" password attendant
 for device in "$@"; do
@@ -50,5 +51,6 @@ done
 [ -e "$folder/page/token" ] || random >"$folder/page/token"
 
 owned_by 1883:1883 "$folder/broker"
-owned_by 10001:10001 "$folder/devices" "$folder/monitor" "$folder/page" "$folder/segmenter"
+owned_by 10001:10001 "$folder/devices" "$folder/learner" "$folder/monitor" "$folder/page" \
+    "$folder/segmenter"
 owned_by 472:0 "$folder/grafana"

@@ -17,12 +17,14 @@ from prometheus_client.utils import floatToGoString
 
 from monitor import __version__
 from monitor.alarms.kinds import KINDS
+from monitor.alarms.patients import PROGRESS
 from monitor.ecg.quality import FAULTS
 from monitor.errors import REASONS
 
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 SECONDS_BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0)
 BATCH_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096)
+FIT_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 
 
 class BatchHistogram(Collector):
@@ -122,6 +124,31 @@ class SegmentMetrics(ConnectionMetrics):
         self.last_chunk = self._gauge(
             "last_chunk_timestamp_seconds", "Time of the last chunk; 0 before the first."
         )
+
+
+class LearnMetrics(ConnectionMetrics):
+    """The metrics of the learner of patients' models."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.beats = self._counter("learn_beats", "Beats collected, by quality.", ("quality",))
+        self.fits = self._counter("learn_fits", "Fits that have ended, by outcome.", ("outcome",))
+        self.patients = self._gauge("learn_patients", "Patients, by state.", ("state",))
+        self.unwritten = self._counter(
+            "journal_failures", "Turns of the main loop in which the journal could not be written."
+        )
+        self.fit = Histogram(
+            "ecg_monitor_learn_fit_duration_seconds",
+            "Time to fit a model and to write it.",
+            registry=registry,
+            buckets=FIT_BUCKETS,
+        )
+        for quality in ("good", "poor"):
+            self.beats.labels(quality)
+        for outcome in ("fitted", "refused", "unwritable", "died"):
+            self.fits.labels(outcome)
+        for state in PROGRESS:
+            self.patients.labels(state)
 
 
 class Metrics(ConnectionMetrics):

@@ -31,7 +31,7 @@ STOREYS = {
         "__init__ backend",
         "export",
         "detectors images",
-        "simulator evaluation",
+        "simulator evaluation learn",
         "cli",
         "__main__",
     ],

@@ -208,6 +208,29 @@ def _evaluate_records(folder: Path, out: Path, table: Table) -> None:
 
 
 @app.command()
+def learn(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker", metavar="URL", help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT."
+        ),
+    ] = None,
+) -> None:
+    """Run the learner: fit a model for each patient that is admitted, from the live beats.
+
+    Models are written to model.folder, where the monitor takes them over.
+    """
+    from monitor import configuration, logs
+    from train.learn import loop
+
+    logs.set_up()
+    loop.run(configuration.load(config, configuration.flags(broker=broker)))
+
+
+@app.command()
 def simulator(data: Data = None, out: Out = Path("out/simulator"), seed: Seed = None) -> None:
     """Fit the beat simulator that the demo uses, and evaluate it with the shipped detector."""
     from train import simulator

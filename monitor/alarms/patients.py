@@ -4,7 +4,7 @@ The learner reports on `ecg/<device>/learning`, the monitor publishes on `ecg/<d
 both are retained.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -12,18 +12,20 @@ Progress = Literal["collecting", "waiting", "fitting", "trial", "done", "failed"
 """How far a model is: beats are collected, then it waits for its turn and is fitted; a new model
 beside an old one is on trial until somebody decides."""
 
+PROGRESS: tuple[Progress, ...] = get_args(Progress)
+
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
     """How far the model of a device is, as the learner reports it.
 
     Attributes:
-        since: when the patient was admitted, or the last stage began; RFC 3339, UTC.
+        since: when this state began; RFC 3339, UTC.
         by: who admitted the patient.
         beats: good beats collected so far.
         needed: good beats that the fit needs.
         place: in the line of those that wait to be fitted, the next one being 1.
         problem: why it failed, in one line for people.
-        model, sha256: of the file that was written.
+        model, sha256: of the file that was written, in the folder of models.
     """
 
     state: Progress

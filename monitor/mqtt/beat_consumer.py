@@ -79,6 +79,7 @@ class BeatConsumer(Connection):
 
     Attributes:
         new_session: set when the broker had no session of ours any more.
+        refused: why the broker refused filters that `follow` was given.
     """
 
     def __init__(
@@ -95,7 +96,10 @@ class BeatConsumer(Connection):
         super().__init__(mqtt, client_id or mqtt.client_id, keep_session=True)
         self._setting = setting
         self.new_session = False
+        self.refused: dict[str, str] = {}
         self._filters, self._qos, self._metrics = filters, qos, metrics
+        self._followed: set[str] = set()
+        self._asked: dict[int, list[str]] = {}  # filters, by packet identifier of the SUBSCRIBE
         self._subscribed = False  # whether the broker ever granted the subscriptions
         self._epoch = 0
         self._inbox: list[Message] = []
@@ -135,6 +139,20 @@ class BeatConsumer(Connection):
             if client is self._client:
                 client.packets.acknowledge(done)
 
+    def follow(self, filters: set[str]) -> None:
+        """Subscribe to these filters beside those of the start, and to no others any more."""
+        for topic in self._followed - filters:
+            self.leave(topic)
+        new, self._followed = filters - self._followed, filters
+        if new and self._client is not None and self._accepted:
+            self._subscribe(self._client, sorted(new))
+
+    def leave(self, topic: str) -> None:
+        """Unsubscribe from a filter, which a session may have from an earlier process, too."""
+        self.refused.pop(topic, None)
+        if self._client is not None and self._accepted:
+            self._client.unsubscribe(topic)
+
     def publish_unassured(self, topic: str, payload: bytes) -> None:
         """Publish scores at QoS 0, over the connection on which their beats are acknowledged.
 
@@ -170,23 +188,36 @@ class BeatConsumer(Connection):
         if not flags.session_present:
             self._forget_session()
             self.new_session = True
+        self._asked.clear()
+        self.refused.clear()
+        self._subscribe(client, self._filters)
+        if self._followed:
+            self._subscribe(client, sorted(self._followed))
+
+    def _subscribe(self, client: PahoClient, filters: list[str]) -> None:
         if self._protocol == "5":
             options = SubscribeOptions(qos=self._qos, retainHandling=2)
-            client.subscribe([(topic, options) for topic in self._filters])
+            _, mid = client.subscribe([(topic, options) for topic in filters])
         else:
-            client.subscribe([(topic, self._qos) for topic in self._filters])
+            _, mid = client.subscribe([(topic, self._qos) for topic in filters])
+        if mid is not None:
+            self._asked[mid] = filters
 
     def _on_subscribe(
         self,
         _client: PahoClient,
         _userdata: object,
-        _mid: int,
+        mid: int,
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        for topic, reason in zip(self._filters, reasons, strict=False):
+        filters = self._asked.pop(mid, [])
+        for topic, reason in zip(filters, reasons, strict=False):
             if reason.is_failure:
                 problem = f"the broker refused the subscription ({str(reason).lower()})"
+                if filters is not self._filters:
+                    self.refused[topic] = problem
+                    continue
                 if not self._subscribed:
                     where = self._mqtt.where
                     self._fatal = ConfigurationError(
@@ -194,8 +225,9 @@ class BeatConsumer(Connection):
                     )
                 self._drop(problem)
                 return
-        self._subscribed = True
-        self.trouble = None
+        if filters is self._filters:
+            self._subscribed = True
+            self.trouble = None
 
     def _on_lost(self) -> None:
         """Keep the messages in hand, without their acknowledgements."""

@@ -28,7 +28,7 @@ from tests.harness.signals import heart
 from tests.harness.waiting import WITHIN, wait_until
 
 TOP = Path(__file__).parents[2]
-USERS = ("attendant", "bed-1", "bed-2", "monitor", "segmenter", "viewer")
+USERS = ("attendant", "bed-1", "bed-2", "learner", "monitor", "segmenter", "viewer")
 
 
 class _Loader(yaml.SafeLoader):
@@ -277,6 +277,7 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
         "broker/passwords",
         "devices/bed-1",
         "grafana/password",
+        "learner/password",
         "monitor/password",
         "page/token",
         "segmenter/password",
@@ -304,7 +305,20 @@ def test_passwords_are_made_once_and_seen_by_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["viewer", "attendant", "monitor", "segmenter", "+", "#", "bed/7", "bed 7", "bed:7", ""]
+    "name",
+    [
+        "viewer",
+        "attendant",
+        "learner",
+        "monitor",
+        "segmenter",
+        "+",
+        "#",
+        "bed/7",
+        "bed 7",
+        "bed:7",
+        "",
+    ],
 )
 def test_no_login_is_made_for_what_is_no_device(tmp_path: Path, name: str) -> None:
     assert make_passwords(tmp_path, name).returncode == 64
@@ -331,6 +345,7 @@ MAY_PUBLISH = {
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
     "segmenter": {*(f"ecg/{user}/beats" for user in USERS), "ecg-monitor/ward/status"},
     "viewer": set(),
+    "learner": {"ecg/bed-1/learning", "ecg-monitor/ward/status"},
     "attendant": {
         *("ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve", "ecg-monitor/ward/mark")
     },
@@ -345,6 +360,7 @@ MAY_PUBLISH = {
     },
 }
 SEEN = {
+    "ecg/bed-1/learning",
     "ecg/bed-1/samples",
     "ecg/bed-2/samples",
     "ecg/bed-1/alerts",
@@ -358,6 +374,7 @@ MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
     "segmenter": {"ecg/bed-1/samples", "ecg/bed-2/samples"},
+    "learner": {f"ecg/{user}/beats" for user in USERS if user != "learner"},
     "viewer": {
         *(f"ecg/{user}/beats" for user in USERS if user != "viewer"),
         *SEEN,

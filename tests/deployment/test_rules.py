@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from monitor.metrics import Metrics, SegmentMetrics
+from monitor.metrics import LearnMetrics, Metrics, SegmentMetrics
 from tests.harness.brokers import program
 
 TOP = Path(__file__).parents[2]
@@ -69,7 +69,8 @@ def test_the_runbook_speaks_of_these_alerts_and_of_every_reason() -> None:
 def test_the_rules_use_metrics_that_the_daemons_have() -> None:
     ours = Metrics(CollectorRegistry())
     ours.model.labels("ecg", "0").set(1)
-    pages = [generate_latest(it.registry) for it in (ours, SegmentMetrics(CollectorRegistry()))]
+    others = (SegmentMetrics(CollectorRegistry()), LearnMetrics(CollectorRegistry()))
+    pages = [generate_latest(each.registry) for each in (ours, *others)]
     series = set(re.findall(r"^\w+", b"".join(pages).decode(), re.M))
     used = {
         name
@@ -83,4 +84,4 @@ def test_the_rules_use_metrics_that_the_daemons_have() -> None:
 def test_the_rules_by_job_name_the_jobs_that_are_scraped() -> None:
     jobs = {job["job_name"] for job in read("prometheus.yml")["scrape_configs"]}
     named = re.findall(r'up\{job="([^"]+)"\}', "".join(rule["expr"] for rule in GROUP["rules"]))
-    assert set(named) == jobs == {"ecg-monitor", "ecg-monitor-segment"}
+    assert set(named) == jobs == {"ecg-monitor", "ecg-monitor-segment", "ecg-monitor-learn"}

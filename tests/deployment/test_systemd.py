@@ -60,18 +60,35 @@ def test_a_mistake_in_a_setting_is_not_tried_again_and_the_watchdog_is_slower_th
 
 def test_the_units_differ_in_what_runs_and_where_it_writes_alone() -> None:
     own = {"Description", "ExecStart", "Environment", "StateDirectory"}
-    one, other = ([line for line in settings(unit) if line[0] not in own] for unit in UNITS)
+    learner, one, other = (
+        {line for line in settings(unit) if line[0] not in own} for unit in sorted(UNITS)
+    )
     assert one == other
+    # TensorFlow compiles, and has many threads; it runs as the monitor's user, to share a folder.
+    assert one - learner == {
+        ("MemoryDenyWriteExecute", "yes"),
+        ("MemoryMax", "1G"),
+        ("SystemCallFilter", "~@privileged @resources"),
+        ("TasksMax", "64"),
+    } and learner - one == {
+        ("MemoryMax", "3G"),
+        ("OOMPolicy", "continue"),
+        ("SystemCallFilter", "~@privileged"),
+        ("TasksMax", "1024"),
+        ("User", "ecg-monitor"),
+    }
 
 
 @every_unit
 def test_the_daemon_writes_into_its_own_state_directory_alone(shipped: Path) -> None:
     lines = settings(shipped)
-    folder = dict(lines)["StateDirectory"]
+    folder, *shared = dict(lines)["StateDirectory"].split()
     assert folder == shipped.stem
     written = [text for name, text in lines if name == "Environment" and "%S" in text]
-    (file,) = written
+    file, *models = written
     assert file.partition("=")[2].startswith(f"%S/{folder}/")
     _, command, *_ = dict(lines)["ExecStart"].split()
-    setting = {"run": "HISTORY__FILE", "segment": "SEGMENT__JOURNAL"}[command]
-    assert file.startswith(f"ECG_MONITOR_{setting}=")
+    settings_of = {"run": "HISTORY__FILE", "segment": "SEGMENT__JOURNAL", "learn": "LEARN__JOURNAL"}
+    assert file.startswith(f"ECG_MONITOR_{settings_of[command]}=")
+    assert models == [f"ECG_MONITOR_MODEL__FOLDER=%S/{name}" for name in shared]
+    assert shared == ([] if command == "segment" else ["ecg-monitor-models"])

@@ -13,7 +13,7 @@ from paho.mqtt.client import MQTTMessage
 from paho.mqtt.client import topic_matches_sub as fits
 
 from monitor import errors
-from monitor.alarms import messages, operator_requests
+from monitor.alarms import messages, operator_requests, patients
 from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
 from monitor.configuration import load
 from monitor.ecg import chunks, codec
@@ -81,6 +81,7 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
         messages.Scores,
         messages.Shelved,
         messages.OpenAlarm,
+        patients.Learning,
     ],
 )
 def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
@@ -246,7 +247,7 @@ def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, *settings.segment.topic} <= described
-    for end in ("alerts", "alarm", "scores", *operator_requests.TOPICS):
+    for end in ("alerts", "alarm", "scores", "learning", *operator_requests.TOPICS):
         assert topic_of(settings.output.topic, "{device}", end) in described
 
 
@@ -342,4 +343,5 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
         address.rpartition("/")[2]
         for channel in DOCUMENT["channels"].values()
         if (address := channel["address"]) not in load().segment.topic
+        if not address.endswith("/learning")  # the learner's
     }

@@ -57,6 +57,7 @@ INSTEAD = {
     "pip install .": "true",
     "sudo /opt/ecg-monitor/bin/pip install .": "cp bin/ecg-monitor opt/ecg-monitor/bin/",
     "sudo /opt/ecg-monitor/bin/pip install '.[segment]'": "true",
+    "sudo /opt/ecg-monitor/bin/pip install '.[train]'": "true",
     f"curl -fsSO {datasets.FOLDERS[''][0]}ecg.csv": "test -s ecg.csv",
     # They would go on for ever, or for long.
     "make demo": "ecg-monitor demo --seconds 14",
@@ -77,7 +78,7 @@ INSTEAD = {
     # There is no systemd that could start it; tests/deployment/test_systemd.py looks at the unit.
     **{
         f"sudo systemctl enable --now {unit}": f"test -s etc/systemd/system/{unit}.service"
-        for unit in ("ecg-monitor", "ecg-monitor-segment")
+        for unit in ("ecg-monitor", "ecg-monitor-segment", "ecg-monitor-learn")
     },
 }
 """Commands that are replaced, and by what."""

@@ -13,7 +13,7 @@ from tests.harness.waiting import WITHIN, wait_until
 
 
 class RunningDaemon:
-    """`ecg-monitor run` or `ecg-monitor segment`, from `with` to its end.
+    """`ecg-monitor run`, `ecg-monitor segment` or `ecg-train learn`, from `with` to its end.
 
     Settings are named as in the environment, without `ECG_MONITOR_`; other variables of the
     environment are given separately.
@@ -42,6 +42,7 @@ class RunningDaemon:
         own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
         given |= {"SEGMENT__PORT": str(port), "SEGMENT__JOURNAL": str(folder / "journal.db")}
+        given |= {"LEARN__PORT": str(port), "LEARN__JOURNAL": str(folder / "learn.db")}
         given["HISTORY__FILE"] = str(folder / "history.db")
         given |= {"ALARM__WINDOW": "10", "ALARM__RAISE_AT": "3", "ALARM__CLEAR_AT": "0"}
         self._environment = own | (variables or {})
@@ -50,9 +51,10 @@ class RunningDaemon:
 
     def start(self) -> Self:
         """Start it, and do not wait until it is healthy."""
+        program = "train" if self._command == "learn" else "monitor"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "monitor", self._command], env=self._environment, stderr=log
+                [sys.executable, "-m", program, self._command], env=self._environment, stderr=log
             )
         return self
 

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,60 +125,91 @@ def main(
     else:
         patient = fit_record(beats, taught.for_signal(raw.signal), seed, epochs)
         second = {"second_opinion": taught.described}
-    held_out = patient.fitted.held_out
-    table = metrics.quantiles(held_out)
-    told = float(np.mean(held_out > patient.threshold))
-    most = metrics.highest_rate(int(np.sum(held_out > patient.threshold)), len(held_out))
+    told, most = _above(patient)
+    held_out = len(patient.fitted.held_out)
     print(f"beats: {len(given)}, of them {len(given) - len(believed)} of poor quality")
     print(f"left out, as unlike the others: {int((~patient.used).sum())}")
     print(f"threshold {patient.threshold:.3f}: {patient.chosen}")
     print(
-        f"of {len(held_out)} beats that were not fitted {told:.1%} lie above it; "
+        f"of {held_out} beats that were not fitted {told:.1%} lie above it; "
         f"with 95 % confidence no more than {most:.1%} of such beats do"
     )
-    print(f"the smallest false-alarm rate that they support: {1 / len(held_out):.2%}")
+    print(f"the smallest false-alarm rate that they support: {1 / held_out:.2%}")
 
     # Export
-    expected = score_graph.outputs(patient.fitted.graph, given, rr)
-    export(
+    split = (
+        "all beats not labelled abnormal; groups far from all others left out"
+        if minutes is None
+        else f"the first {minutes:g} minutes, without labels; those unlike the others left out"
+    )
+    rows = {"given": len(given), "believed": len(believed), "fitted": int(patient.used.sum())}
+    write(
         out / "ecg.onnx",
+        patient,
+        given,
+        rr,
+        name=source.stem,
+        dataset=Dataset(name=source.name, sha256=hashlib.sha256(content).hexdigest(), rows=rows),
+        split=split,
+        training={"seed": seed} | channel | ecg5000.described(epochs) | second,
+        segmentation=None if cut is None else cut.DESCRIPTION,
+    )
+    print(f"wrote {out / 'ecg.onnx'}")
+
+
+def write(
+    path: Path,
+    patient: Patient,
+    beats: Floats,
+    rr: Floats | None,
+    *,
+    name: str,
+    dataset: Dataset,
+    split: str,
+    training: dict[str, Any],
+    segmentation: dict[str, Any] | None,
+) -> None:
+    """Write a patient's detector as a model file.
+
+    Args:
+        path: of the file.
+        patient: the detector.
+        beats: float32 [N, 140], to verify the file with.
+        rr: float32 [N, 32], the RR intervals before each; None if the detector takes none.
+        name, dataset, split, training, segmentation: of the card, beside what the fit says itself.
+
+    Raises:
+        ExportError: the file does not compute what Keras does.
+    """
+    told, most = _above(patient)
+    export(
+        path,
         patient.fitted.graph,
         DetectorCard(
             **provenance(),
-            name=source.stem,
+            name=name,
             kind="detector",
-            dataset=Dataset(
-                name=source.name,
-                sha256=hashlib.sha256(content).hexdigest(),
-                rows={
-                    "given": len(given),
-                    "believed": len(believed),
-                    "fitted": int(patient.used.sum()),
-                },
-            ),
-            split=(
-                "all beats not labelled abnormal; groups far from all others left out"
-                if minutes is None
-                else f"the first {minutes:g} minutes, without labels; those unlike the others "
-                "left out"
-            )
+            dataset=dataset,
+            split=split
             + "; for the threshold and the quantiles each beat was scored by a network fitted to "
             f"{ecg5000.FOLDS - 1} fifths without it"
             + ("" if rr is None else ", and by networks taught on other records"),
-            training={"recipe": "patient", "seed": seed, "unit": patient.unit}
-            | channel
-            | ecg5000.described(epochs)
-            | second,
+            training={"recipe": "patient", "unit": patient.unit} | training,
             figures={"share_above_threshold": told, "highest_share_above_threshold": most},
             threshold=Threshold(value=patient.threshold, chosen=patient.chosen),
-            quantiles=table,
-            segmentation=None if cut is None else cut.DESCRIPTION,
+            quantiles=metrics.quantiles(patient.fitted.held_out),
+            segmentation=segmentation,
         ),
-        inputs=given,
-        expected=expected,
+        inputs=beats,
+        expected=score_graph.outputs(patient.fitted.graph, beats, rr),
         rr=rr,
     )
-    print(f"wrote {out / 'ecg.onnx'}")
+
+
+def _above(patient: Patient) -> tuple[float, float]:
+    """Return the share of the held-out beats above the threshold, and its highest likely value."""
+    above = patient.fitted.held_out > patient.threshold
+    return float(np.mean(above)), metrics.highest_rate(int(above.sum()), len(above))
 
 
 def fit(believed: Floats, seed: int, epochs: int = ecg5000.EPOCHS, normal: bool = False) -> Patient:

@@ -1,0 +1,1 @@
+"""The service that learns patients' models: collect beats, fit, write, for whoever is admitted."""
