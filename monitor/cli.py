@@ -30,8 +30,20 @@ Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")
 ]
 Broker = Annotated[
-    str | None,
-    typer.Option("--broker", metavar="URL", help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT."),
+    list[str] | None,
+    typer.Option(
+        "--broker",
+        metavar="URL",
+        help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT; may be repeated for the nodes of a "
+        "cluster.",
+    ),
+]
+Standby = Annotated[
+    bool,
+    typer.Option(
+        "--standby",
+        help="Wait until the program of the same client ID is gone, and take its place.",
+    ),
 ]
 
 
@@ -43,6 +55,7 @@ def run(
         Path | None,
         typer.Option("--model", metavar="FILE", help="Model file (default: the shipped detector)."),
     ] = None,
+    standby: Standby = False,
     print_config: Annotated[
         bool,
         typer.Option(
@@ -53,7 +66,8 @@ def run(
     """Run the monitor: score beats as they arrive, publish alerts, serve metrics."""
     from monitor import configuration, settings_toml
 
-    chosen = configuration.load(config, configuration.flags(broker=broker, model=model))
+    flags = configuration.flags(broker=broker, model=model, standby=standby)
+    chosen = configuration.load(config, flags)
     if print_config:
         typer.echo(settings_toml.to_toml(chosen), nl=False)
         return
@@ -269,6 +283,7 @@ def segment(
         str | None,
         typer.Option(metavar="NAME", help="Lead to cut beats from (default: the first)."),
     ] = None,
+    standby: Standby = False,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
@@ -280,7 +295,7 @@ def segment(
     from monitor.segment import loop
 
     logs.set_up()
-    flags = configuration.flags(broker=broker, rate=rate, lead=lead)
+    flags = configuration.flags(broker=broker, rate=rate, lead=lead, standby=standby)
     loop.run(configuration.load(config, flags))
 
 

@@ -68,14 +68,15 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
 
 
 def flags(
-    broker: str | None = None,
+    broker: list[str] | None = None,
     model: Path | None = None,
     rate: float | None = None,
     lead: str | None = None,
+    standby: bool = False,
 ) -> dict[str, Any]:
     """Return the options of the command line as tables of settings."""
     given: dict[str, dict[str, Any]] = {
-        "mqtt": {"broker": broker},
+        "mqtt": {"broker": broker or None, "standby": standby or None},
         "model": {"path": model},
         "segment": {"rate": rate, "lead": lead},
     }
@@ -99,6 +100,7 @@ def _explain(error: ErrorDetails) -> str:
     value = repr(error["input"])
     if setting.endswith(("password", "token")):
         value = "'***'"
-    elif setting == "mqtt.broker":
+    elif setting.startswith("mqtt.broker"):
+        setting = "mqtt.broker"  # whichever of the list it is
         value = _LOGIN.sub(r"\1***@", value)
     return f"{setting} = {value}: {reason}"

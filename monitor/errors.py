@@ -27,7 +27,17 @@ class ConfigurationError(Failure):
     code = CONFIGURATION
 
 
-Reason = Literal["empty", "length", "json", "shape", "not_finite", "time", "topic", "retained"]
+Reason = Literal[
+    "empty",
+    "length",
+    "json",
+    "shape",
+    "not_finite",
+    "time",
+    "topic",
+    "retained",
+    "unsubscribed",
+]
 """Why a message was rejected."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)

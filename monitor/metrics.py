@@ -80,6 +80,9 @@ class ConnectionMetrics:
             "messages_redelivered", "Messages that the broker marked as delivered before."
         )
         self.connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
+        self.standby = self._gauge(
+            "standby", "1 while another program of this client ID is active."
+        )
         self.unacknowledged = self._gauge(
             "unacknowledged_messages", "Messages received and not acknowledged yet."
         )

@@ -73,6 +73,19 @@ def _check_hosts(hosts: list[str]) -> list[str]:
     return hosts
 
 
+def _check_broker(broker: str) -> str:
+    try:
+        url = urlsplit(broker)
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), 0
+    plain = url.hostname and port != 0 and not set("@?#") & set(broker)
+    plain = plain and not url.path.strip("/") and broker.isprintable()
+    if url.scheme not in ("mqtt", "mqtts") or not plain:
+        raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
+    return broker
+
+
 QoS = Annotated[Literal[0, 1], BeforeValidator(_number)]
 
 # NoDecode: the environment's text comes to _listed as it is.
@@ -84,7 +97,20 @@ Filters = Annotated[
     Field(min_length=1),
 ]
 
+Brokers = Annotated[
+    list[Annotated[str, AfterValidator(_check_broker)]],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+]
+
 HostNames = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_check_hosts)]
+
+
+def host_and_port(address: tuple[str, int]) -> str:
+    """Return an address as it is named in messages."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Table(BaseModel):
@@ -96,8 +122,13 @@ class Table(BaseModel):
 class MqttSettings(Table):
     """The broker and the session there."""
 
-    broker: str = "mqtt://localhost:1883"
-    """Address of the broker: mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS."""
+    broker: Brokers = ["mqtt://localhost:1883"]
+    """Address of the broker: mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS. A list of them: the
+    nodes of one cluster, tried in turn."""
+
+    standby: bool = False
+    """Whether to wait, connected, until the monitor of the same client ID is gone, and then to take
+    its place."""
 
     protocol: Protocol = "5"
     """Version of MQTT, "5" or "3.1.1". "5" falls back to 3.1.1 if the broker refuses it."""
@@ -135,22 +166,12 @@ class MqttSettings(Table):
     """Seconds for which the broker keeps the session, and the beats that it queues, after a
     disconnect."""
 
-    @field_validator("broker")
-    @classmethod
-    def _check_broker(cls, broker: str) -> str:
-        try:
-            url = urlsplit(broker)
-            port = url.port
-        except ValueError:
-            url, port = urlsplit(""), 0
-        plain = url.hostname and port != 0 and not set("@?#") & set(broker)
-        plain = plain and not url.path.strip("/") and broker.isprintable()
-        if url.scheme not in ("mqtt", "mqtts") or not plain:
-            raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
-        return broker
-
     @model_validator(mode="after")
     def _check_pairs(self) -> "MqttSettings":
+        if len({urlsplit(each).scheme for each in self.broker}) > 1:
+            raise ValueError(
+                f"mqtt.broker = {self.broker}: must be mqtt:// or mqtts:// for all nodes alike"
+            )
         if self.key_file and not self.cert_file:
             raise ValueError("mqtt.key_file needs mqtt.cert_file")
         for key in ("ca_file", "cert_file", "key_file"):
@@ -167,18 +188,18 @@ class MqttSettings(Table):
     @property
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
-        return urlsplit(self.broker).scheme == "mqtts"
+        return urlsplit(self.broker[0]).scheme == "mqtts"
 
     @property
-    def address(self) -> tuple[str, int]:
-        """Host and port of the broker."""
-        url = urlsplit(self.broker)
-        return url.hostname or "", url.port or (8883 if self.tls else 1883)
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of the broker, or of each of its nodes."""
+        urls = map(urlsplit, self.broker)
+        return [(url.hostname or "", url.port or (8883 if self.tls else 1883)) for url in urls]
 
     @property
     def where(self) -> str:
         """The broker as it is named in messages."""
-        return "{}:{}".format(*self.address)
+        return ", ".join(map(host_and_port, self.addresses))
 
     @property
     def longest_held(self) -> float:

@@ -1,7 +1,8 @@
 """Topics and topic filters, and the device IDs in them."""
 
+import re
 from fnmatch import fnmatchcase
-from itertools import zip_longest
+from itertools import product, zip_longest
 
 from monitor.errors import Rejected, UsageError
 
@@ -97,6 +98,66 @@ def overlap(one: str, other: str) -> bool:
         if mine is None or its is None or (mine != its and "+" not in (mine, its)):
             return False
     return True
+
+
+def disjoint(filters: list[str]) -> list[str]:
+    """Return filters of which no two match the same topic, and that match all that these do.
+
+    A broker may deliver a message once for each filter that matches. Shared subscriptions stay as
+    they are.
+
+    >>> disjoint(["ecg/+/beats", "ward/+/+/beats", "ecg/#"])
+    ['ward/+/+/beats', 'ecg/#']
+    """
+    found: list[str] = []
+    for topic in filters:
+        shared = topic.startswith("$share/")
+        while other := next((x for x in found if not shared and overlap(x, topic)), None):
+            found.remove(other)
+            topic = _union(other, topic)
+        found.append(topic)
+    return found
+
+
+def _union(one: str, other: str) -> str:
+    """Return a filter that matches all that two filters match, which overlap."""
+    levels: list[str] = []
+    for mine, its in zip_longest(one.split("/"), other.split("/")):
+        if "#" in (mine, its):
+            return "/".join([*levels, "#"])
+        levels.append(mine if mine == its else "+")
+    return "/".join(levels)
+
+
+def matcher(filters: list[str]) -> re.Pattern[bytes]:
+    """Return what fully matches the topics that any of these filters matches.
+
+    >>> bool(matcher(["ecg/+/beats"]).fullmatch(b"ecg/bed-7/beats"))
+    True
+    """
+    patterns = []
+    for topic in filters:
+        levels = [
+            "[^/]*" if level == "+" else re.escape(level)
+            for level in subscription(topic, bare=True).split("/")
+        ]
+        text = "/".join(levels)
+        patterns.append(f"{text[:-3]}(/.*)?" if text.endswith("/\\#") else text)
+    return re.compile("|".join(patterns).encode(), re.DOTALL)
+
+
+def filters_of(topic: str) -> list[str]:
+    """Return every filter that matches a topic, shared subscriptions left out.
+
+    >>> filters_of("a/b")
+    ['a/b', 'a/+', '+/b', '+/+', 'a/b/#', 'a/+/#', '+/b/#', '+/+/#', 'a/#', '+/#', '#']
+    """
+    levels = topic.split("/")
+    found = ["/".join(each) for each in product(*((level, "+") for level in levels))]
+    for end in range(len(levels), -1, -1):
+        heads = product(*((level, "+") for level in levels[:end]))
+        found += ["/".join([*each, "#"]) for each in heads]
+    return found
 
 
 def subscription(topic: str, bare: bool = False, device: str = "+") -> str:

@@ -80,7 +80,8 @@ def test_every_series_stands_at_zero_from_the_start() -> None:
         else:
             assert sample.value == 0
     get = metrics.registry.get_sample_value
-    for reason in ("empty", "length", "json", "shape", "not_finite", "time", "topic", "retained"):
+    reasons = ("empty", "length", "json", "shape", "not_finite", "time", "topic", "retained")
+    for reason in (*reasons, "unsubscribed"):
         assert get("ecg_monitor_messages_rejected_total", {"reason": reason}) == 0
     raised = {"kind": "anomaly", "event": "raised", "priority": "medium"}
     assert get("ecg_monitor_alerts_total", raised) == 0

@@ -55,15 +55,15 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     monkeypatch.setenv("ECG_MONITOR_MQTT__BROKER", "mqtt://environment:2")
     monkeypatch.setenv("ECG_MONITOR_MQTT__CLIENT_ID", "environment")
     monkeypatch.setenv("ECG_MONITOR_ALARM__RAISE_AT", "9")
-    settings = load(file, flags(broker="mqtt://flag:3"))
-    assert settings.mqtt.address == ("flag", 3)
+    settings = load(file, flags(broker=["mqtt://flag:3"]))
+    assert settings.mqtt.addresses == [("flag", 3)]
     assert settings.mqtt.client_id == "environment"
     assert settings.mqtt.receive_maximum == 7
     assert (settings.alarm.window, settings.alarm.raise_at, settings.alarm.clear_at) == (30, 9, 0)
     assert settings.input.topic == ["file/{device}"]
     assert load().mqtt.client_id == "environment"
     assert load().mqtt.receive_maximum == 1000
-    assert Settings().mqtt.broker == "mqtt://localhost:1883"  # the schema alone reads nothing
+    assert Settings().mqtt.broker == ["mqtt://localhost:1883"]  # the schema alone reads nothing
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_one_topic_or_several_come_from_the_environment(
     ],
 )
 def test_the_broker_has_an_address(broker: str, address: tuple[str, int], tls: bool) -> None:
-    mqtt = load(None, flags(broker=broker)).mqtt
-    assert (mqtt.address, mqtt.tls) == (address, tls)
+    mqtt = load(None, flags(broker=[broker])).mqtt
+    assert (mqtt.addresses, mqtt.tls) == ([address], tls)
 
 
 # -- what is refused

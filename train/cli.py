@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from monitor import errors, terminal
+from monitor.cli import Broker, Config, Standby
 
 app = typer.Typer(
     name="ecg-train",
@@ -208,17 +209,7 @@ def _evaluate_records(folder: Path, out: Path, table: Table) -> None:
 
 
 @app.command()
-def learn(
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).")
-    ] = None,
-    broker: Annotated[
-        str | None,
-        typer.Option(
-            "--broker", metavar="URL", help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT."
-        ),
-    ] = None,
-) -> None:
+def learn(config: Config = None, broker: Broker = None, standby: Standby = False) -> None:
     """Run the learner: fit a model for each patient that is admitted, from the live beats.
 
     Models are written to model.folder, where the monitor takes them over.
@@ -227,7 +218,7 @@ def learn(
     from train.learn import loop
 
     logs.set_up()
-    loop.run(configuration.load(config, configuration.flags(broker=broker)))
+    loop.run(configuration.load(config, configuration.flags(broker=broker, standby=standby)))
 
 
 @app.command()

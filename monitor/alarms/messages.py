@@ -225,3 +225,16 @@ decode_alarm = msgspec.json.Decoder(RetainedAlarm).decode
 decode_alert = msgspec.json.Decoder(Alert).decode
 
 decode_judged = msgspec.json.Decoder(Judged).decode
+
+
+def smaller(alert: bytes) -> list[bytes]:
+    """Return an encoded alert without its reconstruction, and without its beat as well.
+
+    Of anything else there is nothing smaller.
+    """
+    try:
+        whole = decode_alert(alert)
+    except ValueError:
+        return []
+    bare = msgspec.structs.replace(whole, reconstruction=None)
+    return [encode(bare), encode(msgspec.structs.replace(bare, beat=None))]

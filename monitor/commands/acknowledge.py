@@ -46,7 +46,7 @@ class _Connection:
 
     def __init__(self, settings: Settings, device: str) -> None:
         self._output, self._where = settings.output, settings.mqtt.where
-        name = f"{settings.mqtt.client_id}-operator"
+        name = client.unique_id(settings.mqtt, "operator")
         self._retained = RetainedAlarms(settings.output.topic, name, device)
         # Events of the network thread are handed over to this one.
         self._events: Queue[Callable[[], None]] = Queue()
@@ -73,10 +73,7 @@ class _Connection:
         client.leave(self._client)
 
     def _fail(self, reason: str) -> None:
-        raise Failure(
-            f"{self._where}: the connection was lost ({reason.lower()}); perhaps somebody else is "
-            "acknowledging or shelving at the same time"
-        )
+        raise Failure(f"{self._where}: the connection was lost ({reason.lower()})")
 
     def retained(self) -> list[RetainedAlarm]:
         """Return the alarms that the broker retains.

@@ -13,11 +13,16 @@ ALIVE: Final = "WATCHDOG=1"
 STOPPING: Final = "STOPPING=1"
 
 
+def listens() -> bool:
+    """Return whether a service manager has started us that wants to hear from us."""
+    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
+
+
 def tell(state: str) -> None:
     """Send a state to the service manager that started us, if there is one."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not listens():
         return
+    address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):  # a name of Linux's abstract namespace
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

@@ -14,6 +14,8 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from monitor.alarms.messages import smaller
+from monitor.errors import ConfigurationError
 from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.other_monitors import OtherMonitors
@@ -36,6 +38,15 @@ at QoS 0 only by this.
 
 RETRY_DELAY = 5.0
 """Seconds after which a publication that the broker refused is tried again."""
+
+MAX_LOSSES = 2
+"""Connections that may be lost, each with the same publication under way, before that is held to
+be too large: brokers of MQTT 3.1.1 hang up on those. One that restarts may cost an alert its
+reconstruction, never the alert."""
+
+MAY_BE_TOO_LARGE = {"Implementation specific error", "Unspecified error"}
+"""Reasons with which a broker may refuse a publication for its size: MQTT 5 has none that says so.
+mosquitto's `message_size_limit` gives the first."""
 
 READING = "reading back the alarms"
 """What `AlertSender.trouble` says while beats wait for the retained alarms."""
@@ -136,9 +147,13 @@ class AlertSender(Connection):
             publication = self._outbox.take()
             if publication is None:
                 return
+            payload = self._fitting(publication)
+            if payload is None:
+                self._give_up(publication)
+                continue
             info = client.publish(
                 publication.topic,
-                publication.payload,
+                payload,
                 qos=1,
                 retain=publication.retain and self._retains,
             )
@@ -146,6 +161,29 @@ class AlertSender(Connection):
                 self._outbox.put_back(publication)
                 return
             self._outbox.hand_over(publication, info.mid)
+
+    def _fitting(self, publication: Publication) -> bytes | None:
+        """Return the payload as the broker takes it; None if it takes none.
+
+        An alert goes without its reconstruction, and then without its beat, where it is larger than
+        the broker takes: as it has said, or as it shows by refusing it or hanging up again and
+        again.
+        """
+        topic, payload = publication.topic, publication.payload
+        doubts = max(publication.refusals, publication.losses - MAX_LOSSES)
+        if doubts <= 0 and self._takes(topic, payload):
+            return payload
+        forms = [payload, *smaller(payload)]
+        forms = forms[min(max(doubts, 0), len(forms) - 1) :]
+        return next((each for each in forms if self._takes(topic, each)), None)
+
+    def _give_up(self, publication: Publication) -> None:
+        """Say that a publication is larger than the broker takes, and go on with the next."""
+        self._metrics.refused.inc()
+        topic, size = publication.topic, len(publication.payload)
+        log.error("too large for the broker", topic=topic, bytes=size, maximum=self._largest)
+        self._outbox.hand_over(publication, 0)  # 0 is no packet identifier
+        self._outbox.acknowledge(0)
 
     def finish(self, timeout: float) -> None:
         """Wait until the broker has accepted everything, at most `timeout` seconds."""
@@ -189,21 +227,33 @@ class AlertSender(Connection):
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._status = ""  # the broker may have published the last will since
         self.trouble = None
+        if getattr(properties, "MaximumQoS", 1) < 1:
+            self._refuse(self._no_qos())
+            return
+        self._worked = True
         if not getattr(properties, "RetainAvailable", 1):
             self._do_without_retaining()
         if self._retained is not None and not self._retained.finished:
             self._retained.begin(client, time.monotonic(), self._retains)
             self._show_reading()
 
-    def _on_refusal(self, reason: str) -> None:
+    def _on_refusal(self, reason: str, explained: str) -> None:
         if reason == "Retain not supported":  # it is the last will that is refused
             self._do_without_retaining()
-        super()._on_refusal(reason)
+        elif reason == "QoS not supported" and not self._worked:
+            self._fatal = ConfigurationError(self._no_qos())
+        super()._on_refusal(reason, explained)
+
+    def _no_qos(self) -> str:
+        return (
+            f"mqtt.broker = {self._where}: it takes nothing above QoS 0, so that no alert could be "
+            "confirmed; allowed is a broker that takes QoS 1"
+        )
 
     def _do_without_retaining(self) -> None:
         """Publish states as if they were none: a broker that keeps none would hang up."""
         if self._retains:
-            log.warning("the broker keeps no retained messages", broker=self._mqtt.where)
+            log.warning("the broker keeps no retained messages", broker=self._where)
         self._retains = False
 
     def _show_reading(self) -> None:
@@ -236,7 +286,7 @@ class AlertSender(Connection):
         self._requests = [request._replace(qos=0) for request in self._requests]
 
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        request = parse_publish(header, body, self._protocol == "5")
+        request = parse_publish(header, body, self.protocol == "5")
         retained, client = self._retained, self._client
         if retained is not None and client is not None and client.packets is not None:
             content = request.topic, request.payload, request.retain
@@ -267,7 +317,9 @@ class AlertSender(Connection):
             self._retained.on_published(mid, refusal, time.monotonic())
         if reason.is_failure:
             refused = self._outbox.refuse(mid)
-            if refused is not None:
+            if refused is not None and str(reason) in MAY_BE_TOO_LARGE and self._shrinks(refused):
+                self._outbox.retry()
+            elif refused is not None:
                 self._on_refused(refused.topic, str(reason))
             return
         published = self._outbox.acknowledge(mid)
@@ -275,9 +327,14 @@ class AlertSender(Connection):
             for cause in published.causes:
                 self._metrics.beat_to_alert.observe(time.monotonic() - cause.arrived)
 
+    def _shrinks(self, publication: Publication) -> bool:
+        """Let a publication be smaller the next time; return whether it can be."""
+        publication.refusals += 1
+        return publication.refusals <= len(smaller(publication.payload))
+
     def _on_refused(self, topic: str, reason: str) -> None:
         self._metrics.refused.inc()
-        self.trouble = f"{self._mqtt.where} refused a publish to {topic}: {reason.lower()}"
+        self.trouble = f"{self._where} refused a publish to {topic}: {reason.lower()}"
         if self.trouble != self._logged_trouble:
             log.error("refused", topic=topic, reason=reason, retrying=True)
             self._logged_trouble = self.trouble

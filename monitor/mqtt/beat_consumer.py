@@ -9,17 +9,21 @@ import time
 from array import array
 from collections import OrderedDict
 
+import structlog
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from monitor.errors import ConfigurationError
 from monitor.metrics import ConnectionMetrics
-from monitor.mqtt.connection import KEEPALIVE, Connection
+from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, parse_publish
+from monitor.mqtt.standby import INSTANCE, active_topic
 from monitor.settings import MqttSettings
+from monitor.topics import disjoint, filters_of, matcher
+
+log = structlog.get_logger()
 
 MAX_UNSENT = 1024 * 1024
 """Bytes that may wait for a slow network, above which scores are dropped.
@@ -29,7 +33,12 @@ Acknowledgements of beats queue behind them: at 1 Mbit/s for 8 s, at most.
 
 PACKET_IDENTIFIERS = 65536
 
-PINGREQ = b"\xc0\x00"
+MAX_STRAYS, MAX_LEVELS = 8, 8
+"""Most messages that no filter asks for, of a connection, after which filters are unsubscribed
+from, and most levels that their topics may have: an UNSUBSCRIBE has up to 767 filters then."""
+
+NAMED_EVERY = 1.0
+"""Seconds between two messages that say who is active; a standby waits for five."""
 
 
 class Message:
@@ -98,19 +107,23 @@ class BeatConsumer(Connection):
         self.new_session = False
         self.refused: dict[str, str] = {}
         self._filters, self._qos, self._metrics = filters, qos, metrics
+        self._subscriptions = disjoint(filters)
         self._followed: set[str] = set()
+        self._wanted, self._expected = matcher(filters), matcher(self._subscriptions)
         self._asked: dict[int, list[str]] = {}  # filters, by packet identifier of the SUBSCRIBE
-        self._subscribed = False  # whether the broker ever granted the subscriptions
+        self._told: set[str] = set()  # what was said of the broker's limits
+        self._strays = 0  # messages of this connection that led to an UNSUBSCRIBE
         self._epoch = 0
         self._inbox: list[Message] = []
         self._paused = False
-        self._next_ping = 0.0
         self._unacknowledged: OrderedDict[Message, None] = OrderedDict()
         self._of_this_connection = 0  # how many of them
         # Of this session, by packet identifier: what was delivered last, as a hash, and which
         # messages of earlier connections are in hand.
         self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
         self._redeliverable: dict[int, Message] = {}
+        self._next_name = 0.0
+        self._retains = True
 
     def collect(self, limit: int) -> list[Message]:
         """Read about `limit` bytes at most, and return the messages."""
@@ -144,6 +157,8 @@ class BeatConsumer(Connection):
         for topic in self._followed - filters:
             self.leave(topic)
         new, self._followed = filters - self._followed, filters
+        self._wanted = matcher([*self._filters, *filters])
+        self._expected = matcher([*self._subscriptions, *filters])
         if new and self._client is not None and self._accepted:
             self._subscribe(self._client, sorted(new))
 
@@ -161,7 +176,8 @@ class BeatConsumer(Connection):
         """
         client = self._client
         packets = client.packets if client is not None and self._accepted else None
-        if client is None or packets is None or packets.unsent > MAX_UNSENT:
+        slow = packets is not None and packets.unsent > MAX_UNSENT
+        if client is None or packets is None or slow or not self._takes(topic, payload):
             self._metrics.scores_dropped.inc()
         else:
             client.publish(topic, payload, qos=0)
@@ -170,11 +186,26 @@ class BeatConsumer(Connection):
         """Stop reading, or go on: the broker keeps what is not read, unless it is at QoS 0."""
         self._paused = paused
 
+    def name_active(self, now: float) -> None:
+        """Say once a second that this process holds the session, at QoS 0.
+
+        Over this connection, which is the session's: whoever lost it cannot say so any more.
+        """
+        client = self._client
+        if client is not None and self._accepted and now >= self._next_name:
+            self._next_name = now + NAMED_EVERY
+            client.publish(active_topic(self.client_id), INSTANCE.encode(), 0, self._retains)
+
     def measure(self) -> None:
         """Set the gauges of how far behind the daemon is."""
         self._metrics.unacknowledged.set(len(self._unacknowledged))
         oldest = min((each.arrived for each in self._unacknowledged), default=None)
         self._metrics.oldest.set(0.0 if oldest is None else time.monotonic() - oldest)
+
+    @property
+    def metrics(self) -> ConnectionMetrics:
+        """The metrics of the program."""
+        return self._metrics
 
     # -- what subclasses of Connection fill in
 
@@ -182,26 +213,56 @@ class BeatConsumer(Connection):
         client.on_subscribe = self._on_subscribe
 
     def _on_accepted(
-        self, client: PahoClient, flags: ConnectFlags, _properties: Properties | None
+        self, client: PahoClient, flags: ConnectFlags, properties: Properties | None
     ) -> None:
         self._metrics.connects.inc()
+        self._next_name = 0.0
+        self._retains = bool(getattr(properties, "RetainAvailable", 1))
+        self._strays = 0
         if not flags.session_present:
             self._forget_session()
             self.new_session = True
+        if not self._can_subscribe(properties):
+            return
+        kept = getattr(properties, "SessionExpiryInterval", self._mqtt.session_expiry)
+        if kept < self._mqtt.session_expiry:
+            self._tell(
+                f"mqtt.session_expiry = {self._mqtt.session_expiry}: {self._where} keeps a session "
+                f"for {kept} s only"
+            )
         self._asked.clear()
         self.refused.clear()
-        self._subscribe(client, self._filters)
+        self._subscribe(client, self._subscriptions)
         if self._followed:
             self._subscribe(client, sorted(self._followed))
 
     def _subscribe(self, client: PahoClient, filters: list[str]) -> None:
-        if self._protocol == "5":
+        if self.protocol == "5":
             options = SubscribeOptions(qos=self._qos, retainHandling=2)
             _, mid = client.subscribe([(topic, options) for topic in filters])
         else:
             _, mid = client.subscribe([(topic, self._qos) for topic in filters])
         if mid is not None:
             self._asked[mid] = filters
+
+    def _can_subscribe(self, properties: Properties | None) -> bool:
+        """Refuse a broker that has no subscriptions of the kinds that are set."""
+        for topic in self._subscriptions:
+            lacking = ""
+            if not getattr(properties, "WildcardSubscriptionAvailable", 1):
+                lacking = "filters with wildcards"
+            elif topic.startswith("$share/"):
+                lacking = "" if getattr(properties, "SharedSubscriptionAvailable", 1) else "$share"
+            if lacking:
+                self._refuse(f"{self._setting} = {topic!r}: {self._where} has no {lacking}")
+                return False
+        return True
+
+    def _tell(self, limit: str) -> None:
+        """Say once how the broker falls short of what was asked."""
+        if limit not in self._told:
+            self._told.add(limit)
+            log.warning("the broker gives less than was asked", limit=limit)
 
     def _on_subscribe(
         self,
@@ -215,18 +276,18 @@ class BeatConsumer(Connection):
         for topic, reason in zip(filters, reasons, strict=False):
             if reason.is_failure:
                 problem = f"the broker refused the subscription ({str(reason).lower()})"
-                if filters is not self._filters:
+                if filters is not self._subscriptions:
                     self.refused[topic] = problem
                     continue
-                if not self._subscribed:
-                    where = self._mqtt.where
-                    self._fatal = ConfigurationError(
-                        f"{self._setting} = {topic!r}: {where}: {problem}"
-                    )
-                self._drop(problem)
+                self._refuse(f"{self._setting} = {topic!r}: {self._where}: {problem}")
                 return
-        if filters is self._filters:
-            self._subscribed = True
+            if reason.value < self._qos:
+                self._tell(
+                    f"{self._setting} = {topic!r}: {self._where} grants QoS {reason.value} for "
+                    f"{self._qos}; what comes while we are away, or not read yet, is lost"
+                )
+        if filters is self._subscriptions:
+            self._worked = True
             self.trouble = None
 
     def _on_lost(self) -> None:
@@ -248,17 +309,8 @@ class BeatConsumer(Connection):
         full = self._of_this_connection >= limit or len(self._unacknowledged) >= 2 * limit
         return not full and not self._paused
 
-    def _housekeeping(self, now: float) -> None:
-        client = self._client
-        if client is None or client.packets is None or not self._blocked:
-            super()._housekeeping(now)
-        elif now >= self._next_ping:
-            # paho would miss the answer, which stands behind the PUBLISH, and give up.
-            client.packets.send(PINGREQ)
-            self._next_ping = now + KEEPALIVE / 2
-
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        mqtt5 = self._protocol == "5"
+        mqtt5 = self.protocol == "5"
         topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
         kind = content_type.decode(errors="replace") if content_type else None
         message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
@@ -279,4 +331,23 @@ class BeatConsumer(Connection):
         if retain:
             self._metrics.rejected.labels("retained").inc()
             return  # an old beat, kept by the broker
+        if not self._wanted.fullmatch(topic):
+            self._leave_stray(topic)
+            return
         self._inbox.append(message)
+
+    def _leave_stray(self, topic: bytes) -> None:
+        """Count a message that no filter asks for, and unsubscribe from all that may have.
+
+        The session may have filters from before `input.topic` was changed, which no broker lists.
+        """
+        if self._expected.fullmatch(topic):
+            return  # of a filter that stands for two
+        self._metrics.rejected.labels("unsubscribed").inc()
+        if self._client is None or self._strays >= MAX_STRAYS or topic.count(b"/") >= MAX_LEVELS:
+            return
+        self._strays += 1
+        text = topic.decode(errors="replace")
+        log.warning("unsubscribing from what was asked for earlier", topic=text[:100])
+        ours = {*self._subscriptions, *self._followed}
+        self._client.unsubscribe([each for each in filters_of(text) if each not in ours])

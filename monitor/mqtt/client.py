@@ -1,9 +1,10 @@
 """paho clients set up as the settings say: login, TLS, protocol."""
 
 import contextlib
+import random
+import secrets
 import ssl
 import threading
-import uuid
 from typing import TypeVar
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -11,7 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.errors import ConfigurationError, Failure
-from monitor.settings import MqttSettings, Protocol
+from monitor.mqtt.dial import CONNECT_TIMEOUT
+from monitor.settings import MqttSettings, Protocol, host_and_port
 
 AnyClient = TypeVar("AnyClient", bound=Client)
 
@@ -27,6 +29,14 @@ CONNACK_TIMEOUT = 5.0
 """Seconds that a broker may take to answer."""
 
 
+def in_turn(mqtt: MqttSettings) -> list[tuple[str, int]]:
+    """Return the addresses of the broker in the order in which they are tried.
+
+    It is random, so that the clients of a node that dies do not all go to the same other one.
+    """
+    return random.sample(mqtt.addresses, len(mqtt.addresses))
+
+
 def make(
     kind: type[AnyClient], mqtt: MqttSettings, client_id: str, protocol: Protocol, keep: bool
 ) -> AnyClient:
@@ -40,7 +50,7 @@ def make(
         keep: whether the broker shall keep our session (with MQTT 5, `connect` says so too).
 
     Raises:
-        ConfigurationError: a certificate, a key or the file of the password cannot be used.
+        ConfigurationError: the file of the password cannot be used.
     """
     version = CallbackAPIVersion.VERSION2
     if protocol == "5":
@@ -53,15 +63,19 @@ def make(
             protocol=MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
-    client.connect_timeout = 1.5  # twice that, and we can still stop in time
     if mqtt.username is not None:
         client.username_pw_set(mqtt.username, mqtt.secret)
-    if mqtt.tls:
-        client.tls_set_context(_tls_context(mqtt))
     return client
 
 
-def _tls_context(mqtt: MqttSettings) -> ssl.SSLContext:
+def tls_context(mqtt: MqttSettings) -> ssl.SSLContext | None:
+    """Return how connections are encrypted; None where they are not.
+
+    Raises:
+        ConfigurationError: a certificate or a key cannot be used.
+    """
+    if not mqtt.tls:
+        return None
     try:
         context = ssl.create_default_context(cafile=mqtt.ca_file)
     except OSError as error:
@@ -84,65 +98,85 @@ def _reason(error: OSError) -> str:
     return getattr(error, "reason", None) or error.strerror or str(error)
 
 
-def other(protocol: Protocol) -> Protocol:
-    """The version to try when one is refused."""
-    return "3.1.1" if protocol == "5" else "5"
-
-
-def refused_login(mqtt: MqttSettings, reason: str) -> ConfigurationError:
+def refused_login(mqtt: MqttSettings, where: str, reason: str) -> ConfigurationError:
     """What to say of a login that the broker does not know."""
     return ConfigurationError(
-        f"mqtt.username = {mqtt.username!r}: {mqtt.where} refused the login ({reason.lower()}); "
+        f"mqtt.username = {mqtt.username!r}: {where} refused the login ({reason.lower()}); "
         "allowed is what the broker knows"
     )
 
 
-def unverified(mqtt: MqttSettings, error: ssl.SSLCertVerificationError) -> ConfigurationError:
+def unverified(
+    mqtt: MqttSettings, where: str, error: ssl.SSLCertVerificationError
+) -> ConfigurationError:
     """What to say of a broker whose certificate is not to be trusted."""
     return ConfigurationError(
-        f"mqtt.ca_file = '{mqtt.ca_file or ''}': the certificate of {mqtt.where} cannot be "
+        f"mqtt.ca_file = '{mqtt.ca_file or ''}': the certificate of {where} cannot be "
         f"verified ({error.verify_message}); allowed is a file with the CA that signed it"
     )
 
 
-def refused_certificate(mqtt: MqttSettings, error: OSError | None) -> ConfigurationError | None:
+def refused_certificate(
+    mqtt: MqttSettings, where: str, error: OSError | None
+) -> ConfigurationError | None:
     """What to say of a client certificate that the broker does not take, if that is the error."""
     reason = (isinstance(error, ssl.SSLError) and error.reason) or ""
     if "ALERT" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return None
     said = reason.partition("ALERT_")[2].replace("_", " ").lower()
     return ConfigurationError(
-        f"mqtt.cert_file = '{mqtt.cert_file or ''}': {mqtt.where} refused us ({said}); allowed is "
+        f"mqtt.cert_file = '{mqtt.cert_file or ''}': {where} refused us ({said}); allowed is "
         "a certificate signed by a CA that the broker trusts"
     )
 
 
+def unique_id(mqtt: MqttSettings, role: str) -> str:
+    """Return a client ID that nobody else has, of a program that keeps no session."""
+    return f"{mqtt.client_id}-{role}-{secrets.token_hex(4)}"
+
+
 def join(mqtt: MqttSettings, role: str, client_id: str | None = None) -> Client:
-    """A client without a session, connected and with its network thread running.
+    """Return a client without a session, connected and with its network thread running.
 
     Args:
         mqtt: the broker, and how it is talked to.
-        role: what the client is for, a part of its client id.
-        client_id: under which the broker knows it; None for one at random.
+        role: what the client is for.
+        client_id: under which the broker knows it; None for `unique_id(mqtt, role)`.
 
     Raises:
         ConfigurationError: the broker refuses the login, or its certificate is not to be trusted.
-        Failure: it cannot be reached.
+        Failure: none of its nodes can be reached.
     """
-    name = client_id or f"ecg-monitor-{role}-{uuid.uuid4().hex[:8]}"
-    outcome = _attempt(mqtt, name, mqtt.protocol)
-    if outcome in (UNKNOWN_VERSION, "") and mqtt.protocol == "5":
-        outcome = _attempt(mqtt, name, other(mqtt.protocol))
-    if isinstance(outcome, Client):
-        return outcome
-    if outcome in LOGIN_REFUSED:
-        raise refused_login(mqtt, outcome)
-    raise Failure(f"{mqtt.where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
+    name = client_id or unique_id(mqtt, role)
+    problem = Failure("")
+    for address in in_turn(mqtt):
+        where = host_and_port(address)
+        try:
+            outcome = _attempt(mqtt, address, name, mqtt.protocol)
+            if outcome == UNKNOWN_VERSION and mqtt.protocol == "5":
+                outcome = _attempt(mqtt, address, name, "3.1.1")
+        except ConfigurationError:
+            raise
+        except Failure as failure:
+            problem = failure
+            continue
+        if isinstance(outcome, Client):
+            return outcome
+        if outcome in LOGIN_REFUSED:
+            raise refused_login(mqtt, where, outcome)
+        problem = Failure(f"{where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
+    raise problem
 
 
-def _attempt(mqtt: MqttSettings, client_id: str, protocol: Protocol) -> Client | str:
+def _attempt(
+    mqtt: MqttSettings, address: tuple[str, int], client_id: str, protocol: Protocol
+) -> Client | str:
     """A connected client, or the broker's reason against it; empty if it hung up without one."""
     client = make(Client, mqtt, client_id, protocol, False)
+    client.connect_timeout = CONNECT_TIMEOUT
+    context, where = tls_context(mqtt), host_and_port(address)
+    if context is not None:
+        client.tls_set_context(context)
     answered = threading.Event()
     answer = ""
 
@@ -160,11 +194,11 @@ def _attempt(mqtt: MqttSettings, client_id: str, protocol: Protocol) -> Client |
 
     client.on_connect, client.on_disconnect = on_connect, on_disconnect
     try:
-        client.connect(*mqtt.address)
+        client.connect(*address)
     except ssl.SSLCertVerificationError as error:
-        raise unverified(mqtt, error) from None
+        raise unverified(mqtt, where, error) from None
     except (OSError, ValueError) as error:  # ValueError: no host can have that name
-        raise Failure(f"cannot reach the broker at {mqtt.where}: {error}") from None
+        raise Failure(f"cannot reach the broker at {where}: {error}") from None
     client.loop_start()
     in_time = answered.wait(CONNACK_TIMEOUT)
     if answer == "Success":
@@ -172,7 +206,7 @@ def _attempt(mqtt: MqttSettings, client_id: str, protocol: Protocol) -> Client |
         return client
     leave(client)
     if not in_time:
-        raise Failure(f"the broker at {mqtt.where} does not answer")
+        raise Failure(f"the broker at {where} does not answer")
     return answer
 
 

@@ -31,9 +31,11 @@ class Publication:
         retain: whether it is a state, of which the newest replaces what came before.
         causes: the messages that wait for it.
         timed: whether to measure the time from the arrival of the cause to the acknowledgement.
+        losses: how many connections were lost while it was under way.
+        refusals: how often the broker refused it for what may have been its size.
     """
 
-    __slots__ = ("causes", "payload", "retain", "timed", "topic")
+    __slots__ = ("causes", "losses", "payload", "refusals", "retain", "timed", "topic")
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Publication:
         self.retain = retain
         self.causes: list[Waiting] = [] if cause is None else [cause]
         self.timed = timed
+        self.losses = self.refusals = 0
         if cause is not None:
             cause.waiting += 1
 
@@ -186,6 +189,7 @@ class Outbox:
         """Queue again what was under way: the connection is gone, and with it the answers."""
         under_way, self._under_way = list(self._under_way.values()), {}
         for publication in under_way:
+            publication.losses += 1
             self.put_back(publication)
 
     def put_back(self, publication: Publication) -> None:

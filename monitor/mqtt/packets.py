@@ -129,8 +129,8 @@ class PacketSocket:
         self.failure: OSError | None = None
         self._out = bytearray()
 
-    def fill(self, most: int = READ_SIZE) -> None:
-        """Read what the network has, at most about so many bytes."""
+    def fill(self, most: int = READ_SIZE) -> bool:
+        """Read what the network has, at most about so many bytes; return whether it had any."""
         if self._at:
             del self._in[: self._at]
             self._at = 0
@@ -149,6 +149,7 @@ class PacketSocket:
             if len(data) < room and not isinstance(self._sock, ssl.SSLSocket):
                 break  # a short read is all there was; TLS hands out record by record
         self._hurry()
+        return room < most
 
     def _hurry(self) -> None:
         """Have what came confirmed at once: a broker that gathers small packets waits for it."""
@@ -246,14 +247,12 @@ class PacketSocket:
 
 
 class Client(paho.Client):
-    """paho's client with a `PacketSocket` for its socket."""
+    """paho's client over a socket that was made before, with a `PacketSocket` around it."""
 
+    dialled: socket.socket | None = None
     packets: PacketSocket | None = None
 
     def _create_socket(self) -> paho.SocketLike:
         # The one place where paho makes its socket; tests/mqtt/test_packets.py holds it to that.
-        real = super()._create_socket()
-        if isinstance(real, socket.socket):  # what is written is gathered already
-            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.packets = PacketSocket(real)
+        self.packets = PacketSocket(self.dialled or super()._create_socket())
         return self.packets

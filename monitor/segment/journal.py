@@ -75,18 +75,19 @@ class Journal:
                 raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
             self._database.executescript(_SCHEMA)
             self._database.execute(f"PRAGMA user_version = {VERSION}")
-            (last,) = self._database.execute("SELECT max(number) FROM chunks").fetchone()
-            self._last: int = last or 0
+            self._last = 0
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"segment.journal = '{file}': {error}") from None
 
     def read(self) -> list[Entry]:
-        """Return all entries, in the order in which their chunks came."""
+        """Return all entries, in the order in which their chunks came; called before `number`."""
         rows = self._database.execute(
             "SELECT number, device, first, payload, arrived, done FROM chunks ORDER BY number"
         )
         with closing(rows):
-            return [Entry(*row)._replace(done=bool(row[-1])) for row in rows]
+            entries = [Entry(*row)._replace(done=bool(row[-1])) for row in rows]
+        self._last = entries[-1].number if entries else 0
+        return entries
 
     def number(self) -> int:
         """Return the number of the next entry."""

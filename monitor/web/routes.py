@@ -53,6 +53,10 @@ class Live(msgspec.Struct, frozen=True):
 class Vitals(Protocol):
     """Reports on the state of a program; called from other threads."""
 
+    @property
+    def standby(self) -> bool:
+        """Whether it waits until another program is gone."""
+
     def health(self) -> str | None:
         """Return what is wrong with anything that the program needs; None if nothing is."""
 
@@ -64,7 +68,7 @@ def health_and_metrics(registry: CollectorRegistry, vitals: Vitals) -> dict[str,
     """Return the routes that every daemon serves, by path."""
     return {
         "/metrics": _metrics(registry),
-        "/healthz": _healthz(vitals.health),
+        "/healthz": _healthz(vitals.health, lambda: "standby" if vitals.standby else "ok"),
         "/livez": _healthz(vitals.stalled),
     }
 
@@ -187,11 +191,12 @@ def _metrics(registry: CollectorRegistry) -> Route:
     return answer
 
 
-def _healthz(health: Health) -> Route:
+def _healthz(health: Health, well: Callable[[], str] = lambda: "ok") -> Route:
     def answer(_request: Request) -> Answer:
         trouble = health()
-        well = trouble is None
-        return _said(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, trouble or "ok")
+        if trouble is None:
+            return _said(HTTPStatus.OK, well())
+        return _said(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
 
     return answer
 

@@ -137,7 +137,7 @@ class Nats:
         self._conf.write_text(
             f'server_name: "test"\nlisten: "127.0.0.1:{free_port()}"\n'
             f'jetstream {{ store_dir: "{folder}/nats" }}\n'
-            f'mqtt {{ listen: "127.0.0.1:{self.port}" }}\n'
+            f'mqtt {{ listen: "127.0.0.1:{self.port}", ack_wait: "3s" }}\n'
         )
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ to, so that packets can be accepted, refused, delayed and lost in any order. It 
 import socket
 import struct
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import pytest
 
 from monitor.mqtt import alert_sender, beat_consumer, connection
-from monitor.mqtt.packets import Client, PacketSocket
 from monitor.settings import Protocol
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE = 1, 2, 3, 4, 8, 9, 10
@@ -137,17 +137,25 @@ class Line:
         session_present: bool = False,
         receive_maximum: int | None = None,
         retain_available: bool = True,
+        limits: bytes = b"",
     ) -> None:
-        """Answer the CONNECT."""
+        """Answer the CONNECT, with further properties of MQTT 5 as they stand on the wire."""
         self.accepted = True
         properties = b"" if receive_maximum is None else struct.pack("!BH", 0x21, receive_maximum)
         properties += b"" if retain_available else bytes([0x25, 0])
+        properties += limits
         tail = bytes([len(properties)]) + properties if self._mqtt5 else b""
         self._write(0x20, bytes([session_present, 0]) + tail)
 
     def reject(self, reason: int) -> None:
         """Refuse the CONNECT."""
         self._write(0x20, bytes([0, reason]) + (b"\0" if self._mqtt5 else b""))
+
+    def disconnect(self, reason: int, text: str = "") -> None:
+        """Send a DISCONNECT of MQTT 5, with words of the broker's own."""
+        said = text.encode()
+        properties = bytes([0x1F]) + struct.pack("!H", len(said)) + said if said else b""
+        self._write(0xE0, bytes([reason, len(properties)]) + properties)
 
     def grant(self, reason: int = 1) -> None:
         """Answer the SUBSCRIBEs, each filter with the same reason."""
@@ -211,27 +219,31 @@ class FakeBroker:
     Attributes:
         lines: in the order of their connecting.
         reachable: whether a connection can be made.
+        resolves: whether its name is resolved.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, protocol: Protocol = "5") -> None:
         self.lines: list[Line] = []
-        self.reachable = True
+        self.reachable = self.resolves = True
         self.clock = Clock()
         self._protocol = protocol
         self._ends: list[socket.socket] = []
-        patch.setattr(Client, "_create_socket", lambda client: self._connect(client))
+        patch.setattr(connection, "dial", lambda *_: self._dial())
         for module in (connection, alert_sender, beat_consumer):
             patch.setattr(module, "time", self.clock)
         patch.setattr(connection, "random", SimpleNamespace(uniform=lambda _low, high: high))
 
-    def _connect(self, client: Client) -> PacketSocket:
-        if not self.reachable:
-            raise ConnectionRefusedError("refused")
-        ours, theirs = socket.socketpair()
-        self.lines.append(Line(ours, self._protocol))
-        self._ends.append(theirs)
-        client.packets = PacketSocket(theirs)
-        return client.packets
+    def _dial(self) -> Future[socket.socket]:
+        dialled: Future[socket.socket] = Future()
+        if self.resolves and not self.reachable:
+            dialled.set_exception(ConnectionRefusedError("refused"))
+        elif self.resolves:
+            ours, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            self.lines.append(Line(ours, self._protocol))
+            self._ends.append(theirs)
+            dialled.set_result(theirs)
+        return dialled
 
     def line(self, own: Callable[[Line], bool] = lambda _: True) -> Line:
         """The newest connection that fits."""

@@ -152,4 +152,4 @@ def test_plain_against_tls_and_tls_against_plain_come_to_nothing(
 
 def test_capital_letters_do_not_turn_encryption_off() -> None:
     assert load(None, {"mqtt": {"broker": "MQTTS://host"}}).mqtt.tls
-    assert load(None, {"mqtt": {"broker": "MQTTS://host"}}).mqtt.address == ("host", 8883)
+    assert load(None, {"mqtt": {"broker": "MQTTS://host"}}).mqtt.addresses == [("host", 8883)]

@@ -148,6 +148,27 @@ def test_nothing_is_lost_to_three_kills(tmp_path: Path, broker: Mosquitto, bed: 
     assert all(len(payloads[number]) == 1 for number in repeated)
 
 
+def test_a_standby_goes_on_from_the_journal_that_it_shares(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    journal = {"SEGMENT__JOURNAL": str(tmp_path / "shared.db")}
+    with (
+        segment(tmp_path, broker, **journal) as active,
+        segment(other, broker, **journal, MQTT__STANDBY="true") as standby,
+    ):
+        play(bed, "a", 0, 20)
+        assert standby.value("ecg_monitor_standby") == 1
+        assert standby.value("ecg_monitor_chunks_received_total") == 0
+        active.process.kill()
+        active.process.wait(WITHIN)
+        play(bed, "a", 20, 60)
+        bed.wait(lambda: set(bed.beats("a")) >= set(expected()))
+        assert standby.value("ecg_monitor_standby") == 0
+    assert sorted(set(bed.beats("a"))) == expected()
+
+
 def test_a_clean_stop_repeats_nothing(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
     with segment(tmp_path, broker) as running:
         play(bed, "a", 0, 30)

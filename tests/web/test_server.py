@@ -43,7 +43,7 @@ class Server:
         self.metrics = Metrics(CollectorRegistry())
         self.live = LiveFeed(["ecg/{device}/beats"])
         self.done: list[bytes] = []
-        self.health = health
+        self.health, self.standby = health, False
         site = Site(
             health_and_metrics(self.metrics.registry, self)
             | routes(health, self.live, None, token is not None),
