@@ -31,7 +31,7 @@ from monitor.ecg.rpeaks import Signal
 from monitor.ecg.segmenter import Segmenter
 from monitor.ecg.streams import SILENT_AFTER
 from monitor.errors import Failure
-from tests.harness.brokers import Mosquitto
+from tests.harness.brokers import Broker, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json, in_turn
 from tests.harness.signals import heart
@@ -166,9 +166,15 @@ def until_healthy(daemon: RunningDaemon, within: float = 30) -> float:
 
 def killed(folder: Path, hearts: Hearts) -> Outcome:
     """A daemon that is killed three times in mid-stream loses no beat and no alarm."""
-    with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
+    with Mosquitto(folder, OPEN) as broker:
+        return kill_thrice(folder, broker, hearts)
+
+
+def kill_thrice(folder: Path, broker: Broker, hearts: Hearts, pause: float = QUIET) -> Outcome:
+    """Kill a daemon three times in mid-stream; `pause` as `judge` has it."""
+    with Ward(broker.port, protocol=broker.protocol) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
-            sender = _Sender(broker.port, streams(hearts))
+            sender = _Sender(broker, streams(hearts))
             recovered = 0.0
             for _ in range(3):
                 daemon.wait_until(SCORED, UNDER_WAY)
@@ -176,7 +182,7 @@ def killed(folder: Path, hearts: Hearts) -> Outcome:
                 daemon.process.wait()
                 daemon.start()
                 recovered = max(recovered, until_healthy(daemon))
-            outcome = judge(ward, sender.finish())
+            outcome = judge(ward, sender.finish(), 30 + pause, pause)
     outcome.recovered = recovered
     return outcome
 
@@ -185,7 +191,7 @@ def restarted(folder: Path, hearts: Hearts) -> Outcome:
     """A daemon that is stopped and started again goes on where it stood."""
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
-            sender = _Sender(broker.port, streams(hearts))
+            sender = _Sender(broker, streams(hearts))
             daemon.wait_until(SCORED, UNDER_WAY)
             assert daemon.stop() == 0
             time.sleep(1)  # the devices go on
@@ -200,7 +206,7 @@ def stalled(folder: Path, hearts: Hearts) -> Outcome:
     """A daemon that stands still for five seconds catches up; the broker keeps what comes."""
     with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
         with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
-            sender = _Sender(broker.port, streams(hearts))
+            sender = _Sender(broker, streams(hearts))
             daemon.wait_until(SCORED, UNDER_WAY)
             daemon.process.send_signal(signal.SIGSTOP)
             time.sleep(5)  # the devices go on
@@ -271,7 +277,7 @@ def raw_killed(folder: Path, _hearts: Hearts) -> Outcome:
     """Raw samples: segment is killed three times and cuts every beat."""
     with Mosquitto(folder, OPEN) as broker, _CutBeats(broker.port) as beats:
         with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
-            sender = _RawSender(broker.port, raw_streams())
+            sender = _RawSender(broker, raw_streams())
             recovered = 0.0
             for _ in range(3):
                 time.sleep(1.5)
@@ -287,12 +293,12 @@ def raw_broker_restarted(folder: Path, _hearts: Hearts) -> Outcome:
     half = len(chunks) // 2
     with Mosquitto(folder, conf) as broker, _CutBeats(broker.port) as beats:
         with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
-            _RawSender(broker.port, chunks[:half]).finish()
+            _RawSender(broker, chunks[:half]).finish()
             broker.stop()
             time.sleep(1)
             broker.start()
             recovered = until_healthy(segment)
-            _RawSender(broker.port, chunks[half:]).finish()
+            _RawSender(broker, chunks[half:]).finish()
             return beats.judge([raw_signals()], recovered)
 
 
@@ -301,8 +307,8 @@ def raw_rebooted(folder: Path, _hearts: Hearts) -> Outcome:
     with Mosquitto(folder, OPEN) as broker, _CutBeats(broker.port) as beats:
         with RunningDaemon(folder, broker.url, {}, command="segment") as segment:
             before, after = raw_signals(), raw_signals(seed=100)
-            _RawSender(broker.port, raw_streams()).finish()
-            _RawSender(broker.port, raw_streams(seed=100)).finish()
+            _RawSender(broker, raw_streams()).finish()
+            _RawSender(broker, raw_streams(seed=100)).finish()
             outcome = beats.judge([before, after])
             assert segment.value("ecg_monitor_streams_broken_total") == RAW_DEVICES
     return outcome
@@ -310,27 +316,34 @@ def raw_rebooted(folder: Path, _hearts: Hearts) -> Outcome:
 
 def chain_segment_killed(folder: Path, _hearts: Hearts) -> Outcome:
     """From raw samples to the alert: segment is killed, and no beat is scored twice."""
-    return _chain(folder, "segment")
+    with Mosquitto(folder, OPEN) as broker:
+        return chain(folder, broker, "segment")
 
 
 def chain_monitor_killed(folder: Path, _hearts: Hearts) -> Outcome:
     """From raw samples to the alert: the monitor is killed, and no beat is lost."""
-    return _chain(folder, "run")
+    with Mosquitto(folder, OPEN) as broker:
+        return chain(folder, broker, "run")
 
 
-def _chain(folder: Path, victim: str) -> Outcome:
-    """Both daemons, one of which is killed half-way; judged by the numbers of the scores."""
-    with Mosquitto(folder, OPEN) as broker, Ward(broker.port) as ward:
+def chain(
+    folder: Path, broker: Broker, victim: str, pause: float = SILENT_AFTER + 4
+) -> Outcome:
+    """Both daemons, one of which is killed half-way; judged by the numbers of the scores.
+
+    `pause` as `judge` has it: the last beats come with the stream's end.
+    """
+    with Ward(broker.port, protocol=broker.protocol) as ward:
         with (
             RunningDaemon(folder, broker.url, **SETTINGS) as monitor,
             RunningDaemon(folder, broker.url, {}, command="segment") as segment,
         ):
-            sender = _RawSender(broker.port, raw_streams())
+            sender = _RawSender(broker, raw_streams())
             time.sleep(RAW_SECONDS / RAW_SPEED / 2)
             recovered = _kill(segment if victim == "segment" else monitor)
             sender.finish()
             sent = sum(len(cut(signal)) for signal in raw_signals().values())
-            outcome = judge(ward, sent, within=40, pause=SILENT_AFTER + 4)
+            outcome = judge(ward, sent, 26 + pause, pause)
     outcome.recovered = recovered
     outcome.devices = RAW_DEVICES
     return outcome
@@ -429,10 +442,10 @@ class _CutBeats:
 class _RawSender:
     """Sends chunks at `RAW_SPEED` from a thread of its own."""
 
-    def __init__(self, port: int, messages: list[Sent]) -> None:
+    def __init__(self, broker: Broker, messages: list[Sent]) -> None:
         def send() -> None:
             begun = time.monotonic()
-            with Ward(port, "raw devices", listen=False) as devices:
+            with Ward(broker.port, "raw devices", False, protocol=broker.protocol) as devices:
                 for number, message in enumerate(messages):
                     due = begun + number / (RAW_DEVICES * RAW_SPEED)
                     time.sleep(max(0.0, due - time.monotonic()))
@@ -450,11 +463,11 @@ class _RawSender:
 class _Sender:
     """Sends beats at `RATE` from a thread of its own."""
 
-    def __init__(self, port: int, messages: list[Sent]) -> None:
+    def __init__(self, broker: Broker, messages: list[Sent]) -> None:
         self._sent = 0
 
         def send() -> None:
-            with Ward(port, "devices", listen=False) as devices:
+            with Ward(broker.port, "devices", False, protocol=broker.protocol) as devices:
                 self._sent = devices.send(messages, RATE)
 
         self._thread = threading.Thread(target=send)
