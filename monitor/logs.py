@@ -3,7 +3,9 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Hashable
+from typing import TextIO
 
 import msgspec
 import structlog
@@ -46,6 +48,33 @@ def set_up() -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+    # Libraries warn, too, and would write lines of another form between ours.
+    warnings.showwarning = _log_warning
+    logging.basicConfig(handlers=[_Forwarding(logging.WARNING)], force=True)
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    _file: TextIO | None = None,
+    _line: str | None = None,
+) -> None:
+    structlog.get_logger().warning(
+        "warning", kind=category.__name__, detail=str(message), at=f"{filename}:{lineno}"
+    )
+
+
+class _Forwarding(logging.Handler):
+    """Hands over what is logged with Python's own `logging`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record in our form, with its traceback if it has one."""
+        detail = record.getMessage()
+        if record.exc_info:
+            detail += "\n" + logging.Formatter().formatException(record.exc_info)
+        structlog.get_logger().log(record.levelno, "warning", kind=record.name, detail=detail)
 
 
 LINES = 50

@@ -2,7 +2,7 @@
 
 A chunk is JSON, `{"samples": [...], "rate": 250, "seq": 72000, "time": "..."}`, with `"leads":
 {"II": [...], "V1": [...]}` instead of `samples` if a device has several; or little-endian float32,
-one lead of unknown rate. `null`, NaN and infinity are lost samples.
+one lead of unknown rate. `null`, NaN, infinity and what is larger than any ECG are lost samples.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ from monitor.times import seconds
 
 MAX_SAMPLES: Final = 1_000_000
 """Most samples of a chunk, over all leads: an hour of one lead at 250 Hz."""
+
+LARGEST: Final = 1e15
+"""Largest sample that is believed. No ECG comes near in any unit (5 mV are 5e9 pV), and the squares
+of as many such samples as a beat has can still be added up in float32."""
 
 MAX_LEADS: Final = 16
 """Most leads of a chunk: the twelve of a standard ECG, and some more."""
@@ -121,5 +125,5 @@ def _checked(chunk: Chunk) -> Chunk:
     if chunk.seq is not None and not 0 <= chunk.seq < 2**53:
         raise Rejected("shape", f"seq {chunk.seq} is not in 0 … 2^53")
     for samples in chunk.leads.values():
-        samples[np.isinf(samples)] = np.nan
+        samples[np.abs(samples) > LARGEST] = np.nan
     return chunk

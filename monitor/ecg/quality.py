@@ -83,7 +83,8 @@ def _faults(
         for extreme in (highest[i], lowest[i]):
             if _longest_run(beats[i] == extreme) >= LONGEST_PLATEAU:
                 faults[i] = SATURATED
-    faults[span <= FLATNESS * np.maximum(highest, -lowest)] = FLAT
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        faults[span <= FLATNESS * np.maximum(highest, -lowest)] = FLAT
     faults[~np.isfinite(span)] = NOT_FINITE
     return faults
 

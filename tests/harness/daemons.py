@@ -16,7 +16,7 @@ class RunningDaemon:
     """`ecg-monitor run`, `ecg-monitor segment` or `ecg-train learn`, from `with` to its end.
 
     Settings are named as in the environment, without `ECG_MONITOR_`; other variables of the
-    environment are given separately.
+    environment are given separately. `module` may be another that runs the program.
 
     Attributes:
         address: host and port of its metrics.
@@ -33,12 +33,14 @@ class RunningDaemon:
         variables: dict[str, str] | None = None,
         /,
         command: str = "run",
+        module: str | None = None,
         **settings: str,
     ) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.log = folder / ("daemon.log" if command == "run" else f"{command}.log")
-        self._command = command
+        module = module or ("train" if command == "learn" else "monitor")
+        self._command = [sys.executable, "-m", module, command]
         own = {name: value for name, value in os.environ.items() if "ECG_MONITOR_" not in name}
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
         given |= {"SEGMENT__PORT": str(port), "SEGMENT__JOURNAL": str(folder / "journal.db")}
@@ -51,11 +53,8 @@ class RunningDaemon:
 
     def start(self) -> Self:
         """Start it, and do not wait until it is healthy."""
-        program = "train" if self._command == "learn" else "monitor"
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", program, self._command], env=self._environment, stderr=log
-            )
+            self.process = subprocess.Popen(self._command, env=self._environment, stderr=log)
         return self
 
     def __enter__(self) -> Self:

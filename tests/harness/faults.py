@@ -445,7 +445,7 @@ class _RawSender:
     def __init__(self, broker: Broker, messages: list[Sent]) -> None:
         def send() -> None:
             begun = time.monotonic()
-            with Ward(broker.port, "raw devices", False, protocol=broker.protocol) as devices:
+            with Ward(broker.port, "raw-devices", False, protocol=broker.protocol) as devices:
                 for number, message in enumerate(messages):
                     due = begun + number / (RAW_DEVICES * RAW_SPEED)
                     time.sleep(max(0.0, due - time.monotonic()))
