@@ -8,6 +8,10 @@ from monitor.ecg.segmenter import CutBeat
 from monitor.ecg.streams import Stream
 from monitor.times import rfc3339
 
+MOST_BEATS = 32
+"""Beats of one message: 96 kB, with 3 kB a beat. Brokers hang up on what is too large for them, and
+one chunk may hold hundreds of beats; the smallest limit that is met is 128 kB (AWS IoT Core)."""
+
 
 def messages(beats: list[CutBeat], stream: Stream, rhythm_alone: bool) -> list[bytes]:
     """Return beats of a stream with its present rhythm, in as few messages as possible.
@@ -23,11 +27,14 @@ def messages(beats: list[CutBeat], stream: Stream, rhythm_alone: bool) -> list[b
 
 
 def _alike(beats: list[CutBeat]) -> list[list[CutBeat]]:
-    """Return beats in groups of which all, or one alone and without, have an RR interval."""
+    """Return beats in groups of `MOST_BEATS` at most, of which all have an RR interval, or one
+    alone has none."""
     groups: list[list[CutBeat]] = []
     for beat in beats:
-        if groups and beat.rr_ms is not None and groups[-1][0].rr_ms is not None:
-            groups[-1].append(beat)
+        last = groups[-1] if groups else []
+        timed = beat.rr_ms is not None and last and last[0].rr_ms is not None
+        if timed and len(last) < MOST_BEATS:
+            last.append(beat)
         else:
             groups.append([beat])
     return groups

@@ -24,6 +24,7 @@ from monitor.mqtt import client
 from monitor.settings import MqttSettings
 from monitor.text import printable
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
+from tests.harness import fuzz
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.waiting import wait_until
@@ -228,6 +229,30 @@ def test_a_log_line_is_one_line_of_text_on_a_terminal_and_in_a_file() -> None:
     for harm in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\u202e"):
         assert harm not in shown
     assert printable(ESCAPES) in shown
+
+
+def test_what_libraries_say_is_a_log_line_like_ours() -> None:
+    script = (
+        "import logging, warnings; from monitor import logs; logs.set_up();"
+        f"warnings.warn({ESCAPES!r});"
+        f"logging.getLogger('theirs').error({ESCAPES!r}, exc_info=ValueError({MARKUP!r}))"
+    )
+    piped = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    lines = [json.loads(line) for line in piped.stderr.decode().splitlines()]
+    assert [(line["level"], line["kind"]) for line in lines] == [
+        ("warning", "UserWarning"),
+        ("error", "theirs"),
+    ]
+    assert all(printable(ESCAPES) in line["detail"] for line in lines)
+
+
+def test_a_flood_of_hostile_messages_costs_a_patient_no_alarm(tmp_path: Path) -> None:
+    """`make fuzz` sends a million."""
+    outcome = fuzz.run(tmp_path, 1500)
+    assert outcome.failures == []
+    assert len(outcome.delays) == 3
+    assert {"json", "shape", "length", "not_finite"} <= set(outcome.lives["run"].rejected)
+    assert outcome.lives["segment"].rejected["json"] > 0
 
 
 # -- alerts and alarms that are not ours

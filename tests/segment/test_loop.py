@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor.ecg.segmenter import Segmenter
 from monitor.ecg.streams import SILENT_AFTER
+from monitor.segment.messages import MOST_BEATS
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
@@ -221,6 +222,18 @@ def test_one_device_harms_no_other(tmp_path: Path, broker: Mosquitto, bed: Bed) 
         assert running.value(rejected % "topic") == 60
         assert running.value(rejected % "shape") == 180
         assert running.process.poll() is None
+
+
+def test_the_beats_of_a_long_chunk_come_in_messages_that_a_broker_takes(tmp_path: Path) -> None:
+    """Else it would hang up on them, now and after each restart, and nobody would be heard."""
+    samples, _ = heart(350, RATE)
+    with Mosquitto(tmp_path, f"{ANYBODY}max_packet_size 400000\n") as broker:
+        bed = Bed(broker)
+        with RunningDaemon(tmp_path, broker.url, command="segment", SEGMENT__RATE="250"):
+            bed.raw("ecg/long/samples", samples.astype("<f4").tobytes())
+            bed.wait(lambda: len(bed.beats("long")) > 400)
+        bed.close()
+    assert max(len(message["beats"]) for _, message in bed.messages) <= MOST_BEATS
 
 
 def test_a_retained_chunk_is_not_taken(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
