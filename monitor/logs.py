@@ -58,8 +58,8 @@ def _log_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    _file: TextIO | None = None,
-    _line: str | None = None,
+    file: TextIO | None = None,  # noqa: ARG001 - given by name
+    line: str | None = None,  # noqa: ARG001
 ) -> None:
     structlog.get_logger().warning(
         "warning", kind=category.__name__, detail=str(message), at=f"{filename}:{lineno}"

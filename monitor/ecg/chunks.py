@@ -17,8 +17,8 @@ from monitor.errors import Rejected
 from monitor.times import seconds
 
 MAX_SAMPLES: Final = 100_000
-"""Most samples of a chunk, over all leads: six minutes of one lead at 250 Hz. The beats of all other
-devices wait while a chunk is worked on: 15 µs a sample on a busy core, 30 if it is only noise."""
+"""Most samples of a chunk, over all leads: six minutes of one lead at 250 Hz. Others wait while it
+is worked on: 15 µs a sample on a busy core, and 30 if it is only noise."""
 
 LARGEST: Final = 1e15
 """Largest sample that is believed. No ECG comes near in any unit (5 mV are 5e9 pV), and the squares

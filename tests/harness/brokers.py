@@ -59,12 +59,14 @@ class Broker(ABC):
 
     Attributes:
         protocol: the latest version of MQTT that it speaks.
+        patience: seconds within which it delivers again what a killed client had.
         port: its port on the loopback address.
         url: its address for `mqtt.broker`.
         log: the file that it logs to.
     """
 
     protocol: Protocol = "3.1.1"
+    patience = 10.0
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         """Set up a broker that is not started yet, on a free port unless one is given.
@@ -160,6 +162,8 @@ class Mosquitto(Broker):
 
 class Nats(Broker):
     """NATS, which sends retained messages beside the others."""
+
+    patience = 35.0  # `ack_wait` is 30 s where it is not set, whoever is connected
 
     def __init__(self, folder: Path, ack_wait: str = "3s") -> None:
         """`ack_wait` is how long it waits for an acknowledgement before it delivers again."""

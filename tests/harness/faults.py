@@ -35,7 +35,7 @@ from tests.harness.brokers import Broker, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json, in_turn
 from tests.harness.signals import heart
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 DEVICES = 60
 EPISODE = (20, 8, 32)
@@ -177,7 +177,7 @@ def kill_thrice(folder: Path, broker: Broker, hearts: Hearts, pause: float = QUI
             sender = _Sender(broker, streams(hearts))
             recovered = 0.0
             for _ in range(3):
-                daemon.wait_until(SCORED, UNDER_WAY)
+                _wait(lambda: daemon.value(SCORED) >= UNDER_WAY, WITHIN)
                 os.kill(daemon.process.pid, signal.SIGKILL)
                 daemon.process.wait()
                 daemon.start()
@@ -326,9 +326,7 @@ def chain_monitor_killed(folder: Path, _hearts: Hearts) -> Outcome:
         return chain(folder, broker, "run")
 
 
-def chain(
-    folder: Path, broker: Broker, victim: str, pause: float = SILENT_AFTER + 4
-) -> Outcome:
+def chain(folder: Path, broker: Broker, victim: str, pause: float = SILENT_AFTER + 4) -> Outcome:
     """Both daemons, one of which is killed half-way; judged by the numbers of the scores.
 
     `pause` as `judge` has it: the last beats come with the stream's end.

@@ -1,8 +1,8 @@
 """A flood of hostile messages at both daemons, beside a patient whose alarm must come in time.
 
-`make fuzz` sends a million; `make fuzz MESSAGES=10000 SEED=7` fewer, of another seed. It prints what
-became of them, and ends with exit code 1 if an alarm came late, a daemon ended or stood still, or
-its log holds a traceback or a line that is not JSON.
+`make fuzz` sends a million; `make fuzz MESSAGES=10000 SEED=7` fewer, of another seed. It prints
+what became of them, and ends with exit code 1 if an alarm came late, a daemon ended or stood still,
+or its log holds a traceback or a line that is not JSON.
 """
 
 import os
@@ -38,8 +38,8 @@ from tests.harness.waiting import wait_until
 MESSAGES = 1_000_000
 
 BATCH = 500
-"""Hostile messages between two alarms of the patient. The next batch is sent when the alarm has come
-and gone: else the delay would be that of the broker's queue, and no daemon's fault."""
+"""Hostile messages around each alarm of the patient. The next batch is sent when the alarm has come
+and gone: else its delay would be that of the broker's queue, and no daemon's fault."""
 
 IN_TIME = 2.0
 """Seconds within which the patient's alarm must come."""
@@ -266,9 +266,7 @@ def _publish(attacker: Client, batch: list[Hostile]) -> None:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         for name, value in message.properties.items():
             setattr(properties, name, value)
-        sent.append(
-            attacker.publish(message.topic, message.payload, 1, message.retain, properties)
-        )
+        sent.append(attacker.publish(message.topic, message.payload, 1, message.retain, properties))
     for info in sent:
         info.wait_for_publish(LOST_AFTER)
         assert info.is_published(), "the broker does not take what the attacker sends"

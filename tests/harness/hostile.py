@@ -33,9 +33,31 @@ LARGE = 0.0005
 """Share of payloads of up to a megabyte, which is what the shipped broker lets through."""
 
 ODD_NAMES = [
-    *("'; DROP TABLE alarms; --", '"', "{device}", "{}", "{0}", "$SYS", "$share", "%s%n", "\\", "*"),
+    *(
+        "'; DROP TABLE alarms; --",
+        '"',
+        "{device}",
+        "{}",
+        "{0}",
+        "$SYS",
+        "$share",
+        "%s%n",
+        "\\",
+        "*",
+    ),
     *("<script>alert(1)</script>", "[bold red]", "{{ 7 * 7 }}", "..", ".", " ", "  bed  ", "null"),
-    *("床-1", "é", "e\u0301", "\U0001f9e1", "\u202e7-deb", "\ufeff", "a\u200bb", "\u2028", "Ⅶ", "ß"),
+    *(
+        "床-1",
+        "é",
+        "e\u0301",
+        "\U0001f9e1",
+        "\u202e7-deb",
+        "\ufeff",
+        "a\u200bb",
+        "\u2028",
+        "Ⅶ",
+        "ß",
+    ),
     *("x" * 256, "x" * 257, "é" * 128, "床" * 86, "x" * 5000, "bed-7\x7f", "bed\x1b[2J", "\x85"),
 ]
 
@@ -56,7 +78,22 @@ TIMES: list[Any] = [
 NUMBERS: list[Any] = [
     *(0, 1, -1, 7, 2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64, 2**70, -(2**70), 10**400),
     *(0.0, -0.0, 0.5, 1e-320, 1e38, 4e38, 1e308, -1e308, float("nan"), float("inf"), -float("inf")),
-    *(True, False, None, "1", "NaN", "", "x" * 300, [], [1], {}, {"a": 1}, [[[[]]]], "\ud800", "\0"),
+    *(
+        True,
+        False,
+        None,
+        "1",
+        "NaN",
+        "",
+        "x" * 300,
+        [],
+        [1],
+        {},
+        {"a": 1},
+        [[[[]]]],
+        "\ud800",
+        "\0",
+    ),
 ]
 
 TYPES = [
@@ -166,7 +203,7 @@ class Generator:
                 case 1:
                     message["seq"] = draw.choice(NUMBERS)
                 case 2:
-                    rr = [draw.choice(NUMBERS + [800]) for _ in range(len(beats))]
+                    rr = [draw.choice([*NUMBERS, 800]) for _ in range(len(beats))]
                     message["rr_ms"] = rr[: draw.randint(0, 3)] if draw.random() < 0.3 else rr
                 case 3:
                     beats[0].insert(draw.randrange(SAMPLES), draw.choice(NUMBERS))
@@ -268,7 +305,9 @@ class Generator:
                 case 2:
                     message["time"] = draw.choice(TIMES)
                 case 3:
-                    names = draw.choice([["II"], ["II", "V1"], ODD_NAMES[:12], range(17), range(300)])
+                    names = draw.choice(
+                        [["II"], ["II", "V1"], ODD_NAMES[:12], range(17), range(300)]
+                    )
                     message.pop("samples", None)
                     message["leads"] = {str(each): samples for each in names}
                 case 4:

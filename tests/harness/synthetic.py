@@ -32,6 +32,17 @@ Biomed. Eng. 50 (2003), 289."""
 
 def write(folder: Path) -> Path:
     """Write all data sets below `folder` and return it."""
+    ecg(folder)
+    for seed, name in enumerate(("mnist", "fashion-mnist")):
+        _images(folder / name, seed)
+    (folder / "mitdb").mkdir()
+    for seed, name in enumerate(RECORDS):
+        _record(folder / "mitdb", name, seed)
+    return folder
+
+
+def ecg(folder: Path) -> Path:
+    """Write a data set of beats alone below `folder` and return it."""
     beats = Simulator(0)
     labelled = np.concatenate(
         [
@@ -41,11 +52,6 @@ def write(folder: Path) -> Path:
     )
     table = np.random.default_rng(0).permutation(labelled)
     np.savetxt(folder / "ecg.csv", table, delimiter=",", fmt="%.7g")
-    for seed, name in enumerate(("mnist", "fashion-mnist")):
-        _images(folder / name, seed)
-    (folder / "mitdb").mkdir()
-    for seed, name in enumerate(RECORDS):
-        _record(folder / "mitdb", name, seed)
     return folder
 
 

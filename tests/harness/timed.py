@@ -1,6 +1,6 @@
 """A daemon that writes down how long its slowest turn took, without the waiting for the network.
 
-    SLOWEST_TURN=FILE python -m tests.harness.timed run|segment
+SLOWEST_TURN=FILE python -m tests.harness.timed run|segment
 """
 
 import importlib
