@@ -8,14 +8,11 @@ LOCK ?= requirements.lock
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-<<<<<<< HEAD
-.PHONY: help install demo test lint lock train faults cluster bench bench-train clean
-=======
 # A broker of the npm registry, for `make brokers`.
 AEDES := build/aedes/node_modules/aedes/package.json
 
 .PHONY: help install demo test lint lock train faults brokers fuzz bench bench-train clean
->>>>>>> a5de575 (Say which broker keeps what; run make brokers in CI)
+.PHONY: help install demo test lint lock train faults cluster bench bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -59,12 +56,6 @@ train: install ## Train everything and write a report: out/report.html
 faults: install ## Inject faults under load and print what happened to the beats
 	$(BIN)/python -m tests.harness.faults
 
-<<<<<<< HEAD
-cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
-	$(BIN)/python -m tests.harness.cluster
-
-bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
-=======
 $(AEDES):
 	mkdir -p build/aedes
 	npm install --prefix build/aedes --silent --no-audit --no-fund aedes@1.2.0
@@ -76,7 +67,10 @@ fuzz: install ## Send a million hostile messages (or MESSAGES=N, SEED=N) beside 
 	$(BIN)/python -m tests.harness.fuzz $(or $(MESSAGES),1000000) $(or $(SEED),0)
 
 bench: install ## Compare the daemon with a bare subscriber
->>>>>>> a5de575 (Say which broker keeps what; run make brokers in CI)
+cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
+	$(BIN)/python -m tests.harness.cluster
+
+bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
 	$(BIN)/python -m tests.bench.streaming
 	$(BIN)/python -m tests.bench.files
 

@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 from monitor.errors import Rejected
 
 EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2, 9999))
-"""The accepted times in seconds since 1970: those that RFC 3339 can express."""
+"""The times that are kept, in seconds since 1970: those that RFC 3339 can express."""
+
+MARGIN = 366 * 86400.0
+"""Seconds by which a time in a message must be within these bounds: a year. Those of its beats, which
+are what is kept, are RR intervals away from it, and in the longest message 41 days."""
 
 
 MAX_AHEAD = 300.0
@@ -30,13 +34,13 @@ def seconds(time: str | float | None) -> float | None:
     """Return a time in a message, RFC 3339 or epoch milliseconds, in seconds since 1970 UTC.
 
     Raises:
-        Rejected: it is neither, or out of the range of RFC 3339.
+        Rejected: it is neither, or too near the ends of the range of RFC 3339.
     """
     if time is None:
         return None
     with contextlib.suppress(ValueError, OverflowError):
         seconds = _moment(time) if isinstance(time, str) else time / 1000
-        if EARLIEST <= seconds <= LATEST:
+        if EARLIEST + MARGIN <= seconds <= LATEST - MARGIN:
             return seconds
     raise Rejected("time", f"{str(time)[:40]!r} is neither RFC 3339 nor epoch milliseconds")
 

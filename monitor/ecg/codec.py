@@ -182,7 +182,7 @@ def _from_json(payload: bytes) -> Beats:
     if seqs is not None and len(seqs) != len(beats):
         raise Rejected("shape", f"{len(seqs)} numbers for {len(beats)} beats")
     seq = message.seq if seqs is None else seqs[0]
-    for number in seqs or (() if seq is None else (seq,)):
+    for number in seqs or (() if seq is None else (seq, seq + len(beats) - 1)):
         if not 0 <= number < 2**53:
             raise Rejected("shape", f"seq {number} is not in 0 … 2^53")
     rhythm = None if message.rhythm is None else [_finding(each) for each in message.rhythm]

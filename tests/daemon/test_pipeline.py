@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Policy, Rhythm
+from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
 from monitor.detector.model_file import Scored
@@ -16,7 +18,7 @@ from monitor.ecg import quality
 from monitor.ecg.beat import Beats, fingerprints
 from monitor.mqtt.beat_consumer import Message
 from monitor.settings import ModelSettings, MqttSettings
-from monitor.times import from_rfc3339, rfc3339, seconds
+from monitor.times import EARLIEST, LATEST, MARGIN, from_rfc3339, rfc3339, seconds
 from monitor.topics import Topics
 from tests.detector.test_model_file import CARD_OF_A_DETECTOR, hearing, write
 
@@ -393,3 +395,20 @@ def test_an_arrhythmia_began_when_it_can_have_begun(detectors: Detectors) -> Non
         (event,) = changes.events
         assert event.alert.since == rfc3339(expected)
         assert event.alert.time == rfc3339(NOW)
+
+
+@pytest.mark.parametrize("end", [EARLIEST, LATEST])
+@pytest.mark.parametrize("inside", [0.0, 0.001, MARGIN - 1, MARGIN, MARGIN + 1])
+def test_an_alarm_at_any_time_that_is_let_in_can_be_kept(
+    detectors: Detectors, end: float, inside: float
+) -> None:
+    """The time is the first beat's; one that could not be kept would end the daemon."""
+    time = 1000 * (end + inside if end == EARLIEST else end - inside)
+    content = {"beats": [ODD.tolist()] * 4, "time": time, "rr_ms": [60_000] * 4}
+    alarms = Alarms(POLICY)
+    batch, changes = process(pipeline(detectors, alarms), [raw(msgspec.json.encode(content))])
+    assert [each.reason for each in batch.rejected] == ["time"] * (inside < MARGIN)
+    assert len(changes.events) == (inside >= MARGIN)
+    for name, device in alarms.devices.items():
+        retained = messages.encode(as_it_stands(name, device, NOW))
+        assert messages.decode_alarm(retained).alarms[0].kind == "anomaly"

@@ -216,11 +216,8 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
                 *("wrote bed-7/ecg.onnx", "wrote out/what-if/what-if.png"),
             ],
         ),
-<<<<<<< HEAD
-        ("cluster.md", []),
-=======
         ("brokers.md", []),
->>>>>>> a5de575 (Say which broker keeps what; run make brokers in CI)
+        ("cluster.md", []),
         ("detector.md", []),
         ("devices.md", ['"kind":"signal-quality"', "published 60 beats", "segmentation: "]),
         ("images.md", []),

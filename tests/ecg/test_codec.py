@@ -197,6 +197,7 @@ def test_bytes_of_any_other_length_are_refused_for_it(length: int) -> None:
         (json.dumps(ROW).replace("0.5", "1e400"), "shape"),
         (json.dumps({"beats": [ROW], "seq": -1}), "shape"),
         (json.dumps({"beats": [ROW], "seq": 2**53}), "shape"),
+        (json.dumps({"beats": [ROW, ROW], "seq": 2**53 - 1}), "shape"),
         (json.dumps({"beats": [ROW], "seq": 1.5}), "shape"),
         (json.dumps({"beats": [ROW], "seq": True}), "shape"),
         (json.dumps({"beats": [ROW], "seqs": [1, 2]}), "shape"),

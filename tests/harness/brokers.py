@@ -16,8 +16,9 @@ import pytest
 from monitor.commands.demo import free_port
 from monitor.settings import Protocol
 
-WITHIN = 30.0
-"""Seconds that a broker may take to start or to stop: RabbitMQ takes five on an idle machine."""
+WITHIN = 90.0
+"""Seconds that a broker may take to start or to stop: RabbitMQ takes 7 s on two idle cores, and
+took more than 30 where twenty others had work for them."""
 
 
 _OWN = [str(Path(sys.executable).parent)]

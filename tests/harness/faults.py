@@ -59,6 +59,9 @@ UNDER_WAY = 300
 QUIET = 4.0
 """Seconds without a message after which no more is waited for."""
 
+LONGEST = 120.0
+"""Seconds after which no more is waited for, even while messages come."""
+
 LAST_ALERTS = 3.0
 """Seconds that the last alerts may come after the last scores."""
 
@@ -182,7 +185,7 @@ def kill_thrice(folder: Path, broker: Broker, hearts: Hearts, pause: float = QUI
                 daemon.process.wait()
                 daemon.start()
                 recovered = max(recovered, until_healthy(daemon))
-            outcome = judge(ward, sender.finish(), 30 + pause, pause)
+            outcome = judge(ward, sender.finish(), LONGEST, pause)
     outcome.recovered = recovered
     return outcome
 
@@ -341,7 +344,7 @@ def chain(folder: Path, broker: Broker, victim: str, pause: float = SILENT_AFTER
             recovered = _kill(segment if victim == "segment" else monitor)
             sender.finish()
             sent = sum(len(cut(signal)) for signal in raw_signals().values())
-            outcome = judge(ward, sent, 26 + pause, pause)
+            outcome = judge(ward, sent, LONGEST, pause)
     outcome.recovered = recovered
     outcome.devices = RAW_DEVICES
     return outcome

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -62,6 +63,7 @@ class Life:
         start, peak, end: resident memory of its last process in MB: when it was healthy, at most,
             and after the last message.
         slowest: seconds of its slowest turn, of all processes.
+        code: that it exited with.
         lines: of its log.
         bad_lines: those that are a traceback's, or not JSON, or hold what cannot be printed.
     """
@@ -71,6 +73,7 @@ class Life:
     peak: float = 0.0
     end: float = 0.0
     slowest: float = 0.0
+    code: int = 0
     lines: int = 0
     bad_lines: list[bytes] = field(default_factory=list)
 
@@ -119,10 +122,11 @@ class Watched(RunningDaemon):
         self.await_health()
 
     def finish(self) -> None:
-        """Stop it, and read its log."""
-        self.look()
-        self.life.rejected += self.rejections()
-        assert self.stop() == 0, self.log.read_bytes()[-2000:]
+        """Stop it if it has not ended by itself, and read its log."""
+        if self.process.poll() is None:
+            self.look()
+            self.life.rejected += self.rejections()
+        self.life.code = self.stop()
         for line in self.log.read_bytes().split(b"\n")[:-1]:
             self.life.lines += 1
             if not _is_log_line(line):
@@ -195,19 +199,23 @@ class Outcome:
         delays: seconds to each of the patient's alarms.
         lives: of the two daemons, by command.
         seconds: that it took.
+        ended: why not everything was sent; empty if it was.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     delays: list[float] = field(default_factory=list)
     lives: dict[str, Life] = field(default_factory=dict)
     seconds: float = 0.0
+    ended: str = ""
 
     @property
     def failures(self) -> list[str]:
         """What must not be, in words."""
         late = sum(delay > IN_TIME for delay in self.delays)
         said = [f"{late} of {len(self.delays)} alarms took more than {IN_TIME:g} s"] if late else []
+        said += [self.ended] if self.ended else []
         for command, life in self.lives.items():
+            said += [f"{command} exited with code {life.code}"] if life.code else []
             said += [f"{command} logged: {line[:300]!r}" for line in life.bad_lines[:20]]
         return said
 
@@ -219,29 +227,44 @@ def run(folder: Path, messages: int, seed: int = 0) -> Outcome:
         with _running(folder, broker.url) as (monitor, segment), _attacker(broker.url) as attacker:
             outcome.lives = {"run": monitor.life, "segment": segment.life}
             patient = Patient(broker.url)
-            batches = -(-messages // BATCH)
-            for number in range(batches):
-                batch = [generator.message() for _ in range(min(BATCH, messages - number * BATCH))]
-                outcome.sent.update(message.kind for message in batch)
-                half = len(batch) // 2
-                _publish(attacker, batch[:half])
-                fell_ill = patient.falls_ill()
-                _publish(attacker, batch[half:])
-                outcome.delays.append(patient.is_helped(fell_ill))
-                if number % SETTLE_EVERY == 0 or number == batches - 1:
-                    _settle(segment)
-                # What is retained, and what stands in the journal, is read at the start only. Ever
-                # rarer, so that the last processes grow as old as the others together.
-                if number & (number - 1) == 0 and number < batches - 1:
-                    _settle(segment)
-                    monitor.restart()
-                    segment.restart()
-            _settle(segment)
+            try:
+                _flood(outcome, generator, messages, attacker, patient, monitor, segment)
+            except (AssertionError, OSError, pytest.fail.Exception) as failure:
+                outcome.ended = f"after {outcome.sent.total():,} messages: {failure}"
             patient.leave()
             monitor.finish()
             segment.finish()
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def _flood(
+    outcome: Outcome,
+    generator: Generator,
+    messages: int,
+    attacker: Client,
+    patient: Patient,
+    monitor: Watched,
+    segment: Watched,
+) -> None:
+    """Send batch after batch, and have the patient fall ill in the middle of each."""
+    batches = -(-messages // BATCH)
+    for number in range(batches):
+        batch = [generator.message() for _ in range(min(BATCH, messages - number * BATCH))]
+        outcome.sent.update(message.kind for message in batch)
+        half = len(batch) // 2
+        _publish(attacker, batch[:half])
+        fell_ill = patient.falls_ill()
+        _publish(attacker, batch[half:])
+        outcome.delays.append(patient.is_helped(fell_ill))
+        # What is retained, and what stands in the journal, is read at the start only. Ever rarer,
+        # so that the last processes grow as old as the others together.
+        restart = number & (number - 1) == 0 and number < batches - 1
+        if restart or number % SETTLE_EVERY == 0 or number == batches - 1:
+            _settle(segment)
+        if restart:
+            monitor.restart()
+            segment.restart()
 
 
 @contextmanager
@@ -295,7 +318,7 @@ def tables(outcome: Outcome) -> list[Table]:
     cost.add_row("slowest turn, ms", *(f"{1000 * life.slowest:.0f}" for life in lives))
     cost.add_row("log, lines", *(f"{life.lines:,}" for life in lives))
     cost.add_row("log, bad lines", *(str(len(life.bad_lines)) for life in lives))
-    delays = np.array(outcome.delays)
+    delays = np.array(outcome.delays or [np.nan])
     p50, p99 = np.quantile(delays, (0.5, 0.99))
     cost.caption = (
         f"{len(delays)} alarms of the patient came after {p50:.2f} s (median), {p99:.2f} s (99 %), "
