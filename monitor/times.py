@@ -9,8 +9,8 @@ EARLIEST, LATEST = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2,
 """The times that are kept, in seconds since 1970: those that RFC 3339 can express."""
 
 MARGIN = 366 * 86400.0
-"""Seconds by which a time in a message must be within these bounds: a year. Those of its beats, which
-are what is kept, are RR intervals away from it, and in the longest message 41 days."""
+"""Seconds by which a time in a message must be within these bounds: a year. The times of its beats
+are RR intervals away from it, at most 41 days in the longest message."""
 
 
 MAX_AHEAD = 300.0
