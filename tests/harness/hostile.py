@@ -165,8 +165,8 @@ class Generator:
         )
 
     def _request_of(self, _name: str) -> tuple[str, bytes]:
-        end = self._random.choice(operator_requests.ENDS)
-        return f"alarm/{end}", self._one_of((lambda: self._request(end), 4), (self._text, 1))
+        topic = self._random.choice(operator_requests.TOPICS)
+        return topic, self._one_of((self._request, 4), (self._text, 1))
 
     def _samples_of(self, name: str) -> tuple[str, bytes]:
         name = name[:6]  # fewer devices, so that streams go on
@@ -275,16 +275,23 @@ class Generator:
             alarm["shelved"] = shelf | {"until": draw.choice(TIMES)}
         return self._spoil(self._dump(alarm))
 
-    def _request(self, end: str) -> bytes:
+    def _request(self) -> bytes:
         draw = self._random
         request: dict[str, Any] = {"by": draw.choice([*ODD_NAMES, "Anna", "", "a" * 101])}
         request["id"] = draw.choice([f"{draw.getrandbits(128):032x}", *NUMBERS, *ODD_NAMES])
         request["minutes"] = draw.choice([0, 0.001, 5, 1440, 1441, *NUMBERS])
+        for name, value in {
+            "verdict": True,
+            "keep_model": True,
+            "model": "new",
+            "note": "",
+        }.items():
+            request[name] = draw.choice([value, value, draw.choice(NUMBERS)])
         if draw.random() < 0.5:
             request["kinds"] = draw.choice([["anomaly"], ["asystole"] * 101, ["x"], *NUMBERS])
-        if draw.random() < 0.2:
+        for _ in range(draw.choice([0, 0, 1, 4])):
             del request[draw.choice(list(request))]
-        return self._spoil(self._dump(request)) if end else b""
+        return self._spoil(self._dump(request))
 
     # -- raw samples
 
