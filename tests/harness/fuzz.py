@@ -216,7 +216,7 @@ class Outcome:
         said += [self.ended] if self.ended else []
         for command, life in self.lives.items():
             said += [f"{command} exited with code {life.code}"] if life.code else []
-            said += [f"{command} logged: {line[:300]!r}" for line in life.bad_lines[:20]]
+            said += [f"{command} logged: {line[:300]!r}" for line in life.bad_lines[-20:]]
         return said
 
 

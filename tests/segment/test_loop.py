@@ -224,6 +224,22 @@ def test_one_device_harms_no_other(tmp_path: Path, broker: Mosquitto, bed: Bed) 
         assert running.process.poll() is None
 
 
+def test_the_last_beats_of_a_stream_have_its_times_and_not_those_of_the_next(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    """By the numbers of the next, they could be of any year, which would end the daemon."""
+    with RunningDaemon(tmp_path, broker.url, command="segment"):
+        bed.send("bed-1", SIGNAL[: 20 * RATE], 0, time="2026-11-21T12:00:00Z")
+        bed.send("bed-1", SIGNAL[: 20 * RATE], 2**52, time="2026-11-21T13:00:00Z")
+        bed.wait(lambda: any(number >= 2**52 for number in bed.beats("bed-1")))
+    times = [
+        (message["seq"] >= 2**52, message["time"][:16])
+        for _, message in bed.messages
+        if message["beats"]
+    ]
+    assert set(times) == {(False, "2026-11-21T12:00"), (True, "2026-11-21T13:00")}
+
+
 def test_the_beats_of_a_long_chunk_come_in_messages_that_a_broker_takes(tmp_path: Path) -> None:
     """Else it would hang up on them, now and after each restart, and nobody would be heard."""
     samples, _ = heart(350, RATE)
