@@ -11,8 +11,7 @@ export PIP_BUILD_CONSTRAINT := $(LOCK)
 # A broker of the npm registry, for `make brokers`.
 AEDES := build/aedes/node_modules/aedes/package.json
 
-.PHONY: help install demo test lint lock train faults brokers fuzz bench bench-train clean
-.PHONY: help install demo test lint lock train faults cluster bench bench-train clean
+.PHONY: help install demo test lint lock train faults brokers fuzz cluster bench bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -66,7 +65,6 @@ brokers: install $(if $(shell command -v npm),$(AEDES)) ## Try the promises with
 fuzz: install ## Send a million hostile messages (or MESSAGES=N, SEED=N) beside a patient
 	$(BIN)/python -m tests.harness.fuzz $(or $(MESSAGES),1000000) $(or $(SEED),0)
 
-bench: install ## Compare the daemon with a bare subscriber
 cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
 	$(BIN)/python -m tests.harness.cluster
 

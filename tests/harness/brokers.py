@@ -196,6 +196,8 @@ class RabbitMQ(Broker):
         return super().start()
 
     def _end(self, by: signal.Signals) -> None:
+        if by == signal.SIGKILL and self._process is not None:  # the script, but not its child
+            by = signal.SIGTERM
         super()._end(by)
         if self._epmd is not None:
             self._epmd.terminate()
