@@ -175,8 +175,9 @@ def killed(folder: Path, hearts: Hearts) -> Outcome:
 
 def kill_thrice(folder: Path, broker: Broker, hearts: Hearts, pause: float = QUIET) -> Outcome:
     """Kill a daemon three times in mid-stream; `pause` as `judge` has it."""
+    own = {"MQTT__PROTOCOL": broker.protocol}
     with Ward(broker.port, protocol=broker.protocol) as ward:
-        with RunningDaemon(folder, broker.url, **SETTINGS) as daemon:
+        with RunningDaemon(folder, broker.url, **SETTINGS, **own) as daemon:
             sender = _Sender(broker, streams(hearts))
             recovered = 0.0
             for _ in range(3):
@@ -334,10 +335,11 @@ def chain(folder: Path, broker: Broker, victim: str, pause: float = SILENT_AFTER
 
     `pause` as `judge` has it: the last beats come with the stream's end.
     """
+    own = {"MQTT__PROTOCOL": broker.protocol}
     with Ward(broker.port, protocol=broker.protocol) as ward:
         with (
-            RunningDaemon(folder, broker.url, **SETTINGS) as monitor,
-            RunningDaemon(folder, broker.url, {}, command="segment") as segment,
+            RunningDaemon(folder, broker.url, **SETTINGS, **own) as monitor,
+            RunningDaemon(folder, broker.url, {}, command="segment", **own) as segment,
         ):
             sender = _RawSender(broker, raw_streams())
             time.sleep(RAW_SECONDS / RAW_SPEED / 2)

@@ -63,7 +63,8 @@ class Trial:
 
     def daemon(self) -> RunningDaemon:
         """Return a daemon for this broker."""
-        return RunningDaemon(self.folder, self.broker.url, **SETTINGS)
+        own = {"MQTT__PROTOCOL": self.broker.protocol}  # some hang up on another
+        return RunningDaemon(self.folder, self.broker.url, **SETTINGS, **own)
 
     def ward(self, name: str = "ward", listen: bool = True) -> Ward:
         """Return a client of this broker that keeps what the daemon publishes."""
