@@ -116,12 +116,17 @@ class Lifecycle:
             systemd.tell(systemd.ALIVE)
         if self._waits:
             return
-        if self._consumer.protocol != self._sender.protocol:  # one of them was refused 5
-            for each in self._connections:
-                each.speak("3.1.1")
+        if self._consumer.protocol != self._sender.protocol:
+            self._speak_alike()
         self._consumer.name_active(now)
         if any(each.suspended for each in self._connections):
             self._ask(now)
+
+    def _speak_alike(self) -> None:
+        """Let both connections speak the version that the broker knows."""
+        known = [each.protocol for each in self._connections if each.refused_5 or each.connected]
+        for each in self._connections:
+            each.speak("3.1.1" if "3.1.1" in known else (known or [each.protocol])[0])
 
     def health(self) -> str | None:
         """Return what is wrong, None while all is well. For any thread."""

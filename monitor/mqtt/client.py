@@ -153,7 +153,8 @@ def join(mqtt: MqttSettings, role: str, client_id: str | None = None) -> Client:
         where = host_and_port(address)
         try:
             outcome = _attempt(mqtt, address, name, mqtt.protocol)
-            if outcome == UNKNOWN_VERSION and mqtt.protocol == "5":
+            # Some brokers hang up on MQTT 5 without a word.
+            if outcome in (UNKNOWN_VERSION, "") and mqtt.protocol == "5":
                 outcome = _attempt(mqtt, address, name, "3.1.1")
         except ConfigurationError:
             raise

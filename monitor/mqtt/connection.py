@@ -83,6 +83,10 @@ tenth of the shortest time to reconnect."""
 CONNACK_TIMEOUT = 5.0
 """Seconds within which the broker must answer a CONNECT."""
 
+HANG_UPS, HANG_UP_PATIENCE = 6, 5.0
+"""Times, and seconds since the first, after which a broker that never answers a CONNECT is asked in
+the other version of MQTT: some hang up on 5 without a word, and so does any that is starting."""
+
 LARGEST_PACKET = 5 + 268_435_455
 """Bytes of the largest packet that MQTT can express."""
 
@@ -109,7 +113,8 @@ class Connection:
     Attributes:
         trouble: what is wrong with it, in words; None while all is well.
         asks: whether, once lost, it waits for `resume` before it connects again.
-        protocol: the version of MQTT that it speaks; changed by `speak` alone.
+        protocol: the version of MQTT that it speaks.
+        refused_5: whether the broker said that it does not know version 5.
         login_patience: seconds, from the start, for which a refused login is tried again.
         since: when it was accepted, or lost, on the monotonic clock.
     """
@@ -120,6 +125,7 @@ class Connection:
         self.asks = False
         self.protocol: Protocol = mqtt.protocol
         self.login_patience = 0.0
+        self.refused_5 = False
         self._mqtt, self._client_id, self._keep_session = mqtt, client_id, keep_session
         self._addresses = itertools.cycle(in_turn(mqtt))
         self._where = mqtt.where  # the node that is, or was last, connected
@@ -137,6 +143,8 @@ class Connection:
         self._ping_interval = PING_INTERVAL
         self._silence = 0.0  # seconds of our turning without a packet from the broker
         self._fatal: ConfigurationError | None = None
+        self._unanswered = False  # whether a CONNECT was sent that nothing has answered
+        self._hang_ups, self._hung_up_since = 0, 0.0  # on such, without an answer between them
         self._closing = self._quiet = self._suspended = False
         self._held = False  # whether `read` came to a PUBLISH that was not wanted
 
@@ -308,7 +316,7 @@ class Connection:
                 )
             else:
                 client.connect(*self._address, KEEPALIVE)
-            self.since, self._silence = now, 0.0
+            self.since, self._silence, self._unanswered = now, 0.0, True
         except ssl.SSLCertVerificationError as error:
             if not self._was_accepted:
                 self._fatal = unverified(self._mqtt, self._where, error)
@@ -334,6 +342,7 @@ class Connection:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
+        self._unanswered, self._hang_ups = False, 0
         if reason.is_failure:
             self._on_refusal(str(reason), _explained(reason, properties))
             return
@@ -355,10 +364,8 @@ class Connection:
     def _on_refusal(self, reason: str, explained: str) -> None:
         """The broker has refused the connection, for a reason that it may have explained."""
         if reason == UNKNOWN_VERSION and self.protocol == "5":
-            self.protocol = "3.1.1"
-            self._failures = 0
-            if not self._quiet:
-                log.info("trying another protocol", broker=self._where, protocol=self.protocol)
+            self.refused_5 = True
+            self._try("3.1.1")
         elif not self._was_accepted and reason in LOGIN_REFUSED:
             if time.monotonic() - self._begun >= self.login_patience:
                 self._fatal = refused_login(self._mqtt, self._where, explained)
@@ -371,6 +378,21 @@ class Connection:
         self._quiet = quiet
         if reason in LOGIN_REFUSED and not self._was_accepted:
             self._retry_at = time.monotonic() + LOGIN_RETRY_DELAY
+
+    def _try(self, protocol: Protocol) -> None:
+        """Connect in another version of MQTT next time, and soon."""
+        self.protocol, self._failures = protocol, 0
+        if not self._quiet:
+            log.info("trying another protocol", broker=self._where, protocol=protocol)
+
+    def _count_hang_up(self, now: float) -> None:
+        """Count a CONNECT that was not answered; another protocol is tried after some."""
+        if not self._hang_ups:
+            self._hung_up_since = now
+        self._hang_ups += 1
+        if self._hang_ups >= HANG_UPS and now - self._hung_up_since >= HANG_UP_PATIENCE:
+            self._hang_ups = 0
+            self._try("3.1.1" if self.protocol == "5" else "5")
 
     def _takes(self, topic: str, payload: bytes) -> bool:
         """Return whether a PUBLISH is not larger than the broker takes."""
@@ -421,6 +443,10 @@ class Connection:
                 self._flaps, self._logged_trouble = 0, None
             self._failures = 0
             self._suspended = self._suspended or self.asks
+        if self._unanswered:
+            self._unanswered = False
+            if self._mqtt.protocol == "5" and not (self._was_accepted or self.refused_5):
+                self._count_hang_up(now)
         if self._dialled is not None:
             self._dialled.cancel()
             self._dialled = None

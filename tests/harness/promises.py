@@ -316,6 +316,11 @@ def main() -> None:
         columns = dict(zip(named, found, strict=True))
     print("\n".join(table(columns)))
     failures = broken(read_table(PAGE.read_text()), columns)
+    if failures:  # on a busy machine a broker may be late: what fails twice is broken
+        print("\n".join(failures), "\nonce more:")
+        again = [broker for broker in named if any(broker in failure for failure in failures)]
+        columns |= {broker: column(BROKERS[broker], hearts) for broker in again}
+        failures = broken(read_table(PAGE.read_text()), columns)
     if failures:
         raise SystemExit("\n".join(failures))
 

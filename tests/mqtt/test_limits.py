@@ -1,8 +1,12 @@
 """What the broker says is heard: its limits, its reasons, its nodes."""
 
 import json
+import socket
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +21,12 @@ from monitor.errors import CONFIGURATION, ConfigurationError
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import RETRY_DELAY, AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer
-from monitor.mqtt.connection import DIAL_TIMEOUT, LOGIN_RETRY_DELAY, MAX_FLAPPING_DELAY
+from monitor.mqtt.connection import (
+    DIAL_TIMEOUT,
+    LOGIN_RETRY_DELAY,
+    MAX_FLAPPING_DELAY,
+    wait,
+)
 from monitor.settings import MqttSettings
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon, ending
@@ -410,3 +419,53 @@ def test_when_a_node_dies_the_next_one_is_connected_within_seconds(tmp_path: Pat
     finally:
         for node in nodes:
             node.stop()
+
+
+class MuteBroker:
+    """Hangs up on every CONNECT of MQTT 5, or on the first few of any; accepts the others."""
+
+    def __init__(self, mute: int | None) -> None:
+        self._mute = mute
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._accepted: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = self._listening.accept()
+                version = line.recv(4096)[8]
+                if self._mute is None and version == 5:
+                    line.close()
+                elif self._mute:
+                    self._mute -= 1
+                    line.close()
+                else:
+                    line.sendall(b"\x20\x03\x00\x00\x00" if version == 5 else b"\x20\x02\x00\x00")
+                    self._accepted.append(line)
+
+    def close(self) -> None:
+        for each in (self._listening, *self._accepted):
+            each.close()
+
+
+@pytest.mark.parametrize(("mute", "spoken"), [(None, "3.1.1"), (4, "5")])
+def test_only_a_broker_that_never_answers_is_asked_in_another_version(
+    metrics: Metrics, mute: int | None, spoken: str
+) -> None:
+    broker = MuteBroker(mute)
+    consumer = BeatConsumer(
+        MqttSettings(broker=broker.url, client_id="test"), ["ecg/+/beats"], 1, metrics
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not consumer.connected and time.monotonic() < deadline:
+            wait((consumer,), 0.05)
+            consumer.maintain()
+            consumer.read()
+            consumer.write()
+        assert (consumer.connected, consumer.protocol) == (True, spoken)
+    finally:
+        consumer.disconnect()
+        broker.close()
