@@ -463,6 +463,74 @@ def shelve(
     acknowledge.shelve(loaded, device, minutes, by, kind or [])
 
 
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Device ID.")]
+
+
+@app.command()
+def admit(
+    device: Device,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=60, help="Minutes of good beats to learn (default: learn.minutes)."
+        ),
+    ] = None,
+    by: By = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the model is in use.")] = False,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Admit the patient at a device: learn this heart, and watch it by a model of its own.
+
+    `ecg-train learn` must be running. While the model is learnt, rhythm and signal quality are
+    watched, and the shape of beats is not.
+    """
+    from monitor import configuration
+    from monitor.commands import patient
+
+    loaded = configuration.load(config, configuration.flags(broker=broker))
+    patient.admit(loaded, device, minutes, by, wait)
+
+
+@app.command()
+def discharge(
+    device: Device,
+    keep_model: Annotated[
+        bool, typer.Option("--keep-model", help="Keep the model for the patient's return.")
+    ] = False,
+    by: By = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Discharge the patient at a device: clear the alarms, forget the device and its model."""
+    from monitor import configuration
+    from monitor.commands import patient
+
+    loaded = configuration.load(config, configuration.flags(broker=broker))
+    patient.discharge(loaded, device, keep_model, by)
+
+
+@app.command()
+def choose(
+    device: Device,
+    model: Annotated[
+        Literal["new", "old", "previous"],
+        typer.Argument(
+            help="new or old: end the trial of a new model; previous: go back by one version."
+        ),
+    ],
+    by: By = None,
+    config: Config = None,
+    broker: Broker = None,
+) -> None:
+    """Choose which of a patient's models watches."""
+    from monitor import configuration
+    from monitor.commands import patient
+
+    loaded = configuration.load(config, configuration.flags(broker=broker))
+    patient.choose(loaded, device, model, by)
+
+
 @app.command()
 def demo(
     seconds: Annotated[

@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 
 from monitor import __version__
 from monitor.alarms.kinds import KINDS
-from monitor.alarms.patients import PROGRESS
+from monitor.alarms.patients import PROGRESS, STATES
 from monitor.ecg.quality import FAULTS
 from monitor.errors import REASONS
 
@@ -174,6 +174,14 @@ class Metrics(ConnectionMetrics):
             ("kind", "verdict"),
         )
         self.lost = counter("history_lost", "Alerts and actions that could not be stored.")
+        self.patients = gauge(
+            "patients",
+            "Patients by what watches them, where models of their own are used.",
+            ("state",),
+        )
+        self.relearn = gauge(
+            "relearn_hints", "Patients whose normal beats have moved away from their own model."
+        )
         self.devices = gauge("devices", "Devices that send beats.")
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
         self.last_beat = gauge(
@@ -195,6 +203,8 @@ class Metrics(ConnectionMetrics):
             registry=registry,
             buckets=BATCH_BUCKETS,
         )
+        for state in STATES:
+            self.patients.labels(state)
         for fault in FAULTS:
             self.poor.labels(fault)
         for kind, (priorities, *_) in KINDS.items():

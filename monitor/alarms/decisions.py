@@ -43,6 +43,13 @@ They take 2 MB, and are more alarms than all devices of a monitor have in a minu
 FORGET_AFTER = 3600.0
 """Seconds of silence after which a device is forgotten, its open alarms cleared."""
 
+IN_FLIGHT, IN_FLIGHT_AGAIN = 5.0, 60.0
+"""Seconds after a discharge for which a device's beats are taken for those of the patient who left.
+
+Beats come over another connection than the discharge, and may have been sent before it. The second
+holds for those that the broker delivers again, which it does with its next connection.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -128,7 +135,9 @@ class Alarms:
     `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
     that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
     that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
-    that are; `ended` has the ids of the last alarms that were cleared.
+    that are; `ended` has the ids of the last alarms that were cleared; `appeared` those that were
+    heard and not known before, until somebody empties it; `discharged` those whose patients have
+    left, and when, while beats of theirs may be under way.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -139,6 +148,8 @@ class Alarms:
         self.shelved: dict[str, Device] = {}
         self.ended: dict[str, None] = {}
         self._save_new = False
+        self.appeared: dict[str, None] = {}
+        self.discharged: dict[str, float] = {}
         self._full = (1 << policy.window) - 1
         self._recent = (1 << min(RECENT, policy.window)) - 1
         self._ventricular_at = min(VENTRICULAR_AT, policy.raise_at)
@@ -151,6 +162,7 @@ class Alarms:
         if device is None:
             device = Device(now)
             device.unsaved = self._save_new
+            self.appeared[name] = None
         device.heard = now
         self.devices[name] = device
         return device
@@ -377,6 +389,7 @@ class Alarms:
             self._register(saved.device, alarm)
         if device.shelf is not None:
             self.shelved[saved.device] = device
+        self.appeared[saved.device] = None
         expected = "silent" not in device.open and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
 
@@ -455,6 +468,33 @@ class Alarms:
         for kind, _ in device.alarms():
             decisions += self._step(Trigger.UNSHELVE, name, device, kind)
         return decisions
+
+    def discharge(self, name: str, now: float) -> list[Decision]:
+        """Forget a device whose patient has left, and clear what is open of it.
+
+        Args:
+            name: of a device that need not be known.
+            now: in seconds, on the clock that `hear` was given.
+        """
+        decisions: list[Decision] = []
+        device = self.find(name)
+        if device is not None:
+            for kind, _ in list(device.alarms()):
+                decisions += self._step(Trigger.CLEAR, name, device, kind)
+        for devices in (self.devices, self.silent, self.shelved):
+            devices.pop(name, None)
+        self.appeared.pop(name, None)
+        for other, when in list(self.discharged.items()):
+            if when + IN_FLIGHT_AGAIN <= now:
+                del self.discharged[other]
+        self.discharged[name] = now
+        return decisions
+
+    def has_left(self, name: str, now: float, redelivered: bool) -> bool:
+        """Return whether a message that came `now` is of a patient who has left."""
+        when = self.discharged.get(name)
+        within = IN_FLIGHT_AGAIN if redelivered else IN_FLIGHT
+        return when is not None and now < when + within
 
     def due(self, wall: float) -> list[str]:
         """The devices whose shelf is over at `wall` seconds since 1970.

@@ -67,7 +67,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a time that is none, and a name that cannot be printed."""
-        _check_time(self.time)
+        check_time(self.time)
         _check_name(self.by)
 
 
@@ -94,7 +94,7 @@ class OpenAlarm(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
-        _check_time(self.since)
+        check_time(self.since)
 
 
 class Shelved(msgspec.Struct, frozen=True):
@@ -111,12 +111,17 @@ class Shelved(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse times that are none, and a name that cannot be printed."""
-        _check_time(self.since)
-        _check_time(self.until)
+        check_time(self.since)
+        check_time(self.until)
         _check_name(self.by)
 
 
-def _check_time(time: str) -> None:
+def check_time(time: str) -> None:
+    """Refuse a time that cannot be written as RFC 3339.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not EARLIEST <= from_rfc3339(time) <= LATEST:
         raise ValueError("a time that cannot be written as RFC 3339")
 
@@ -167,7 +172,7 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
         if self.rhythm_ended is not None:
-            _check_time(self.rhythm_ended)
+            check_time(self.rhythm_ended)
 
 
 class Judged(msgspec.Struct, frozen=True):

@@ -112,6 +112,11 @@ TOPICS = tuple(_TYPES)
 """The levels below a device's topic on which requests come."""
 
 
+def topic(request: Request) -> str:
+    """Return on which of `TOPICS` a request is published."""
+    return next(end for end, kind in _TYPES.items() if isinstance(request, kind))
+
+
 def decode(topic: str, payload: bytes) -> Request:
     """Read a request that came on one of `TOPICS`.
 

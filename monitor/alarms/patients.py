@@ -4,15 +4,33 @@ The learner reports on `ecg/<device>/learning`, the monitor publishes on `ecg/<d
 both are retained.
 """
 
-from typing import Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+from msgspec import Meta
+
+from monitor.alarms.messages import check_time
+from monitor.alarms.operator_requests import Name
+from monitor.errors import Rejected
+
+State = Literal["shared", "learning", "own"]
+"""What watches the shape of beats: the model of all devices, nothing for now, the patient's own."""
+
+STATES: tuple[State, ...] = get_args(State)
 
 Progress = Literal["collecting", "waiting", "fitting", "trial", "done", "failed"]
 """How far a model is: beats are collected, then it waits for its turn and is fitted; a new model
 beside an old one is on trial until somebody decides."""
 
 PROGRESS: tuple[Progress, ...] = get_args(Progress)
+
+
+LEARNS: Final[frozenset[Progress]] = frozenset({"collecting", "waiting", "fitting"})
+"""The stages in which a model is being learnt."""
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+
+Line = Annotated[str, Meta(max_length=1000)]
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,20 +48,41 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Progress
     since: str
-    by: str = "unknown"
-    beats: int
-    needed: int
-    place: int | None = None
-    problem: str | None = None
-    model: str | None = None
-    sha256: str | None = None
+    by: Name = "unknown"
+    beats: Count
+    needed: Count
+    place: Annotated[int, Meta(ge=1, lt=2**53)] | None = None
+    problem: Line | None = None
+    model: Line | None = None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a time that is none, and what cannot be printed."""
+        check_time(self.since)
+        if not all((each or "").isprintable() for each in (self.by, self.problem, self.model)):
+            raise ValueError("a character that cannot be printed")
+
+
+def decode_learning(payload: bytes) -> Learning:
+    """Read what the learner reports.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    try:
+        return msgspec.json.decode(payload, type=Learning)
+    except msgspec.ValidationError as error:
+        raise Rejected("shape", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected("json", str(error)) from None
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What the model in use and a new one made of the same beats.
 
     Attributes:
-        since: when the trial began; RFC 3339, UTC.
+        since: when the counting began, with the trial or the last start of the monitor; RFC 3339,
+            UTC.
         beats: scored by both.
         old_beats, new_beats: how many of them were anomalous to the model in use, and to the new.
         old_alarms, new_alarms: anomaly alarms that either raised, or would have.
@@ -77,7 +116,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     device: str
-    state: Literal["shared", "learning", "own"]
+    state: State
     since: str
     beats: int | None = None
     needed: int | None = None

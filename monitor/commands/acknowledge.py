@@ -7,7 +7,7 @@ of an alarm that is over, in an answer on `ecg/<device>/alarm/judged`.
 import getpass
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, Queue
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from monitor.alarms import messages
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.messages import Judged, OpenAlarm, RetainedAlarm, decode_alarm, decode_judged
-from monitor.alarms.operator_requests import LONGEST_NOTE, Acknowledge, Judge, Shelve
+from monitor.alarms.operator_requests import LONGEST_NOTE, Acknowledge, Judge, Request, Shelve
 from monitor.errors import Failure, UsageError
 from monitor.history import query
 from monitor.mqtt import client
@@ -41,7 +41,7 @@ class _Arrival(NamedTuple):
     retain: bool
 
 
-class _Connection:
+class Connection:
     """A connection over which alarms are read and requests are sent."""
 
     def __init__(self, settings: Settings, device: str) -> None:
@@ -66,7 +66,7 @@ class _Connection:
             lambda: self._fail(str(reason))
         )
 
-    def __enter__(self) -> "_Connection":
+    def __enter__(self) -> "Connection":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,20 +111,37 @@ class _Connection:
         Raises:
             Failure: no such message comes in time.
         """
-        topic, answers = (topic_of(self._output.topic, device, e) for e in (f"alarm/{end}", answer))
-        self._client.subscribe(answers, qos=1)
-        self._client.publish(topic, messages.encode(request), qos=1)
-        deadline = time.monotonic() + ANSWER_TIMEOUT
-        while (left := deadline - time.monotonic()) > 0:
-            for arrival in self._next(left):
-                with suppress(ValueError, RecursionError):
-                    if arrival.topic == answers and done(arrival.payload):
-                        return
+        answers = self.listen(device, answer)
+        self.send(device, f"alarm/{end}", request)
+        for payload in self.heard(answers, ANSWER_TIMEOUT):
+            with suppress(ValueError, RecursionError):
+                if done(payload):
+                    return
+        topic = topic_of(self._output.topic, device, f"alarm/{end}")
         raise Failure(
             f"{device}: no answer within {ANSWER_TIMEOUT:g} s; the monitor must be running, know "
             f"the device and be allowed to read {topic}, and you must be allowed to write there "
             f"and to read {answers}"
         )
+
+    def listen(self, device: str, end: str) -> str:
+        """Subscribe to a topic of a device, and return it."""
+        topic = topic_of(self._output.topic, device, end)
+        self._client.subscribe(topic, qos=1)
+        return topic
+
+    def send(self, device: str, end: str, request: Request) -> None:
+        """Publish a request on a topic of a device."""
+        topic = topic_of(self._output.topic, device, end)
+        self._client.publish(topic, messages.encode(request), qos=1)
+
+    def heard(self, topic: str, timeout: float) -> Iterator[bytes]:
+        """Yield what comes on a topic within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            for arrival in self._next(left):
+                if arrival.topic == topic:
+                    yield arrival.payload
 
     def _next(self, timeout: float) -> list[_Arrival]:
         """Wait for an event, and return the messages that have arrived."""
@@ -132,6 +149,16 @@ class _Connection:
             self._events.get(timeout=timeout)()
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
+
+
+def check_device(device: str) -> None:
+    """Refuse what cannot be a device ID.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not device or set("/+#") & set(device):
+        raise UsageError(f"DEVICE {device!r}: a device ID must not contain /, + or #")
 
 
 def _refusal(reason: ReasonCode) -> str | None:
@@ -158,7 +185,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
         Failure: the broker or the monitor does not answer.
     """
     by = by or getpass.getuser()
-    with _Connection(settings, "+") as connection:
+    with Connection(settings, "+") as connection:
         matching = [
             (device, alarm)
             for device in connection.retained()
@@ -205,7 +232,7 @@ def judge(
             "printed"
         )
     by = by or getpass.getuser()
-    with _Connection(settings, "+") as connection:
+    with Connection(settings, "+") as connection:
         found = _past(settings, identity) | {
             alarm.id: each.device
             for each in connection.retained()
@@ -260,14 +287,13 @@ def shelve(
         UsageError: no device can have this name, or a kind does not exist.
         Failure: the broker or the monitor does not answer.
     """
-    if set("/+#") & set(device):
-        raise UsageError(f"DEVICE {device!r}: a device ID must not contain /, + or #")
+    check_device(device)
     named = tuple(kind for kind in KINDS if kind in kinds)
     for kind in set(kinds) - set(named):
         raise UsageError(f"--kind {kind!r}: not a kind of alarm; allowed are {', '.join(KINDS)}")
     by = by or getpass.getuser()
     until = ""
-    with _Connection(settings, device) as connection:
+    with Connection(settings, device) as connection:
         before = [alarm.shelved for alarm in connection.retained()]
 
         def done(payload: bytes) -> bool:

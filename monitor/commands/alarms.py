@@ -47,7 +47,7 @@ def show(
     elif as_csv:
         _print_csv(found)
     else:
-        _print_table(list(found), [] if judged else query.shelvings(file, begin, device))
+        _print_table(list(found), [] if judged else query.care(file, begin, device))
 
 
 def moment(text: str, now: float) -> float:
@@ -104,7 +104,7 @@ def _no_formula(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
+def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     table = Table(box=None)
@@ -132,7 +132,7 @@ def _print_table(found: list[PastAlarm], shelvings: list[Action]) -> None:
             *[verdict] * any_judged,
         )
     console.print(table if found else "no alarms")
-    for action in shelvings:
+    for action in actions:
         until = f" until {_local(rfc3339(action.until))}" if action.until else ""
         console.print(
             f"{_local(rfc3339(action.time))} {escape(action.device)} {action.action} by "

@@ -14,21 +14,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from queue import Empty, Queue
 from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
 from typing import IO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 from rich.console import Console
 
+from monitor.alarms import messages, patients
+from monitor.alarms.operator_requests import Admit
 from monitor.commands.watch import show
 from monitor.configuration import load
 from monitor.ecg import codec
+from monitor.ecg.beat import SAMPLES
 from monitor.ecg.simulator import Simulator
 from monitor.errors import Failure
 from monitor.mqtt import client
@@ -53,6 +58,7 @@ class Patient:
         story: what happens.
         kind: "ectopic" beats, a "flat" lead, or a "silent" device; None if nothing happens.
         begins, ends: when, in seconds of the round.
+        beats: in each message until a model of the patient's own watches; then one, as of others.
     """
 
     device: str
@@ -60,6 +66,7 @@ class Patient:
     kind: str | None = None
     begins: float = 0.0
     ends: float = 0.0
+    beats: int = 1
 
 
 PATIENTS = (
@@ -68,6 +75,11 @@ PATIENTS = (
     Patient("bed-3", "loses a lead", "flat", 20, 30),
     Patient("bed-4", "loses the connection", "silent", 34, 46),
 )
+
+ADMITTED = Patient(
+    "bed-5", "is admitted, learnt and watched by a model of its own", "ectopic", 50, 56, beats=20
+)
+"""Sends twenty beats at a time first: the 375 that a model is fitted to come in 15 seconds."""
 
 
 def run(seconds: float | None) -> None:
@@ -87,22 +99,29 @@ def run(seconds: float | None) -> None:
         console.print(f"broker   {broker.url} (embedded, MQTT 3.1.1)")
         console.print(f"metrics  http://127.0.0.1:{port}/metrics")
         console.print(f"health   http://127.0.0.1:{port}/healthz")
+        ward = (*PATIENTS, ADMITTED) if _can_learn() else PATIENTS
         console.print(f"patients simulated, one beat every {BEAT_EVERY:g} s each:")
-        for patient in PATIENTS:
+        for patient in ward:
             when = f" from second {patient.begins:g} to {patient.ends:g}" if patient.kind else ""
             console.print(f"  {patient.device} {patient.story}{when}")
+        if ADMITTED not in ward:
+            console.print("learning a patient's own model needs pip install 'ecg-monitor\\[train]'")
         console.print("Press Ctrl-C to stop. Alerts:\n")
-        over = threading.Event()
+        over, learnt = threading.Event(), threading.Event()
         wards = client.join(settings.mqtt, "demo")
-        alerts = _subscribe(wards, settings)
+        heard = _subscribe(wards, settings)
         devices = threading.Thread(
-            target=_play, args=(wards, settings, over), name="devices", daemon=True
+            target=_play, args=(wards, settings, ward, over, learnt), name="devices", daemon=True
         )
         with TemporaryDirectory() as folder, TemporaryFile() as log:
-            daemon = _start_daemon(broker.url, port, token, folder, log)
+            environment = _environment(broker.url, port, token, folder)
+            daemon = _start([sys.executable, "-m", "monitor", "run"], environment, log)
+            learner = None
+            if ADMITTED in ward:
+                learner = _start([sys.executable, "-m", "train", "learn"], environment, log)
             try:
                 devices.start()
-                _show_alerts(console, alerts, daemon, seconds)
+                _show_heard(console, heard, learnt, daemon, seconds)
                 if daemon.poll() is not None:
                     log.seek(0)
                     last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -111,7 +130,9 @@ def run(seconds: float | None) -> None:
                 console.print("\nstopping", style="dim")
             finally:
                 over.set()
-                _stop_daemon(daemon)
+                _stop(daemon)
+                if learner is not None:
+                    _stop(learner)
                 client.leave(wards)
 
 
@@ -121,11 +142,18 @@ def _metrics_port(wanted: int) -> int:
         return wanted if free else free_port()
 
 
-def _start_daemon(
-    url: str, port: int, token: str, folder: str, log: IO[bytes]
-) -> subprocess.Popen[bytes]:
+def _can_learn() -> bool:
+    """Whether `ecg-train learn` can run: it is another package, and needs TensorFlow."""
+    return all(find_spec(name) is not None for name in ("train", "tensorflow"))
+
+
+def _environment(url: str, port: int, token: str, folder: str) -> dict[str, str]:
+    """Return the environment of the daemon and of the learner."""
     settings = {
         "HISTORY__FILE": f"{folder}/history.db",
+        "MODEL__FOLDER": f"{folder}/models",
+        "LEARN__JOURNAL": f"{folder}/learn.db",
+        "LEARN__PORT": "0",
         "MQTT__BROKER": url,
         "MQTT__PROTOCOL": "3.1.1",
         **{f"ALARM__{name}": value for name, value in BRISK.items()},
@@ -134,54 +162,107 @@ def _start_daemon(
         "METRICS__TOKEN": token,
     }
     own = {name: value for name, value in os.environ.items() if not name.startswith("ECG_MONITOR_")}
+    return own | {f"ECG_MONITOR_{name}": value for name, value in settings.items()}
+
+
+def _start(
+    command: list[str], environment: dict[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "monitor", "run"],
-        env=own | {f"ECG_MONITOR_{name}": value for name, value in settings.items()},
+        command,
+        env=environment,
         stderr=log,
-        start_new_session=True,  # Ctrl-C is for this process, which then stops the daemon
+        start_new_session=True,  # Ctrl-C is for this process, which then stops the others
     )
 
 
-def _stop_daemon(daemon: subprocess.Popen[bytes]) -> None:
-    daemon.terminate()
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
     try:
-        daemon.wait(timeout=5)
+        process.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
+        process.kill()
+        process.wait()
 
 
-def _subscribe(wards: Client, settings: Settings) -> Queue[bytes]:
-    alerts: Queue[bytes] = Queue()
-    wards.on_message = lambda _client, _data, message: alerts.put(bytes(message.payload))
-    wards.subscribe(topic_of(settings.output.topic, "+", "alerts"), qos=1)
-    return alerts
+def _subscribe(wards: Client, settings: Settings) -> Queue[MQTTMessage]:
+    """Return where alerts and patients arrive; admit bed-5 once the learner is there."""
+    heard: Queue[MQTTMessage] = Queue()
+    topic, name = settings.output.topic, ADMITTED.device
+    learner = f"ecg-monitor/{settings.mqtt.client_id}-learn/status"
+
+    def take(_client: Client, _data: object, message: MQTTMessage) -> None:
+        if message.topic != learner:
+            heard.put(message)
+        elif message.payload == b"online":
+            admit = messages.encode(Admit(by="the demo"))
+            wards.publish(topic_of(topic, name, "admit"), admit, qos=1)
+
+    wards.on_message = take
+    patient = topic_of(topic, name, "patient")
+    wards.subscribe([(topic_of(topic, "+", "alerts"), 1), (patient, 1), (learner, 1)])
+    return heard
 
 
-def _show_alerts(
+OWN = "a model of its own"
+
+
+def _show_patient(console: Console, payload: bytes, shown: str) -> str:
+    """Say how far a patient's own model is, unless it is what was `shown` last; return it."""
+    patient = msgspec.json.decode(payload, type=patients.Patient)
+    if patient.problem is not None:
+        line = patient.problem
+    elif patient.state == "learning":
+        line = f"learning, {patient.progress}"
+    else:
+        line = f"watched by {OWN if patient.state == 'own' else 'the shared model'}"
+    if line != shown:
+        console.print(f"{patient.device} is {line}", markup=False)
+    return line
+
+
+def _show_heard(
     console: Console,
-    alerts: Queue[bytes],
+    heard: Queue[MQTTMessage],
+    learnt: threading.Event,
     daemon: subprocess.Popen[bytes],
     seconds: float | None,
 ) -> None:
     end = None if seconds is None else time.monotonic() + seconds
+    shown = ""
     while daemon.poll() is None and (end is None or time.monotonic() < end):
         try:
-            show(console, alerts.get(timeout=0.2))
+            message = heard.get(timeout=0.2)
         except Empty:
             continue
+        if message.topic.endswith("/alerts"):
+            show(console, bytes(message.payload))
+        elif message.payload:
+            shown = _show_patient(console, bytes(message.payload), shown)
+            if shown.endswith(OWN):
+                learnt.set()
 
 
-def _play(wards: Client, settings: Settings, over: threading.Event) -> None:
-    """Publish the patients' beats until `over` is set."""
+def _play(
+    wards: Client,
+    settings: Settings,
+    ward: Sequence[Patient],
+    over: threading.Event,
+    learnt: threading.Event,
+) -> None:
+    """Publish the beats of a ward of patients until `over` is set, one by one once `learnt` is."""
     simulator = Simulator(seed=int(time.time()))
     begun = time.monotonic()
     for number, moment in enumerate(_moments(begun, over)):
-        for patient in PATIENTS:
-            samples = _beat(simulator, patient, (moment - begun) % ROUND)
+        for patient in ward:
+            many = 1 if learnt.is_set() else patient.beats
+            samples = _beats(simulator, patient, many, (moment - begun) % ROUND)
             if samples is not None:
                 topic = topic_to_publish(settings.input.topic[0], patient.device)
-                payload = codec.encode_json(samples[None], [number], [1000 * BEAT_EVERY])
+                numbers = [patient.beats * number + i for i in range(many)]
+                # Of twenty beats at once no interval would be true, and those come with no others.
+                rr_ms = [1000 * BEAT_EVERY] if patient.beats == 1 else None
+                payload = codec.encode_json(samples, numbers, rr_ms)
                 wards.publish(topic, payload, qos=1)
 
 
@@ -193,15 +274,17 @@ def _moments(begun: float, over: threading.Event) -> Iterator[float]:
         moment += BEAT_EVERY
 
 
-def _beat(simulator: Simulator, patient: Patient, second: float) -> NDArray[np.float32] | None:
-    """Return a patient's beat at a second of the round; None while the device is silent."""
+def _beats(
+    simulator: Simulator, patient: Patient, many: int, second: float
+) -> NDArray[np.float32] | None:
+    """Return so many beats of a patient at a second of the round; None while it is silent."""
     kind = patient.kind if patient.begins <= second < patient.ends else None
     if kind == "silent":
         return None
     if kind == "flat":
-        return np.zeros(140, np.float32)
-    drawn = simulator.ectopic(1) if kind == "ectopic" else simulator.normal(1)
-    return np.asarray(drawn[0], np.float32)
+        return np.zeros((many, SAMPLES), np.float32)
+    draw = simulator.ectopic if kind == "ectopic" else simulator.normal
+    return np.asarray(draw(many)[:many], np.float32)
 
 
 def free_port() -> int:

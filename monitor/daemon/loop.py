@@ -14,8 +14,11 @@ from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
+from monitor.alarms.patients import STATES
 from monitor.daemon.lifecycle import Lifecycle, serve_site
+from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
+from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink
 from monitor.detector.per_device import Detectors
@@ -48,6 +51,9 @@ HISTORY_DRAIN_TIMEOUT = 1.5
 MAX_SILENT_PER_TURN = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
 
+MAX_PATIENTS_PER_TURN = 200
+"""Unacknowledged publishes from which on what changes for patients waits."""
+
 BACKLOG_SKIP_SAVES = 100
 """Unacknowledged publishes above which a window is saved only when its alarm changes.
 
@@ -61,7 +67,7 @@ With each turn some publishes go out: where many wait, turns are short.
 """
 
 CLOCK_INTERVAL = 0.5
-"""Seconds between two looks at what no beat causes: silence, shelves, model files, gauges."""
+"""Seconds between two looks at what no beat causes: silence, shelves, patients, models, gauges."""
 
 
 class Daemon:
@@ -73,19 +79,21 @@ class Daemon:
         self.ownership = Ownership(self.alarms, settings.mqtt.client_id)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.consumer = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
+        self.history = HistoryWriter(settings.history, settings.history_file, metrics.lost)
+        self._trials = TrialWatch(detectors, settings.alarm.policy)
+        self._drifts = DriftWatch(detectors, self.history)
+        self.patients = Patients(
+            settings, detectors, self.alarms, self._trials, self._drifts, time.monotonic()
+        )
         requests = [f"{settings.output.topic}/{topic}" for topic in operator_requests.TOPICS]
         self._request_topics = Topics(requests)
-        filters = [subscription(topic) for topic in requests]
+        filters = [subscription(topic) for topic in requests] + self.patients.filters
         self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
         self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
         self.sender = AlertSender(
             settings.mqtt, filters, metrics, retained=self.retained, others=self.others
         )
-        self.history = HistoryWriter(settings.history, settings.history_file, metrics.lost)
-        self.live = LiveFeed(settings.input.topic)
-        self.operator = RequestHandler(
-            self.alarms, self.history, detectors, self.ownership.elsewhere
-        )
+        self.live = LiveFeed(settings.input.topic, self.patients.patient)
         self.lifecycle = Lifecycle((self.consumer, self.sender))
         topics = Topics(settings.input.topic)
         self._pipeline = Pipeline(
@@ -97,6 +105,15 @@ class Daemon:
             settings.segment.rate,
             settings.mqtt.longest_held,
             self.ownership,
+            self.patients.unwatched,
+        )
+        self.operator = RequestHandler(
+            self.alarms,
+            self.history,
+            detectors,
+            self.patients,
+            self._pipeline,
+            self.ownership.elsewhere,
         )
         self._mqtt = MqttSink(settings, self.alarms, self.sender, self.ownership.settling)
         self._kept = HistorySink(self.history, detectors)
@@ -144,6 +161,7 @@ class Daemon:
         self.consumer.acknowledge()
         self.consumer.disconnect()
         self.sender.disconnect()
+        self._drifts.write(force=True)
         self.history.close(HISTORY_DRAIN_TIMEOUT)
         log.info("stopped")
 
@@ -192,6 +210,8 @@ class Daemon:
         self._counted.count(batch, changes, now)
         self._kept.keep(changes)
         self._shown.update(batch, changes, now)
+        self._trials.observe(batch, now)
+        self.patients.touch(self._drifts.observe(batch, now))
 
     def _acknowledge(self) -> None:
         """Acknowledge the messages whose publishes the broker has acknowledged."""
@@ -206,8 +226,12 @@ class Daemon:
         if clock_is_due:
             self._next_clock = monotonic + CLOCK_INTERVAL
             self._refresh_models()
+            self._drifts.write()
             self.consumer.measure()
             self.metrics.devices.set(len(self.alarms.devices))
+            self.metrics.relearn.set(self._drifts.hints)
+            for state in STATES:
+                self.metrics.patients.labels(state).set(self.patients.counts[state])
 
     # -- what is decided without a beat
 
@@ -233,9 +257,14 @@ class Daemon:
         return changes
 
     def _decide_requests(self, changes: Changes, now: float) -> None:
-        """Do what people have asked, over MQTT and over HTTP."""
+        """Do what people have asked, over MQTT and over HTTP, and take in the learner's reports."""
         for asked in self.sender.take_requests():
             try:
+                if self.patients.is_report(asked.topic):
+                    self.patients.report(asked.topic, asked.payload, now, time.monotonic())
+                    continue
+                if asked.retain:
+                    continue  # it may be of any age
                 device = self._request_topics.device(asked.topic)
                 request = operator_requests.decode_from(asked.topic, asked.payload)
             except Rejected as error:
@@ -245,9 +274,11 @@ class Daemon:
         self.operator.answer(changes, now)
 
     def _decide_by_the_clock(self, changes: Changes, now: float, monotonic: float) -> None:
-        """Unshelve devices, and find those that fell silent or are to be forgotten."""
+        """Unshelve devices, find those that fell silent or are to be forgotten, and what has
+        changed for patients."""
         for name in self.alarms.due(now):
             self.operator.unshelve(name, "the clock", now, changes)
+        self._decide_on_patients(changes, now, monotonic)
         if not self.consumer.connected or self.sender.backlog >= MAX_SILENT_PER_TURN:
             return
         since = max(self.consumer.since, self.lifecycle.attentive_since)
@@ -259,6 +290,17 @@ class Daemon:
             changes.add(decision, now, self.detectors.for_device(decision.device))
         for name in forgotten:
             changes.save(name)
+            self.patients.forget(name)
+
+    def _decide_on_patients(self, changes: Changes, now: float, monotonic: float) -> None:
+        """Add which patients to make known, and to admit, unless the network is behind."""
+        self.patients.appear(self.alarms.appeared, monotonic)
+        self.alarms.appeared.clear()
+        if self.sender.backlog >= MAX_PATIENTS_PER_TURN:
+            return
+        changes.patients.update(self.patients.changes(now, monotonic))
+        for name in self.patients.to_admit(monotonic):
+            changes.passed_on.append((name, operator_requests.Admit(by="automatic")))
 
     def _save_all(self, changes: Changes) -> None:
         """Save every open alarm again, for a broker that has lost its memory."""
@@ -278,6 +320,16 @@ class Daemon:
                 continue
             self._show_models()
             log.info("model taken over", setting=setting, model=detector.name)
+        for changed, news in (
+            ("model taken over", self.detectors.refresh_own()),
+            ("model tried", self.detectors.refresh_trials()),
+        ):
+            for device, own, refusal in news:
+                self.patients.touch([device])
+                if refusal:
+                    log.warning("model refused, the old one goes on", device=device, detail=refusal)
+                else:
+                    log.info(changed, device=device, model=own.name if own else None)
 
     def _log_scales(self) -> None:
         scales = self.detectors.scales

@@ -1,4 +1,8 @@
-"""Operator requests: acknowledge or judge an alarm, shelve a device, and keep who did it."""
+"""Operator requests, done and kept with who did it.
+
+People acknowledge or judge an alarm, shelve a device, admit or discharge a patient, or choose his
+model.
+"""
 
 import time
 from collections.abc import Container
@@ -11,14 +15,24 @@ import structlog
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import Shelf
 from monitor.alarms.messages import Acknowledged, Judged
-from monitor.alarms.operator_requests import Acknowledge, Judge, Request, Shelve
-from monitor.daemon.pipeline import Changes
+from monitor.alarms.operator_requests import (
+    Acknowledge,
+    Admit,
+    Choose,
+    Discharge,
+    Judge,
+    Request,
+    Shelve,
+)
+from monitor.daemon.patients import Patients
+from monitor.daemon.pipeline import Changes, Pipeline
 from monitor.detector.per_device import Detectors
-from monitor.errors import Failure
+from monitor.errors import Failure, UsageError
 from monitor.history.store import Action, Judgement
 from monitor.history.writer import HistoryWriter, JudgedAlarm
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
+from monitor.topics import DEVICE, topic_to_publish
 
 log = structlog.get_logger()
 
@@ -40,11 +54,14 @@ class RequestHandler:
         alarms: Alarms,
         history: HistoryWriter,
         detectors: Detectors,
+        patients: Patients,
+        pipeline: Pipeline,
         elsewhere: Container[str] = (),
     ) -> None:
         """Do what concerns these alarms; of devices that are `elsewhere` another monitor does."""
         self._elsewhere = elsewhere
         self._alarms, self._history, self._detectors = alarms, history, detectors
+        self._patients, self._pipeline = patients, pipeline
         self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
         self._pending: list[_PendingJudgement] = []
         self._lines = Throttle(LINES)
@@ -70,7 +87,10 @@ class RequestHandler:
             if isinstance(request, Judge):
                 self._judge(request, device, now, answer)
             elif answer.set_running_or_notify_cancel():  # else who asked was told that it failed
-                answer.set_result(self._do(request, device, changes, now))
+                if isinstance(request, Admit | Discharge | Choose):
+                    answer.set_result(self._pass_on(request, device, changes))
+                else:
+                    answer.set_result(self._do(request, device, changes, now))
         self._answer_judgements(changes, now)
 
     def handle(self, request: Request, device: str, changes: Changes, now: float) -> None:
@@ -94,6 +114,13 @@ class RequestHandler:
             return f"{device!r} is watched by another monitor"
         if isinstance(request, Shelve):
             return self._shelve(request, device or "", now, changes)
+        if isinstance(request, Admit):
+            self._admit(request, device or "", now)
+            return None
+        if isinstance(request, Discharge):
+            return self._discharge(request, device or "", now, changes)
+        if isinstance(request, Choose):
+            return self._choose(request, device or "", now)
         if not isinstance(request, Acknowledge):
             return f"{type(request).__name__.lower()} cannot be done here"
         name = self._alarms.open.get(request.id)
@@ -193,6 +220,59 @@ class RequestHandler:
                 by=request.by,
                 withheld=self._lines.take_withheld(),
             )
+
+    def _pass_on(
+        self, request: Admit | Discharge | Choose, name: str | None, changes: Changes
+    ) -> str | None:
+        """Publish what was asked over HTTP, for the learner has to hear it, too.
+
+        It comes back to us as what is asked over MQTT does, and is done then.
+        """
+        try:
+            topic_to_publish(DEVICE, name or "")
+        except UsageError as error:
+            return str(error)
+        assert name is not None
+        if isinstance(request, Choose) and (problem := self._no_choice(request, name)):
+            return problem
+        if isinstance(request, Discharge) and (problem := self._unknown(name)):
+            return problem
+        changes.passed_on.append((name, request))
+        return None
+
+    def _admit(self, request: Admit, name: str, now: float) -> None:
+        """Note who was admitted; what comes of it is said in `ecg/<device>/patient`."""
+        self._patients.admit(name, now, time.monotonic())
+        self._note(Action("admitted", name, request.by, now))
+
+    def _discharge(self, request: Discharge, name: str, now: float, changes: Changes) -> str | None:
+        if problem := self._unknown(name):
+            return problem
+        detector = self._detectors.for_device(name)
+        for decision in self._alarms.discharge(name, time.monotonic()):
+            changes.add(decision, now, detector)
+        self._pipeline.forget(name)
+        self._patients.discharge(name, request.keep_model)
+        self._note(Action("discharged", name, request.by, now))
+        changes.save(name)
+        return None
+
+    def _unknown(self, name: str) -> str | None:
+        known = self._alarms.find(name) is not None or self._patients.knows(name)
+        return None if known else f"no device {name!r} is known"
+
+    def _choose(self, request: Choose, name: str, now: float) -> str | None:
+        """Note who chose a model; it is the learner who puts it into the folder."""
+        if problem := self._no_choice(request, name):
+            return problem
+        self._note(Action("chose a model", name, request.by, now))
+        return None
+
+    def _no_choice(self, request: Choose, name: str) -> str | None:
+        """Return why a model cannot be chosen; None if it can."""
+        if request.model != "previous" and self._detectors.trial(name) is None:
+            return f"no new model is tried at {name!r}"
+        return self._patients.obstacle()
 
     def _note(self, action: Action) -> None:
         """Keep and log what somebody did."""

@@ -6,6 +6,7 @@ sinks.
 
 import time
 from collections.abc import Callable, Container, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from monitor.alarms.decisions import Alarms, Decision, Rhythm
 from monitor.alarms.device import Device
 from monitor.alarms.intervals import IntervalWatch
 from monitor.alarms.kinds import NORMAL, POOR, VENTRICULAR
+from monitor.alarms.operator_requests import Admit, Choose, Discharge
 from monitor.alarms.ownership import Handover, Ownership
+from monitor.alarms.patients import Patient
 from monitor.detector.model_file import Detector, verdicts
 from monitor.detector.per_device import Detectors, Scored
 from monitor.detector.rr_history import INTERVALS, RrHistories
@@ -71,6 +74,7 @@ class ScoredBatch(NamedTuple):
         rejected: what could not be decoded or, without a finite sample, scored.
         seconds: that the detectors took.
         misdated: the device of each message whose time is not credible, and that time.
+        rr: float32 [N, 32], the RR intervals before each beat; None where no detector hears them.
     """
 
     messages: list[DecodedMessage]
@@ -81,6 +85,7 @@ class ScoredBatch(NamedTuple):
     rejected: list[Rejection]
     seconds: float
     misdated: Sequence[tuple[str, float]] = ()
+    rr: Floats | None = None
 
 
 class Evidence(NamedTuple):
@@ -123,6 +128,8 @@ class Changes:
         unannounced: devices that Home Assistant has not been told of.
         judged: answers to judgements of alarms.
         handovers: what came from other monitors or went to them, with the alarms that are open.
+        patients: what is to be made known of them, by device; None for one who has left.
+        passed_on: what people asked over HTTP, or a setting asks, and the learner has to hear, too.
     """
 
     events: list[AlarmEvent] = field(default_factory=list)
@@ -130,6 +137,8 @@ class Changes:
     unannounced: dict[str, None] = field(default_factory=dict)
     judged: list[messages.Judged] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
+    patients: dict[str, Patient | None] = field(default_factory=dict)
+    passed_on: list[tuple[str, Admit | Discharge | Choose]] = field(default_factory=list)
 
     def add(
         self,
@@ -180,6 +189,7 @@ class Pipeline:
         rate: float | None = None,
         longest_held: float = LONGEST_HELD,
         ownership: Ownership | None = None,
+        unwatched: AbstractSet[str] = frozenset(),
     ) -> None:
         """Decide with these alarms.
 
@@ -192,10 +202,11 @@ class Pipeline:
             rate: of the samples that devices number their beats by, in Hz; None if it is not known.
             longest_held: the age of a message, in seconds, above which its time is not credible.
             ownership: which devices other monitors watch; None where there can be no others.
+            unwatched: the devices of which the shape of beats says nothing for now.
         """
         self._longest_held = longest_held
         self._topics, self._payload = topics, payload
-        self._rhythm, self._rate = rhythm, rate
+        self._rhythm, self._rate, self._unwatched = rhythm, rate, unwatched
         self._detectors, self._alarms = detectors, alarms
         self._ownership = ownership or Ownership(alarms, "")
         self._rr_histories = RrHistories()
@@ -224,7 +235,11 @@ class Pipeline:
             for each in decoded
             if not each.beats.credible and each.beats.time is not None
         ]
-        return ScoredBatch(decoded, batch, scored, faults, verdicts, rejected, seconds, misdated)
+        if self._unwatched:
+            verdicts = self._without_shape(decoded, verdicts)
+        return ScoredBatch(
+            decoded, batch, scored, faults, verdicts, rejected, seconds, misdated, rr
+        )
 
     def decide(
         self,
@@ -251,6 +266,8 @@ class Pipeline:
         prints = fingerprints(batch.samples).tolist()
         for each in batch.messages:
             message, name, beats, start, stop = each
+            if self._alarms.has_left(name, message.arrived, message.redelivered):
+                continue
             if name in self._ownership.elsewhere:
                 changes.handovers.append(self._ownership.claim(name, message.arrived))
                 changes.save(name, message)
@@ -339,11 +356,24 @@ class Pipeline:
             device.intervals = IntervalWatch(self._rhythm(name))
         return device.intervals.hear(beats, verdicts, times, message.arrived, self._rate)
 
+    def _without_shape(self, decoded: list[DecodedMessage], verdicts: bytes) -> bytes:
+        """Return the verdicts where those of unwatched devices say no more than how good it is."""
+        told = bytearray(verdicts)
+        for each in decoded:
+            if each.device in self._unwatched:
+                for at in range(each.start, each.stop):
+                    told[at] = POOR if told[at] == POOR else NORMAL
+        return bytes(told)
+
+    def forget(self, name: str) -> None:
+        """Forget the RR intervals of a device whose patient has left."""
+        self._rr_histories.forget(name)
+
     def _rr_before(self, decoded: list[DecodedMessage], batch: Floats) -> Floats:
         """Return the RR intervals before each beat, float32 [N, 32]; zeros for who has no use."""
         rr = np.zeros((len(batch), INTERVALS), np.float32)
         for message, name, beats, start, stop in decoded:
-            if self._detectors.for_device(name).hears_rhythm:
+            if self._detectors.hears_rhythm(name):
                 prints = fingerprints(batch[start:stop]).tolist()
                 rr[start:stop] = self._rr_histories.extend(
                     name,

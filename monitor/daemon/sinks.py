@@ -9,7 +9,7 @@ from collections.abc import Container
 
 import structlog
 
-from monitor.alarms import messages
+from monitor.alarms import messages, operator_requests
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import NORMAL, POOR
@@ -60,7 +60,7 @@ class MqttSink:
         self._alarms, self._sender = alarms, sender
 
     def publish(self, changes: Changes, now: float) -> None:
-        """Hand the alerts to the network, and queue the retained alarms behind them.
+        """Hand the alerts to the network, and queue behind them what is retained or passed on.
 
         Whoever finds an alarm retained can so rely on its alert. Nobody is alerted of a device
         that is shelved.
@@ -102,6 +102,13 @@ class MqttSink:
             topic = topic_of(self._topic, name, "alarm")
             held = self._held.pop(name, [])
             self._sender.publish(topic, payload, retain=True, cause=cause, waiting=held)
+        for name, patient in changes.patients.items():
+            payload = b"" if patient is None else messages.encode(patient)
+            topic = topic_of(self._topic, name, "patient")
+            self._sender.publish(topic, payload, retain=True, apart=True)
+        for name, request in changes.passed_on:
+            topic = topic_of(self._topic, name, operator_requests.topic(request))
+            self._sender.publish(topic, messages.encode(request), apart=True)
 
     def _hold(self, name: str, cause: Message | None) -> None:
         """Keep a message from being acknowledged until a device is retained."""

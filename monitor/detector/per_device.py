@@ -1,11 +1,12 @@
 """Which detector scores whose beats: one for all, or a patient's own where his device has one.
 
-A model file that changes is taken over while running. One that cannot be used is refused, and the
-detector that was there goes on.
+A file that the settings name for a device comes first, then that of `model.folder`. One that
+changes is taken over while running. One that cannot be used is refused, and the detector that was
+there goes on.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.detector.model_file import Detector, ModelError, shipped
+from monitor.detector.own_models import News, OwnModels
 from monitor.detector.scale import Scales
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import ConfigurationError
@@ -69,11 +71,11 @@ class Detectors:
     """The detectors of all devices. A `threshold` is the one that the settings ask for."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        """Open every model file.
+        """Open every model file that the settings name.
 
         Raises:
-            ConfigurationError: names the setting whose file cannot be used, or the rate that a
-                file does not support.
+            ConfigurationError: names the setting whose file or folder cannot be used, or the rate
+                that a file does not support.
         """
         self._settings = settings
         self._files = [
@@ -87,6 +89,7 @@ class Detectors:
             except ModelError as error:
                 raise ConfigurationError(f"{file.setting} = {error}") from None
         self.scales = Scales()
+        self._own, self._trials = _own_models(settings.folder, self._open_own)
         self._place = lru_cache(REMEMBERED)(self._first_that_fits)
 
     @property
@@ -96,17 +99,65 @@ class Detectors:
 
     @property
     def all(self) -> list[Detector]:
-        """Every detector, that of all other devices last."""
+        """Every detector that the settings name, that of all other devices last."""
         return [file.detector for file in self._files]
 
     def for_device(self, name: str) -> Detector:
-        """Give the detector of a device: the first whose pattern fits its name."""
-        return self._files[self._place(name)].detector
+        """Give the detector of a device: the first whose pattern fits its name, or its own."""
+        file = self._files[self._place(name)]
+        if self._own and file is self._files[-1]:
+            return self._own.detector(name) or file.detector
+        return file.detector
+
+    def own(self, name: str) -> Detector | None:
+        """Give the detector of a device that is not that of all others; None if there is none."""
+        file = self._files[self._place(name)]
+        return self._own.detector(name) if file is self._files[-1] else file.detector
+
+    def trial(self, name: str) -> Detector | None:
+        """Give the detector that is tried beside that of a device; None if none is."""
+        if not self._trials:
+            return None
+        return self._trials.detector(name)
+
+    @property
+    def tries(self) -> bool:
+        """Whether any model is on trial."""
+        return bool(self._trials)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether there are detectors besides that of all devices."""
+        return len(self._files) > 1 or bool(self._own)
+
+    def written(self, name: str) -> float | None:
+        """Return when a device's own model was written, in seconds since 1970; None without."""
+        place = self._place(name)
+        if place < len(self._files) - 1:
+            stamp = self._files[place].decided
+            return stamp and stamp[0] / 1e9
+        return self._own.written(name) if self.own(name) is not None else None
+
+    def problem(self, name: str) -> str | None:
+        """Return why a file of a device is not used, or the folder cannot be read; else None."""
+        own, trial = self._own.refusal(name), self._trials.refusal(name)
+        return own or trial or self._own.problem or self._trials.problem or None
+
+    def discard(self, name: str) -> None:
+        """Use a device's own model of the folder no more until its file changes."""
+        self._own.discard(name)
+        self._trials.discard(name)
 
     @property
     def hear_rhythm(self) -> bool:
-        """Whether RR intervals change the scores of any of them."""
-        return any(file.detector.hears_rhythm for file in self._files)
+        """Whether RR intervals may change the scores of any of them."""
+        shared = any(file.detector.hears_rhythm for file in self._files)
+        return shared or bool(self._own) or bool(self._trials)
+
+    def hears_rhythm(self, name: str) -> bool:
+        """Whether RR intervals change the scores of a device's beats."""
+        trial = self.trial(name)
+        return self.for_device(name).hears_rhythm or (trial is not None and trial.hears_rhythm)
 
     def score(
         self, batch: Floats, whose: Iterable[tuple[str, int, int]], rr: Floats | None = None
@@ -119,7 +170,7 @@ class Detectors:
             rr: float32 [N, 32], the RR intervals before each beat, as `rr_history` gives them; None
                 where none is known.
         """
-        if all(file.detector.deviation is None for file in self._files):
+        if not self._own and all(file.detector.deviation is None for file in self._files):
             return self._score(batch, whose, rr)
         whose = list(whose)
         fitted = self.scales.fit(batch, whose, self.for_device)
@@ -131,7 +182,7 @@ class Detectors:
     def _score(
         self, batch: Floats, whose: Iterable[tuple[str, int, int]], rr: Floats | None
     ) -> Scored:
-        if len(self._files) == 1:
+        if not self.has_own:
             return _by_one(self.default, batch, rr)
         rows: defaultdict[Detector, list[NDArray[np.intp]]] = defaultdict(list)
         for name, start, stop in whose:
@@ -151,8 +202,16 @@ class Detectors:
                 ventricular[at] = scored.ventricular
         return Scored(scores, reconstructions, thresholds, ventricular)
 
+    def refresh_own(self) -> list[News]:
+        """Take over the files of the folder that have changed and stand still."""
+        return self._own.refresh()
+
+    def refresh_trials(self) -> list[News]:
+        """Take over the files on trial that have changed and stand still."""
+        return self._trials.refresh()
+
     def refresh(self) -> list[Change]:
-        """Take over the files that have changed and stand still since the last look."""
+        """Take over the files of the settings that have changed and stand still."""
         changes: list[Change] = []
         for file in self._files:
             stamp = _stamp(file.path)
@@ -171,21 +230,47 @@ class Detectors:
         return changes
 
     def _open(self, file: _File) -> Detector:
+        """Open a file that the settings name."""
+        detector = self._open_own(file.path)
+        if self._settings.threshold is not None and file.setting == SHARED:
+            detector.threshold = self._settings.threshold
+        return detector
+
+    def _open_own(self, path: Path) -> Detector:
         """Open a file, try it on a beat, and set its threshold."""
-        detector = Detector(file.path)
+        detector = Detector(path)
         try:
             detector.score(np.zeros((1, SAMPLES), np.float32))
         except Exception as error:  # onnxruntime's errors have no base class but this one
-            raise ModelError(file.path, f"cannot score a beat: {error}") from None
-        if self._settings.threshold is not None and file.setting == SHARED:
-            detector.threshold = self._settings.threshold
-        elif self._settings.false_alarm_rate is not None:
+            raise ModelError(path, f"cannot score a beat: {error}") from None
+        if self._settings.false_alarm_rate is not None:
             detector.threshold = detector.threshold_at(self._settings.false_alarm_rate)
         return detector
 
     def _first_that_fits(self, name: str) -> int:
         fit = (fits(name, file.pattern) for file in self._files[:-1])
         return next((i for i, found in enumerate(fit) if found), len(self._files) - 1)
+
+
+def _own_models(
+    folder: Path | None, open_file: Callable[[Path], Detector]
+) -> tuple[OwnModels, OwnModels]:
+    """Return the models of a folder, which is made if necessary, and those on trial there.
+
+    Raises:
+        ConfigurationError: the folder cannot be made or read.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        trials = None if folder is None else folder / "trial"
+        return OwnModels(folder, open_file), OwnModels(trials, open_file)
+    except OSError as error:
+        reason = error.strerror or "cannot be used"
+        raise ConfigurationError(
+            f"model.folder = '{folder}': {reason}; allowed is a folder that can be read, or one "
+            "that can be made"
+        ) from None
 
 
 def _by_one(detector: Detector, batch: Floats, rr: Floats | None) -> Scored:

@@ -53,6 +53,11 @@ class RrHistories:
         self._intervals: dict[str, Floats] = {}
         self._known: dict[str, array[int]] = {}
 
+    def forget(self, device: str) -> None:
+        """Forget the intervals of a device."""
+        self._intervals.pop(device, None)
+        self._known.pop(device, None)
+
     def extend(
         self, device: str, rr_ms: Sequence[float | None], keys: Sequence[int], repeats: bool
     ) -> Floats:

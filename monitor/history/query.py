@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from monitor.alarms.drift import Day
 from monitor.alarms.messages import (
     Acknowledged,
     Kind,
@@ -170,7 +171,7 @@ def open_alarms(file: Path) -> list[RetainedAlarm]:
         Failure: there is no history, or it cannot be read.
     """
     now = time.time()
-    unshelved = {each.device: each.time for each in shelvings(file) if each.action == "unshelved"}
+    unshelved = {each.device: each.time for each in care(file) if each.action == "unshelved"}
     still_open: dict[str, list[OpenAlarm]] = {}
     for past in alarms(file, since=now):
         told = past.shelved_by is None or from_rfc3339(past.raised) <= unshelved.get(past.device, 0)
@@ -236,15 +237,28 @@ def _past_alarm(
     )
 
 
-def shelvings(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:
-    """Return who shelved which device, or ended that, at or after `since`, oldest first.
+def days(file: Path) -> list[tuple[str, str, Day]]:
+    """Return what is kept of each device, model (SHA-256) and day, days in their order.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        rows = database.execute("SELECT device, sha256, day, beats, near FROM days ORDER BY day")
+        return [(device, sha256, Day(*counted)) for device, sha256, *counted in rows]
+
+
+def care(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:
+    """Return what people did for patients at or after `since`, oldest first.
+
+    Who shelved which device, or ended that, admitted, discharged, or chose a model.
 
     Raises:
         Failure: there is no history, or it cannot be read.
     """
     with _reading(file) as database:
         rows = database.execute(
-            "SELECT * FROM actions WHERE action IN ('shelved', 'unshelved') AND (:since IS NULL OR "
+            "SELECT * FROM actions WHERE action != 'acknowledged' AND (:since IS NULL OR "
             "coalesce(until, time) >= :since) AND (:device IS NULL OR device = :device) "
             "ORDER BY rowid",
             {"since": since, "device": device},

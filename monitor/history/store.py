@@ -1,11 +1,11 @@
 """The file of the history: its schema, the schema's version, and its limits. SQLite.
 
-There are three tables: `alerts` with each change of an alarm and its beat, `actions` with what
-people did, and `judgements` with what they said of alarms, of which the last counts. Times are in
-seconds since 1970. `kept` is when a row was written, from which its age is counted, as a device's
-clock may be wrong. `lost` is when the broker was found to no longer have the alarm: if all alerts
-of an alarm have it, the alarm ended then. Where `moved` has a client id, the alarm went on at that
-monitor.
+There are four tables: `alerts` with each change of an alarm and its beat, `actions` with what
+people did, `judgements` with what they said of alarms, of which the last counts, and `days` with
+how many beats of a patient came near the threshold of his model, by day. Times are in seconds since
+1970. `kept` is when a row was written, from which its age is counted, as a device's clock may be
+wrong. `lost` is when the broker was found to no longer have the alarm: if all alerts of an alarm
+have it, the alarm ended then. Where `moved` has a client id, the alarm went on at that monitor.
 """
 
 import sqlite3
@@ -58,6 +58,12 @@ _MIGRATIONS = (
         "CREATE INDEX judgements_of_alarm ON judgements (alarm)",
     ),
     ("ALTER TABLE alerts ADD COLUMN moved TEXT",),
+    (
+        """CREATE TABLE days (
+            device TEXT NOT NULL, sha256 TEXT NOT NULL, day INTEGER NOT NULL,
+            beats INTEGER NOT NULL, near INTEGER NOT NULL, kept REAL NOT NULL,
+            PRIMARY KEY (device, sha256, day))""",
+    ),
 )
 """The statements that lead from each version of the schema to the next, starting with 0: a new
 file takes the same path as an old one. Never edit a released step; append new ones."""
@@ -67,9 +73,11 @@ VERSION = len(_MIGRATIONS)
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What a person did to an alarm or a device; times in seconds since 1970."""
+    """What a person did to an alarm or a patient; times in seconds since 1970."""
 
-    action: Literal["acknowledged", "shelved", "unshelved"]
+    action: Literal[
+        "acknowledged", "shelved", "unshelved", "admitted", "discharged", "chose a model"
+    ]
     device: str
     by: str
     time: float
@@ -179,6 +187,12 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
     with database:
         database.execute("DELETE FROM alerts WHERE kept < ?", (oldest,))
         database.execute("DELETE FROM actions WHERE kept < ?", (oldest,))
+        # The first day of a model in use stays: later ones are compared with it.
+        database.execute(
+            "DELETE FROM days WHERE kept < :oldest AND rowid NOT IN "
+            "(SELECT min(rowid) FROM days GROUP BY device, sha256 HAVING max(kept) >= :oldest)",
+            {"oldest": oldest},
+        )
         database.execute(
             "DELETE FROM actions WHERE rowid <= (SELECT max(rowid) FROM actions) - ?",
             (ACTIONS_PER_MEGABYTE * bounds.megabytes,),

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import structlog
 from prometheus_client import Counter
 
+from monitor.alarms.drift import Day
 from monitor.alarms.messages import Alert, Kind, encode
 from monitor.errors import ConfigurationError, Failure
 from monitor.history.store import Action, Judgement, open_to_write, trim
@@ -59,6 +60,11 @@ _INSERT_JUDGEMENT = (
     "FROM alerts WHERE id = ? AND coalesce(?, device) = device "
     "RETURNING alarm, (SELECT device FROM alerts WHERE alarm = judgements.alarm), "
     "(SELECT kind FROM alerts WHERE alarm = judgements.alarm)"
+)
+_ADD_TO_DAY = (
+    "INSERT INTO days (device, sha256, day, beats, near, kept) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (device, sha256, day) DO UPDATE SET "
+    "beats = beats + excluded.beats, near = near + excluded.near, kept = excluded.kept"
 )
 _MARK_LOST = (
     "UPDATE alerts SET lost = ?, moved = NULL WHERE alarm NOT IN (SELECT value FROM json_each(?)) "
@@ -169,6 +175,10 @@ class HistoryWriter:
         )
         self._put(_INSERT_JUDGEMENT, row, stored)
         return stored
+
+    def add_to_day(self, device: str, sha256: str, counted: Day) -> None:
+        """Add beats of a device to what is kept of a day by a model."""
+        self._put(_ADD_TO_DAY, (device, sha256, *counted, time.time()))
 
     def end_others(self, retained: Iterable[str]) -> None:
         """Mark open alarms as lost unless the broker retains them, as listed by id."""

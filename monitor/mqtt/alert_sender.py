@@ -1,7 +1,7 @@
 """Publishes alerts, retained alarms and the daemon's status until the broker has accepted them.
 
-Operator requests arrive over this connection, too, where they do not queue behind beats, and at
-the start the alarms that an earlier process left retained.
+Operator requests arrive over this connection, too, where they do not queue behind beats, so do the
+reports of the learner, and at the start the alarms that an earlier process left retained.
 """
 
 import time
@@ -72,7 +72,7 @@ class AlertSender(Connection):
 
         Args:
             mqtt: the broker.
-            requests: the filters of what people ask.
+            requests: the filters of what people ask, and of what the learner reports.
             metrics: that are counted up.
             client_id: the program's own; None for `mqtt.client_id`.
             retained: the alarms to be read before anything is published; None for none.
@@ -111,6 +111,7 @@ class AlertSender(Connection):
         cause: Waiting | None = None,
         timed: bool = False,
         waiting: Sequence[Waiting] = (),
+        apart: bool = False,
     ) -> None:
         """Publish at QoS 1, now or when the broker is back.
 
@@ -121,18 +122,19 @@ class AlertSender(Connection):
             cause: the message that is not acknowledged before the broker has accepted this.
             timed: whether to measure the time from the arrival of the cause until then.
             waiting: messages that wait for this already, beside the cause.
+            apart: whether its refusal is to hold up nothing else of the device.
         """
-        publication = Publication(topic, payload, retain, cause, timed)
+        publication = Publication(topic, payload, retain, cause, timed, apart)
         publication.causes += waiting
         self._outbox.add(publication)
 
     def take_requests(self) -> list[Publish]:
-        """Return the operator requests that have arrived, and acknowledge them."""
+        """Return the requests and reports that have arrived, and acknowledge them."""
         requests, self._requests = self._requests, []
         client = self._client
         if client is not None and client.packets is not None:
             client.packets.acknowledge([request.mid for request in requests if request.qos])
-        return [request for request in requests if not request.retain]  # those may be of any age
+        return requests
 
     def publish_status(self, status: str) -> None:
         """Publish the daemon's status, unless it is the one last published over this connection."""

@@ -1,7 +1,8 @@
 """What is still to be published, and which messages wait for it. No network in here.
 
 Publications whose topics differ in the last level only, such as a device's alerts and its retained
-alarm, form a lane. Three rules hold whatever the broker accepts, refuses or loses:
+alarm, form a lane; one that is apart has a lane of its own. Three rules hold whatever the broker
+accepts, refuses or loses:
 
 - Within a lane, alerts go out one after the other, the next when the broker has accepted the last:
   an alarm is never cleared before it was raised.
@@ -33,9 +34,10 @@ class Publication:
         timed: whether to measure the time from the arrival of the cause to the acknowledgement.
         losses: how many connections were lost while it was under way.
         refusals: how often the broker refused it for what may have been its size.
+        lane: what is published one after the other.
     """
 
-    __slots__ = ("causes", "losses", "payload", "refusals", "retain", "timed", "topic")
+    __slots__ = ("causes", "lane", "losses", "payload", "refusals", "retain", "timed", "topic")
 
     def __init__(
         self,
@@ -44,8 +46,10 @@ class Publication:
         retain: bool = False,
         cause: Waiting | None = None,
         timed: bool = False,
+        apart: bool = False,
     ) -> None:
         self.topic = topic
+        self.lane = topic if apart else topic.rpartition("/")[0]
         self.payload = payload
         self.retain = retain
         self.causes: list[Waiting] = [] if cause is None else [cause]
@@ -53,11 +57,6 @@ class Publication:
         self.losses = self.refusals = 0
         if cause is not None:
             cause.waiting += 1
-
-    @property
-    def lane(self) -> str:
-        """The topic without its last level."""
-        return self.topic.rpartition("/")[0]
 
 
 class _Lane:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
 import msgspec
@@ -20,6 +20,7 @@ from monitor import __version__
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import HIGHEST_FIRST, Device, priority_of, shelved
 from monitor.alarms.messages import Priority
+from monitor.alarms.patients import Patient
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.topics import LONGEST_NAME
@@ -62,9 +63,12 @@ class LiveFeed:
         watched: whether any page is open.
     """
 
-    def __init__(self, topics: list[str]) -> None:
+    def __init__(
+        self, topics: list[str], patient: Callable[[str], Patient | None] = lambda _: None
+    ) -> None:
+        """Show devices; `patient` tells what was made known of the patient at one."""
         self.watched = False
-        self._topics = topics
+        self._topics, self._patient = topics, patient
         self._requests: deque[tuple[str, float]] = deque(maxlen=1000)
         self._until = self._next = -math.inf
         self._snapshot: Snapshot | None = None
@@ -171,6 +175,7 @@ class LiveFeed:
                     model=detectors.for_device(name).name,
                     scale=float(f"{detectors.scales.factor(name):.3g}"),
                     shelved=shelved(device),
+                    patient=self._patient(name),
                     quiet=device.shelf is not None and all(map(device.withholds, device.open)),
                 )
                 for name, device in self._to_list(in_alarm, alarms)

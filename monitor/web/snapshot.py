@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from monitor.alarms.decisions import Policy
 from monitor.alarms.device import HIGHEST_FIRST, Device, shelved
 from monitor.alarms.messages import Acknowledged, Kind, Priority, Shelved
+from monitor.alarms.patients import Patient
 
 DIGITS = 4
 """Digits of the largest sample of a beat: as fine as a chart, and half as much to send."""
@@ -73,6 +74,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
         priority: the highest of its open alarms; None if there are none.
         heard: the time of its last message, in seconds since 1970 UTC; None while it is silent.
         model: the name of the model that scores its beats.
+        patient: what was made known of its patient; None where nothing was.
         quiet: whether it is shelved and all of its open alarms are withheld.
         scale: what its beats are divided by to have that model's unit.
     """
@@ -84,6 +86,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
     shelved: Shelved | None
     quiet: bool
     scale: float = 1
+    patient: Patient | None = None
 
 
 class DetectorInUse(msgspec.Struct, frozen=True):

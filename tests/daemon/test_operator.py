@@ -6,11 +6,14 @@ import pytest
 
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.alarms.operator_requests import Shelve
+from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
-from monitor.daemon.pipeline import Changes
+from monitor.daemon.patients import Patients
+from monitor.daemon.pipeline import Changes, Pipeline
 from monitor.detector.per_device import Detectors
 from monitor.history.writer import HistoryWriter
-from monitor.settings import HistorySettings, ModelSettings
+from monitor.settings import HistorySettings, ModelSettings, Settings
+from monitor.topics import Topics
 from tests.harness.histories import lost_counter
 
 
@@ -26,7 +29,11 @@ def test_a_shelf_is_not_over_in_the_turn_in_which_it_begins(
     alarms: Alarms, by_http: bool, tmp_path: Path
 ) -> None:
     history = HistoryWriter(HistorySettings(days=0), tmp_path / "history.db", lost_counter())
-    operator = RequestHandler(alarms, history, Detectors(ModelSettings()))
+    detectors = Detectors(ModelSettings())
+    trials, drifts = TrialWatch(detectors, Policy()), DriftWatch(detectors, history)
+    patients = Patients(Settings(), detectors, alarms, trials, drifts, 0.0)
+    pipeline = Pipeline(Topics(["ecg/{device}/beats"]), "auto", detectors, alarms)
+    operator = RequestHandler(alarms, history, detectors, patients, pipeline)
     turn = 1_795_262_400.0
     if by_http:
         answer = operator.ask(Shelve(5.0, "Anna"), "bed-7")

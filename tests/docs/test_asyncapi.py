@@ -82,6 +82,8 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
         messages.Shelved,
         messages.OpenAlarm,
         patients.Learning,
+        patients.Patient,
+        patients.Trial,
     ],
 )
 def test_schemas_have_the_fields_of_the_program_and_what_may_be_null(
@@ -231,23 +233,37 @@ def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
         ("shelve", {"minutes": -1}),
         ("shelve", {"minutes": "1"}),
         ("shelve", {"by": "Anna"}),
+        ("admit", {}),
+        ("admit", {"minutes": 0.5}),
+        ("admit", {"minutes": None, "by": "Anna"}),
+        ("discharge", {"keep_model": True}),
+        ("discharge", {"keep_model": "yes"}),
+        ("model", {"model": "previous", "by": "Anna"}),
+        ("model", {"model": "best"}),
+        ("model", {}),
+        ("judge", {"id": "0" * 32, "verdict": False, "note": "washed"}),
+        ("judge", {"id": "0" * 32}),
     ],
     ids=str,
 )
 def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: object) -> None:
     try:
-        operator_requests.decode(f"alarm/{end}", msgspec.json.encode(request_))
+        topic = next(t for t in operator_requests.TOPICS if t.rpartition("/")[2] == end)
+        operator_requests.decode(topic, msgspec.json.encode(request_))
         taken = True
     except errors.Rejected:
         taken = False
-    assert validator(end.capitalize()).is_valid(request_) == taken
+    channel = channel_of(topic_of("ecg/{device}", "bed-7", topic))
+    (message_of,) = channel["messages"].values()
+    payload = look_up(message_of["$ref"])["payload"]
+    assert Draft7Validator(DOCUMENT | payload).is_valid(request_) == taken
 
 
 def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, *settings.segment.topic} <= described
-    for end in ("alerts", "alarm", "scores", "learning", *operator_requests.TOPICS):
+    for end in ("alerts", "alarm", "scores", "learning", "patient", *operator_requests.TOPICS):
         assert topic_of(settings.output.topic, "{device}", end) in described
 
 
@@ -278,6 +294,7 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             OUTPUT__SCORES="true",
             OUTPUT__HOME_ASSISTANT="true",
             ALARM__SILENT_AFTER="2",
+            MODEL__FOLDER=str(tmp_path / "models"),
         ) as daemon:
             bed = subscription(settings.input.topic[0], device="bed-7")
             for beats in (
@@ -297,6 +314,15 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
             seen_it = operator_requests.Acknowledge(alarm, "Anna")
             acknowledge = topic_of(settings.output.topic, "bed-7", "alarm/acknowledge")
             subscriber.publish(acknowledge, messages.encode(seen_it), qos=1)
+            asked: operator_requests.Request
+            for bed_of, asked in (
+                ("bed-7", operator_requests.Admit(5.0, "Anna")),
+                ("bed-9", operator_requests.Discharge(by="Anna")),  # nobody is known there
+                ("bed-7", operator_requests.Choose("previous", "Anna")),
+                ("bed-7", operator_requests.Judge("0" * 32, True)),
+            ):
+                topic = topic_of(settings.output.topic, bed_of, operator_requests.topic(asked))
+                subscriber.publish(topic, messages.encode(asked), qos=1)
             again = subscription(settings.input.topic[0], device="bed-8")
             message = {"beats": simulator.normal(2).tolist(), "seq": 4, "rr_ms": [800, 810]}
             subscriber.publish(again, msgspec.json.encode(message), qos=1)

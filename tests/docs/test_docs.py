@@ -71,6 +71,10 @@ INSTEAD = {
     },
     "ecg-monitor batch vae --model out/vae/vae-encoder.onnx": "ecg-monitor batch vae --model "
     f"{shipped('vae-encoder')}",
+    # A model takes the learner minutes; tests/daemon/test_patients.py admits and discharges.
+    "ecg-monitor admit bed-7 --by Anna --wait": "ecg-monitor admit --help",
+    "ecg-monitor choose bed-7 new --by Anna": "ecg-monitor choose --help",
+    "ecg-monitor discharge bed-7 --by Anna": "ecg-monitor discharge --help",
     # An id of an alarm that there is.
     "ecg-monitor acknowledge 3f9a17c2 --by Anna": f"ecg-monitor acknowledge --by Anna $({LATEST})",
     'ecg-monitor judge 3f9a17c2 false --note "being washed" --by Anna': "ecg-monitor judge --by "

@@ -73,7 +73,7 @@ class Ward:
         client.leave(self._client)
 
     def _on_connect(self, *_: object) -> None:
-        ends = ("alerts", "alarm", "alarm/judged", "scores")
+        ends = ("alerts", "alarm", "alarm/judged", "scores", "patient")
         topics = [f"ecg/{self._device}/{end}" for end in ends]
         self._client.subscribe([(topic, 1) for topic in (*topics, "ecg-monitor/+/status")])
 

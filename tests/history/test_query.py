@@ -62,9 +62,9 @@ def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost:
     assert ids(since=NIGHT + 130) == [3, 2, 1]  # open ones stand still
     assert ids(since=NIGHT + 131) == [3, 2]
     assert ids(most=1) == [3]
-    assert [a.by for a in query.shelvings(file, since=NIGHT + 900)] == ["Ben"]
-    assert not query.shelvings(file, since=NIGHT + 901)
-    assert not query.shelvings(file, device="bed-8")
+    assert [a.by for a in query.care(file, since=NIGHT + 900)] == ["Ben"]
+    assert not query.care(file, since=NIGHT + 901)
+    assert not query.care(file, device="bed-8")
     assert lost._value.get() == 0
 
 
@@ -124,7 +124,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
     ends[3] = None, False
     assert restart([raised[1].id], raised[3]) == ends
     assert restart([raised[1].id, raised[3].id]) == ends
-    assert not query.shelvings(file)
+    assert not query.care(file)
     # What was lost has an end: it is not among the alarms that were open later.
     open_or_later = [int(alarm.id, 16) for alarm in query.alarms(file, since=NIGHT + 2011)]
     assert open_or_later == [4, 2]

@@ -102,7 +102,7 @@ def test_a_file_without_a_version_is_migrated_in_place(tmp_path: Path, lost: Cou
     ends = {int(each.id, 16): (each.cleared, each.lost) for each in query.alarms(old)}
     assert ends == {1: (None, False), 2: (rfc3339(NIGHT + 60), True), 3: (None, False)}
     assert [each.acknowledged is not None for each in query.alarms(old)].count(True) == 1
-    assert query.shelvings(old) == [Action("shelved", "bed-7", "Ben", NIGHT + 70)]
+    assert query.care(old) == [Action("shelved", "bed-7", "Ben", NIGHT + 70)]
 
     writer = HistoryWriter(HistorySettings(file=old), old, lost)
     keep(writer, alert(1, "cleared", NIGHT + 80))

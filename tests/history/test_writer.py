@@ -95,7 +95,7 @@ def test_actions_do_not_push_alerts_out(
             time.sleep(0.001)
     kept.close(20)
     assert len(list(query.alarms(file))) == 1
-    times = [action.time - NIGHT for action in query.shelvings(file)]
+    times = [action.time - NIGHT for action in query.care(file)]
     assert times[-1] == 9999 and len(times) == store.ACTIONS_PER_MEGABYTE
 
 
@@ -113,7 +113,7 @@ def test_what_is_too_old_goes(tmp_path: Path, lost: Counter) -> None:
     keep(again, alert(3, "raised", NIGHT))
     again.close(5)
     assert [int(alarm.id, 16) for alarm in query.alarms(file)] == [3, 2]
-    assert not query.shelvings(file)
+    assert not query.care(file)
 
 
 def test_what_cannot_be_written_is_counted_and_nobody_waits(

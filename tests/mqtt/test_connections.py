@@ -390,7 +390,8 @@ def test_requests_are_acknowledged_when_they_are_taken(
     turn(sender)
     line.read()
     assert line.acknowledged == []
-    assert [request.topic for request in sender.take_requests()] == [b"ecg/1/alarm/shelve"]
+    taken = [(request.topic, request.retain) for request in sender.take_requests()]
+    assert taken == [(b"ecg/1/alarm/shelve", False), (b"ecg/2/alarm/shelve", True)]
     turn(sender)
     line.read()
     assert line.acknowledged == [3, 4]

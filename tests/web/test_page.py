@@ -8,13 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from monitor.alarms import messages
+from monitor.detector.folder import in_use, on_trial
 from monitor.ecg.simulator import Simulator
 from monitor.times import rfc3339
+from tests.detector.test_per_device import model
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
@@ -412,6 +415,68 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     expect(page.locator("#shelved")).to_be_hidden()
     expect(page.locator("#past li")).to_contain_text("acknowledged by <b>Anna</b>")
     assert complaints(page) == []
+
+
+def test_a_patient_is_admitted_tried_and_discharged_by_keyboard(
+    browser: Browser, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    own = model(in_use(models.parent, "written"), "<i>anna</i>", 1e9)
+    settings = {"METRICS__TOKEN": TOKEN, "MODEL__FOLDER": str(models)}
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningDaemon(tmp_path, broker.url, **settings) as daemon,
+        Ward(broker.port) as ward,
+    ):
+        scene = Scene(broker, daemon, ward)
+        learning = {"since": rfc3339(time.time()), "beats": 120, "needed": 375}
+
+        def report(**fields: Any) -> None:
+            payload = msgspec.json.encode(learning | fields)
+            ward.publish("ecg/bed-1/learning", payload, retain=True)
+
+        scene.normal("bed-1", 3)
+        page = opened(browser, scene, hash_="#device=bed-1")
+        named(page, "Anna")
+        patient = page.get_by_role("group", name="Patient")
+        expect(patient).to_contain_text("Watched by the shared model, ecg.")
+        page.get_by_role("button", name="Admit").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#done")).to_have_text("bed-1: admitted by Anna.")
+        expect(patient).to_contain_text("Problem: ecg-train learn is not running (not seen)")
+        ward.publish("ecg-monitor/test-learn/status", b"online", retain=True)
+        report(state="collecting", problem=None)
+        expect(patient).to_contain_text("the shape of beats is not")
+        expect(patient).to_contain_text("Learning: 120 of 375 beats.")
+        report(state="waiting", place=7)
+        expect(patient).to_contain_text("number 7 in line")
+        report(state="failed", problem="<b>too noisy</b>")
+        expect(patient).to_contain_text("Problem: <b>too noisy</b>.")
+
+        in_use(models, "bed-1").write_bytes(own.read_bytes())
+        on_trial(models, "bed-1").parent.mkdir()
+        on_trial(models, "bed-1").write_bytes(own.read_bytes())
+        report(state="trial")
+        expect(patient).to_contain_text("Watched by the patient's own model, <i>anna</i>, since")
+        scene.normal("bed-1")
+        expect(patient).to_contain_text("A new model, <i>anna</i>, is tried on 1 beat since")
+        page.get_by_role("button", name="Use the new model").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#done")).to_have_text("bed-1: new model chosen by Anna.")
+
+        page.get_by_role("button", name="Discharge …").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_contain_text("Discharge the patient at bed-1?")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        page.keyboard.press("Enter")
+        page.get_by_label("keep the model").press("Space")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#done")).to_have_text("bed-1: discharged by Anna.")
+        ward.wait(lambda: ward.on("patient")[-1] == ("bed-1", None))
+        expect(patient).to_be_hidden()
+        assert complaints(page) == []
 
 
 def test_a_wrong_token_changes_nothing_and_is_asked_for_again(

@@ -1,4 +1,5 @@
-// Acknowledges and judges alarms and shelves devices, in the name of the person at this page.
+// Acknowledges and judges alarms, shelves devices, admits and discharges patients, in the name of the
+// person at this page.
 //
 // The token is in the address (#token=…) or typed in, and is kept until the tab is closed.
 
@@ -53,6 +54,13 @@ function judge(verdict) {
   const { id, device } = questioned;
   ask("judge", { id, device, verdict, note: the("why").value.trim() }, `${device}: judged ${verdict}`);
 }
+
+export const admit = (device) => ask("admit", { device }, `${device}: admitted`);
+
+export const discharge = (device, keep_model) =>
+  ask("discharge", { device, keep_model }, `${device}: discharged`);
+
+export const choose = (device, model) => ask("model", { device, model }, `${device}: ${model} model chosen`);
 
 async function ask(what, request, done) {
   const [token, by] = [sessionStorage.getItem("token"), sessionStorage.getItem("by")];

@@ -3,6 +3,7 @@
 import { shelve } from "./attend.js";
 import { describe, drawBeat, drawStrip, range } from "./chart.js";
 import { element, list, note, say, the } from "./elements.js";
+import { showPatient } from "./patient.js";
 import { begun, stateOf } from "./ward.js";
 import { KINDS, VERDICTS, count, duration, multiple, several, short, time, toTheMinute } from "./units.js";
 
@@ -27,6 +28,7 @@ export function showDevice(name, view) {
   the("device-state").className = row?.quiet ? "shelved" : (row?.priority ?? "ok");
   the("attend").hidden = !row;
   showShelf(row?.shelved);
+  showPatient(row);
   const silence = silent(name, view);
   note(the("no-beats"), silence || (beats.length ? "" : whyNone(name, row, view)));
   the("beats").hidden = beats.length === 0;
