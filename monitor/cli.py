@@ -334,6 +334,19 @@ def alarms(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, beats included.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_fhir: Annotated[
+        bool,
+        typer.Option(
+            "--fhir", help="Print FHIR R5: a Bundle for each 100 alarms, one per line, beats included."
+        ),
+    ] = False,
+    show_burden: Annotated[
+        bool,
+        typer.Option(
+            "--burden",
+            help="Show what the alarms ask of people, after ISA-18.2; --device may be a pattern.",
+        ),
+    ] = False,
     judged: Annotated[
         bool, typer.Option("--judged", help="Only alarms that somebody has judged.")
     ] = False,
@@ -360,14 +373,20 @@ def alarms(
     This reads the monitor's history file, so run it on the monitor's machine.
     """
     from monitor import configuration
-    from monitor.commands import alarms, judged_beats
+    from monitor.commands import alarms, burden, judged_beats
     from monitor.errors import UsageError
 
     file = configuration.load(config).history_file
-    if beats is None and record is None:
-        alarms.show(file, since, device, as_json, as_csv, judged)
-    elif not judged or as_json or as_csv:
-        raise UsageError("--beats and --record: only with --judged, and without --json and --csv")
+    if show_burden:
+        if judged or beats or record or as_csv or as_fhir:
+            raise UsageError("--burden: only with --since, --device and --json")
+        burden.show(file, since, device, as_json)
+    elif beats is None and record is None:
+        alarms.show(file, since, device, as_json, as_csv, judged, as_fhir)
+    elif not judged or as_json or as_csv or as_fhir:
+        raise UsageError(
+            "--beats and --record: only with --judged, and without --json, --csv and --fhir"
+        )
     else:
         judged_beats.export(file, since, device, beats, record)
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from monitor.alarms.messages import encode
+from monitor.commands import fhir
 from monitor.errors import UsageError
 from monitor.history import query
 from monitor.history.query import PastAlarm
@@ -29,23 +30,26 @@ def show(
     as_json: bool,
     as_csv: bool,
     judged: bool = False,
+    as_fhir: bool = False,
 ) -> None:
-    """Print the alarms that were open since then, as a table, as a JSON array, or as CSV.
+    """Print the alarms that were open since then: a table, a JSON array, CSV, or FHIR Bundles.
 
     With `judged`, only those that somebody has judged.
 
     Raises:
         UsageError: `since` is not a time.
-        Failure: there is no history, or it cannot be read.
+        Failure: there is no history, or it cannot be read; or FHIR needs a library.
     """
-    if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other")
+    if as_json + as_csv + as_fhir > 1:
+        raise UsageError("--json, --csv and --fhir exclude each other")
     begin = None if since is None else moment(since, time.time())
     found = query.alarms(file, begin, device, judged=judged)
     if as_json:
         _print_json(found)
     elif as_csv:
         _print_csv(found)
+    elif as_fhir:
+        fhir.write(found, time.time())
     else:
         _print_table(list(found), [] if judged else query.care(file, begin, device))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from monitor.alarms.burden import Episode
 from monitor.alarms.drift import Day
 from monitor.alarms.messages import (
     Acknowledged,
@@ -24,6 +25,7 @@ from monitor.alarms.messages import (
 from monitor.errors import Failure
 from monitor.history.store import Action, open_to_read
 from monitor.times import from_rfc3339, rfc3339
+from monitor.topics import fits
 
 
 class JudgedAs(msgspec.Struct, frozen=True):
@@ -144,6 +146,73 @@ def alarms(
                 "SELECT * FROM judgements WHERE alarm = ? ORDER BY rowid", (identity,)
             ).fetchall()
             yield _past_alarm(list(alerts), seen, said)
+
+
+def episodes(file: Path, devices: str = "*") -> Iterator[Episode]:
+    """Yield every alarm with the times at which people were alerted of it and acknowledged it.
+
+    An alert that a shelf withheld counts from when the shelving ended, if the alarm was still
+    active then. Payloads are not read: 30,000 alarms take 0.3 s.
+
+    Args:
+        file: of the history.
+        devices: a pattern of device names.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        acknowledged: dict[str, list[float]] = {}
+        unshelved: dict[str, list[float]] = {}
+        for row in database.execute("SELECT action, alarm, device, time FROM actions ORDER BY time"):
+            if row["action"] == "acknowledged":
+                acknowledged.setdefault(row["alarm"], []).append(row["time"])
+            elif row["action"] == "unshelved":
+                unshelved.setdefault(row["device"], []).append(row["time"])
+        rows = database.execute("SELECT alarm, verdict FROM judgements ORDER BY rowid")
+        verdicts = {row["alarm"]: bool(row["verdict"]) for row in rows}
+        alerts = database.execute(
+            "SELECT alarm, device, kind, event, priority, time, since, shelved_by, lost "
+            "FROM alerts ORDER BY alarm, rowid"
+        )
+        for alarm, group in groupby(alerts, key=itemgetter("alarm")):
+            own = list(group)
+            device = own[0]["device"]
+            if fits(device, devices):
+                yield Episode(
+                    device,
+                    own[0]["kind"],
+                    own[0]["since"],
+                    _announced(own, unshelved.get(device, [])),
+                    _ended(own),
+                    acknowledged.get(alarm, ()),
+                    verdicts.get(alarm),
+                )
+
+
+def _ended(alerts: list[sqlite3.Row]) -> float | None:
+    """Return when an alarm was cleared or lost; None while it is active."""
+    cleared = [row["time"] for row in alerts if row["event"] == "cleared"]
+    lost = [row["lost"] for row in alerts]
+    return max(cleared) if cleared else None if None in lost else max(lost)
+
+
+def _announced(
+    alerts: list[sqlite3.Row], unshelved: list[float]
+) -> tuple[tuple[float, Priority], ...]:
+    """Return when an alarm was announced, and with which priorities."""
+    ended = _ended(alerts)
+    found: dict[float, Priority] = {}
+    for row in alerts:
+        time = row["time"]
+        if row["event"] == "cleared":
+            continue
+        if row["shelved_by"] is not None:
+            ends = (at for at in unshelved if at >= time and (ended is None or at < ended))
+            time = next(ends, None)
+        if time is not None:
+            found[time] = row["priority"]
+    return tuple(sorted(found.items()))
 
 
 def find(file: Path, prefix: str) -> dict[str, str]:

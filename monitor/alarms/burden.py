@@ -1,0 +1,240 @@
+"""The burden of alarms on the people who answer them, after ANSI/ISA-18.2 and IEC 62682. Pure.
+
+One monitor is one operator position: everybody who answers its alarms hears all of them. Where
+people share the devices, each share is measured by itself.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from monitor.alarms.messages import Kind, Priority
+from monitor.times import rfc3339
+
+INTERVAL: Final = 600.0
+"""Seconds over which announced alarms are counted: the ten minutes of ISA-18.2, clause 16."""
+
+FLOOD_ABOVE, FLOOD_BELOW = 10, 5
+"""A flood begins with more alarms in ten minutes, and ends with fewer (ISA-18.2, clause 16)."""
+
+CHATTER: Final = (3, 60.0)
+"""So many times in so many seconds is an alarm raised that chatters (ISA-TR18.2.5)."""
+
+STALE: Final = 86_400.0
+"""Seconds beyond which an alarm that is still active is stale: 24 h (ISA-18.2, clause 16)."""
+
+WORST: Final = 10
+"""Devices whose share is told, as ISA-18.2 tells that of the ten most frequent alarms."""
+
+
+class Episode(NamedTuple):
+    """An alarm as people met it; times in seconds since 1970.
+
+    Attributes:
+        raised: when it was raised, even if nobody was alerted.
+        announced: when an alert was published, and with which priority: of its raising, and again
+            of its escalation. Empty if the device was shelved all the time.
+        cleared: None while it is active.
+        acknowledged: whenever somebody acknowledged it, in order.
+        verdict: whether people judged it true; None if nobody has.
+    """
+
+    device: str
+    kind: Kind
+    raised: float
+    announced: Sequence[tuple[float, Priority]]
+    cleared: float | None = None
+    acknowledged: Sequence[float] = ()
+    verdict: bool | None = None
+
+
+class DeviceShare(msgspec.Struct, frozen=True):
+    """How many alarms a device announced, and which share of all; also of several devices."""
+
+    device: str
+    alarms: int
+    share: float
+
+
+class Burden(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a period; shares are 0 to 1, durations in seconds, None where there is nothing.
+
+    Attributes:
+        since, until: the period; RFC 3339.
+        alarms: alarms announced. One that escalates is announced twice, as it has to be
+            acknowledged again.
+        withheld: alarms that were raised, but never announced.
+        per_ten_minutes: alarms announced in ten minutes, on average.
+        most_in_ten_minutes: in any ten minutes.
+        floods: how many there were.
+        flood_share: of the period, the share in flood.
+        priorities: of the alarms announced, the share of each priority.
+        chattering: alarms that were raised as one of three or more in a minute, of one device and
+            kind; `chattering_share` of all that were raised.
+        stale: alarms that were active for more than 24 h; `stale_active` still are.
+        worst: the ten devices with the most alarms, and `worst_share`, that of all ten.
+        unacknowledged_share: of the alarms announced, those that nobody acknowledged.
+        acknowledged_median, acknowledged_90: seconds within which half and nine tenths of the
+            acknowledgements came.
+        judged: alarms that people judged, and `false_share`, the share that they called false.
+    """
+
+    since: str
+    until: str
+    alarms: int
+    withheld: int
+    per_ten_minutes: float
+    most_in_ten_minutes: int
+    floods: int
+    flood_share: float
+    priorities: dict[Priority, float]
+    chattering: int
+    chattering_share: float | None
+    stale: int
+    stale_active: int
+    worst: list[DeviceShare]
+    worst_share: float | None
+    unacknowledged_share: float | None
+    acknowledged_median: float | None
+    acknowledged_90: float | None
+    judged: int
+    false_share: float | None
+
+
+def measure(episodes: Iterable[Episode], since: float, until: float) -> Burden:
+    """Return the burden of a period.
+
+    What was announced before it or after it does not count, and an alarm that was announced before
+    counts only as one that is stale. A judgement counts with the alarm that was announced in it.
+
+    Args:
+        episodes: in any order.
+        since, until: the period, in seconds since 1970.
+    """
+    announced: list[float] = []
+    raised: dict[tuple[str, Kind], list[float]] = {}
+    devices, priorities = Counter[str](), Counter[Priority]()
+    waits: list[float | None] = []
+    verdicts: list[bool] = []
+    withheld = stale = stale_active = 0
+    for each in episodes:
+        own = [
+            (time, priority, wait)
+            for (time, priority), wait in zip(each.announced, _waits(each), strict=True)
+            if since <= time <= until
+        ]
+        announced += [time for time, _, _ in own]
+        priorities.update(priority for _, priority, _ in own)
+        waits += [wait for _, _, wait in own]
+        devices[each.device] += len(own)
+        if not each.announced:
+            withheld += since <= each.raised <= until
+            continue
+        first, end = each.announced[0][0], until if each.cleared is None else each.cleared
+        if since <= first <= until:
+            raised.setdefault((each.device, each.kind), []).append(first)
+        if own and each.verdict is not None:
+            verdicts.append(each.verdict)
+        if end >= since and min(end, until) - first > STALE:
+            stale += 1
+            stale_active += end >= until
+    most, floods = _floods(sorted(announced), until)
+    total, first_times = len(announced), [len(times) for times in raised.values()]
+    chattering = sum(_chattering(sorted(times)) for times in raised.values())
+    worst = [
+        DeviceShare(device, count, count / total)
+        for device, count in devices.most_common(WORST)
+        if count
+    ]
+    answered = sorted(wait for wait in waits if wait is not None)
+    return Burden(
+        since=rfc3339(since),
+        until=rfc3339(until),
+        alarms=total,
+        withheld=withheld,
+        # Of a period shorter than ten minutes nothing is extrapolated.
+        per_ten_minutes=total / max((until - since) / INTERVAL, 1.0),
+        most_in_ten_minutes=most,
+        floods=len(floods),
+        flood_share=sum(end - begin for begin, end in floods) / max(until - since, 1.0),
+        priorities={
+            priority: priorities[priority] / max(total, 1)
+            for priority in ("low", "medium", "high")
+        },
+        chattering=chattering,
+        chattering_share=_share(chattering, sum(first_times)),
+        stale=stale,
+        stale_active=stale_active,
+        worst=worst,
+        worst_share=_share(sum(each.alarms for each in worst), total),
+        unacknowledged_share=_share(waits.count(None), total),
+        acknowledged_median=_quantile(answered, 0.5),
+        acknowledged_90=_quantile(answered, 0.9),
+        judged=len(verdicts),
+        false_share=_share(verdicts.count(False), len(verdicts)),
+    )
+
+
+def _waits(episode: Episode) -> list[float | None]:
+    """Return how long each announcement waited for its acknowledgement; None if none came.
+
+    An acknowledgement belongs to the last announcement before it. One before the first is from a
+    device whose clock is ahead, and counts as at once.
+    """
+    waits = []
+    for i, (time, _) in enumerate(episode.announced):
+        begin = time if i else -math.inf
+        end = episode.announced[i + 1][0] if i + 1 < len(episode.announced) else math.inf
+        came = (max(at - time, 0.0) for at in episode.acknowledged if begin <= at < end)
+        waits.append(next(came, None))
+    return waits
+
+
+def _floods(times: list[float], until: float) -> tuple[int, list[tuple[float, float]]]:
+    """Return the most alarms in any ten minutes, and begin and end of each flood.
+
+    The ten minutes are those before any moment, so that it does not matter where intervals on a
+    grid would begin.
+
+    Args:
+        times: of alarms, sorted.
+        until: when a flood that goes on is cut off.
+    """
+    # An alarm leaves the ten minutes before another enters them in the same moment.
+    changes = sorted([(time, 1) for time in times] + [(time + INTERVAL, -1) for time in times])
+    count = most = 0
+    begun: float | None = None
+    floods = []
+    for time, change in changes:
+        if time > until:
+            break
+        count += change
+        most = max(most, count)
+        if begun is None and count > FLOOD_ABOVE:
+            begun = time
+        elif begun is not None and count < FLOOD_BELOW:
+            floods.append((begun, time))
+            begun = None
+    return most, floods if begun is None else [*floods, (begun, until)]
+
+
+def _chattering(times: list[float]) -> int:
+    """Return how many of an alarm's sorted times are among three or more in a minute."""
+    number, within = CHATTER
+    members: set[int] = set()
+    for i in range(len(times) - number + 1):
+        if times[i + number - 1] - times[i] <= within:
+            members.update(range(i, i + number))
+    return len(members)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _quantile(values: list[float], share: float) -> float | None:
+    """Return the least of the sorted values that so large a share does not exceed."""
+    return values[math.ceil(share * len(values)) - 1] if values else None
