@@ -8,8 +8,9 @@ import pytest
 from prometheus_client import Counter
 
 from monitor.alarms import messages
+from monitor.alarms.burden import Episode
 from monitor.history import query
-from monitor.history.store import Action
+from monitor.history.store import Action, Judgement
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
@@ -154,3 +155,46 @@ def test_an_alarm_that_goes_to_another_monitor_ends_here_until_it_comes_back(
     kept.close(5)
     (again,) = query.alarms(file)
     assert (again.moved_to, again.lost) == ("ward-2", False)
+
+
+def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter) -> None:
+    file = tmp_path / "history.db"
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    raised = alert(1, "raised", NIGHT + 100)
+    keep(kept, raised, raised, alert(1, "escalated", NIGHT + 110, priority="high"))
+    kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 105, raised.id))
+    kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 120, raised.id))
+    keep(kept, alert(1, "cleared", NIGHT + 130, priority="high"))
+    kept.judge(Judgement(raised.id, None, True, "", "Anna", NIGHT + 140)).result(5)
+    kept.judge(Judgement(raised.id, None, False, "", "Anna", NIGHT + 150)).result(5)
+    # Shelved until 400: the second alarm is over before, the third escalates before and is told
+    # then, the fourth is of another device and is still shelved.
+    keep(kept, alert(2, "raised", NIGHT + 200), shelved_by="Ben")
+    keep(kept, alert(2, "cleared", NIGHT + 300), shelved_by="Ben")
+    keep(kept, alert(3, "raised", NIGHT + 300), shelved_by="Ben")
+    keep(kept, alert(3, "escalated", NIGHT + 310, priority="high"), shelved_by="Ben")
+    kept.note(Action("unshelved", "bed-7", "the clock", NIGHT + 400))
+    keep(kept, alert(4, "raised", NIGHT + 400, device="bed-8"), shelved_by="Ben")
+    kept.close(5)
+
+    first, second, third, fourth = query.episodes(file)
+    assert first == Episode(
+        "bed-7",
+        "anomaly",
+        NIGHT + 100,
+        ((NIGHT + 100, "medium"), (NIGHT + 110, "high")),
+        NIGHT + 130,
+        [NIGHT + 105, NIGHT + 120],
+        False,
+    )
+    assert (second.announced, second.cleared) == ((), NIGHT + 300)
+    assert (third.announced, third.cleared) == (((NIGHT + 400, "high"),), None)
+    assert fourth.announced == ()
+    assert [each.device for each in query.episodes(file, "*-8")] == ["bed-8"]
+
+    kept = HistoryWriter(HistorySettings(file=file), file, lost)
+    kept.end_others([f"{4:032x}"])
+    kept.close(5)
+    ends = [each.cleared for each in query.episodes(file)]
+    assert ends[:2] == [NIGHT + 130, NIGHT + 300] and ends[3] is None
+    assert ends[2] == pytest.approx(time.time(), abs=60)
