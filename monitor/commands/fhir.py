@@ -171,6 +171,7 @@ def _issue(alarm: PastAlarm, device: str) -> dict[str, Any]:
         f"escalated at {alarm.escalated}" if alarm.escalated else "",
         f"shelved by {alarm.shelved_by}" if alarm.shelved_by else "",
         "its end was not seen" if alarm.lost else "",
+        f"goes on at the monitor {alarm.moved_to}" if alarm.moved_to else "",
     ]
     if any(remarks):
         issue["detail"] = "; ".join(filter(None, remarks))
