@@ -337,7 +337,7 @@ def alarms(
     as_fhir: Annotated[
         bool,
         typer.Option(
-            "--fhir", help="Print FHIR R5: a Bundle for each 100 alarms, one per line, beats included."
+            "--fhir", help="Print FHIR R5, beats included: Bundles of 100 alarms, one per line."
         ),
     ] = False,
     show_burden: Annotated[

@@ -161,8 +161,7 @@ def measure(episodes: Iterable[Episode], since: float, until: float) -> Burden:
         floods=len(floods),
         flood_share=sum(end - begin for begin, end in floods) / max(until - since, 1.0),
         priorities={
-            priority: priorities[priority] / max(total, 1)
-            for priority in ("low", "medium", "high")
+            priority: priorities[priority] / max(total, 1) for priority in ("low", "medium", "high")
         },
         chattering=chattering,
         chattering_share=_share(chattering, sum(first_times)),

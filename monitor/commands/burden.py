@@ -64,7 +64,9 @@ def lines(measured: Burden) -> list[tuple[str, str, str]]:
     """
     shares = measured.priorities
     mix = " / ".join(f"{100 * shares[name]:.0f}" for name in ("low", "medium", "high"))
-    worst = [(f"  {each.device}", _with_share(each.alarms, each.share), "") for each in measured.worst]
+    worst = [
+        (f"  {each.device}", _with_share(each.alarms, each.share), "") for each in measured.worst
+    ]
     return [
         ("alarms", f"{measured.alarms}", ""),
         ("withheld by shelving", f"{measured.withheld}", ""),

@@ -88,9 +88,7 @@ def write(alarms: Iterable[PastAlarm], now: float) -> None:
     try:
         from fhir.resources.bundle import Bundle
     except ImportError:
-        raise Failure(
-            "--fhir needs fhir.resources: pip install 'ecg-monitor[fhir]'"
-        ) from None
+        raise Failure("--fhir needs fhir.resources: pip install 'ecg-monitor[fhir]'") from None
     rest = iter(alarms)
     page = list(islice(rest, ALARMS_A_BUNDLE))
     while True:
@@ -106,7 +104,7 @@ def bundle(alarms: Iterable[PastAlarm], now: float) -> dict[str, Any]:
     Entries refer to each other by `fullUrl`. The same alarm has the same ids in every export.
     """
     devices: dict[str, dict[str, Any]] = {}
-    resources = []
+    resources: list[dict[str, Any]] = []
     for alarm in alarms:
         device = devices.setdefault(alarm.device, _device(alarm.device))
         resources += _resources(alarm, _url(device))

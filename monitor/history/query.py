@@ -164,7 +164,8 @@ def episodes(file: Path, devices: str = "*") -> Iterator[Episode]:
     with _reading(file) as database:
         acknowledged: dict[str, list[float]] = {}
         unshelved: dict[str, list[float]] = {}
-        for row in database.execute("SELECT action, alarm, device, time FROM actions ORDER BY time"):
+        actions = database.execute("SELECT action, alarm, device, time FROM actions ORDER BY time")
+        for row in actions:
             if row["action"] == "acknowledged":
                 acknowledged.setdefault(row["alarm"], []).append(row["time"])
             elif row["action"] == "unshelved":
@@ -178,7 +179,8 @@ def episodes(file: Path, devices: str = "*") -> Iterator[Episode]:
         for alarm, group in groupby(alerts, key=itemgetter("alarm")):
             own = list(group)
             device = own[0]["device"]
-            if fits(device, devices):
+            # Of an alarm whose first alerts were trimmed, the end alone says nothing of people.
+            if own[0]["event"] != "cleared" and fits(device, devices):
                 yield Episode(
                     device,
                     own[0]["kind"],

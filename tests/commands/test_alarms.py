@@ -65,3 +65,5 @@ def test_what_is_no_time_is_said(shown: Callable[..., str]) -> None:
             shown(since=since)
     with pytest.raises(UsageError, match="exclude"):
         shown(as_json=True, as_csv=True)
+    with pytest.raises(UsageError, match="exclude"):
+        shown(as_csv=True, as_fhir=True)

@@ -1,7 +1,8 @@
-"""`ecg-monitor alarms --fhir`: held to fhir.resources, and to the official schema if it is there."""
+"""`ecg-monitor alarms --fhir`, held to fhir.resources and, where it is, the official schema."""
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fhir.resources.bundle import Bundle
 
 from monitor.alarms.kinds import KINDS
 from monitor.commands import fhir
+from monitor.errors import Failure
 from monitor.history import query
 from monitor.history.store import Action, Judgement
 from monitor.history.writer import HistoryWriter
@@ -152,6 +154,14 @@ def test_many_alarms_are_many_bundles_one_per_line(
     fhir.write([], NOW)
     (empty,) = capsys.readouterr().out.splitlines()
     assert json.loads(empty)["type"] == "collection"
+
+
+def test_a_missing_library_is_said(
+    alarms: list[query.PastAlarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fhir.resources.bundle", None)
+    with pytest.raises(Failure, match=r"pip install 'ecg-monitor\[fhir\]'"):
+        fhir.write(alarms, NOW)
 
 
 def test_the_codes_are_those_in_the_guide() -> None:

@@ -1,5 +1,6 @@
 """The description of topics and payloads is true of what the program takes and sends."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from monitor.settings import Settings
 from monitor.topics import subscription, topic_of
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.pages import blocks
 from tests.harness.waiting import wait_until
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "asyncapi.yaml").read_text())
@@ -257,6 +259,12 @@ def test_a_request_is_taken_where_it_fits_and_else_not(end: str, request_: objec
     (message_of,) = channel["messages"].values()
     payload = look_up(message_of["$ref"])["payload"]
     assert Draft7Validator(DOCUMENT | payload).is_valid(request_) == taken
+
+
+def test_the_alert_in_the_guide_is_one() -> None:
+    (block,) = (each for each in blocks("text") if each.text.startswith('{"id"'))
+    validator("Alert").validate(json.loads(block.text))
+    messages.decode_alert(block.text)
 
 
 def test_every_topic_of_the_program_is_described() -> None:

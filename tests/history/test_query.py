@@ -175,6 +175,7 @@ def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter
     keep(kept, alert(3, "escalated", NIGHT + 310, priority="high"), shelved_by="Ben")
     kept.note(Action("unshelved", "bed-7", "the clock", NIGHT + 400))
     keep(kept, alert(4, "raised", NIGHT + 400, device="bed-8"), shelved_by="Ben")
+    keep(kept, alert(5, "cleared", NIGHT + 500))  # what came before it was trimmed
     kept.close(5)
 
     first, second, third, fourth = query.episodes(file)
