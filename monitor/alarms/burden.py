@@ -6,7 +6,7 @@ people share the devices, each share is measured by itself.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -104,6 +104,21 @@ class Burden(msgspec.Struct, frozen=True, kw_only=True):
     false_share: float | None
 
 
+class _Announcement(NamedTuple):
+    """An alert that people heard.
+
+    Attributes:
+        wait: seconds until it was acknowledged; None if it was not.
+        again: whether the alarm had been announced before.
+    """
+
+    episode: Episode
+    time: float
+    priority: Priority
+    wait: float | None
+    again: bool
+
+
 def measure(episodes: Iterable[Episode], since: float, until: float) -> Burden:
     """Return the burden of a period.
 
@@ -114,82 +129,75 @@ def measure(episodes: Iterable[Episode], since: float, until: float) -> Burden:
         episodes: in any order.
         since, until: the period, in seconds since 1970.
     """
-    announced: list[float] = []
-    raised: dict[tuple[str, Kind], list[float]] = {}
-    devices, priorities = Counter[str](), Counter[Priority]()
-    waits: list[float | None] = []
-    verdicts: list[bool] = []
-    withheld = stale = stale_active = 0
-    for each in episodes:
-        own = [
-            (time, priority, wait)
-            for (time, priority), wait in zip(each.announced, _waits(each), strict=True)
-            if since <= time <= until
-        ]
-        announced += [time for time, _, _ in own]
-        priorities.update(priority for _, priority, _ in own)
-        waits += [wait for _, _, wait in own]
-        devices[each.device] += len(own)
-        if not each.announced:
-            withheld += since <= each.raised <= until
-            continue
-        first, end = each.announced[0][0], until if each.cleared is None else each.cleared
-        if since <= first <= until:
-            raised.setdefault((each.device, each.kind), []).append(first)
-        if own and each.verdict is not None:
-            verdicts.append(each.verdict)
-        if end >= since and min(end, until) - first > STALE:
-            stale += 1
-            stale_active += end >= until
-    most, floods = _floods(sorted(announced), until)
-    total, first_times = len(announced), [len(times) for times in raised.values()]
-    chattering = sum(_chattering(sorted(times)) for times in raised.values())
-    worst = [
-        DeviceShare(device, count, count / total)
-        for device, count in devices.most_common(WORST)
-        if count
+    every = list(episodes)
+    heard = [
+        each for episode in every for each in _announcements(episode) if since <= each.time <= until
     ]
-    answered = sorted(wait for wait in waits if wait is not None)
+    stale = [each for each in every if each.announced and _is_stale(each, since, until)]
+    judged = [
+        each.verdict
+        for each in every
+        if each.verdict is not None and any(since <= time <= until for time, _ in each.announced)
+    ]
+    raised: dict[tuple[str, Kind], list[float]] = {}
+    for each in heard:
+        if not each.again:
+            source = each.episode.device, each.episode.kind
+            raised.setdefault(source, []).append(each.time)
+    chattering = sum(_chattering(sorted(times)) for times in raised.values())
+    most, floods = _floods(sorted(each.time for each in heard), until)
+    priorities = Counter(each.priority for each in heard)
+    devices = Counter(each.episode.device for each in heard)
+    worst = [
+        DeviceShare(device, alarms, alarms / len(heard))
+        for device, alarms in devices.most_common(WORST)
+    ]
+    answered = sorted(each.wait for each in heard if each.wait is not None)
     return Burden(
         since=rfc3339(since),
         until=rfc3339(until),
-        alarms=total,
-        withheld=withheld,
+        alarms=len(heard),
+        withheld=sum(not each.announced and since <= each.raised <= until for each in every),
         # Of a period shorter than ten minutes nothing is extrapolated.
-        per_ten_minutes=total / max((until - since) / INTERVAL, 1.0),
+        per_ten_minutes=len(heard) / max((until - since) / INTERVAL, 1.0),
         most_in_ten_minutes=most,
         floods=len(floods),
         flood_share=sum(end - begin for begin, end in floods) / max(until - since, 1.0),
         priorities={
-            priority: priorities[priority] / max(total, 1) for priority in ("low", "medium", "high")
+            priority: priorities[priority] / max(len(heard), 1)
+            for priority in ("low", "medium", "high")
         },
         chattering=chattering,
-        chattering_share=_share(chattering, sum(first_times)),
-        stale=stale,
-        stale_active=stale_active,
+        chattering_share=_share(chattering, sum(len(times) for times in raised.values())),
+        stale=len(stale),
+        stale_active=sum(each.cleared is None or each.cleared >= until for each in stale),
         worst=worst,
-        worst_share=_share(sum(each.alarms for each in worst), total),
-        unacknowledged_share=_share(waits.count(None), total),
+        worst_share=_share(sum(each.alarms for each in worst), len(heard)),
+        unacknowledged_share=_share(len(heard) - len(answered), len(heard)),
         acknowledged_median=_quantile(answered, 0.5),
         acknowledged_90=_quantile(answered, 0.9),
-        judged=len(verdicts),
-        false_share=_share(verdicts.count(False), len(verdicts)),
+        judged=len(judged),
+        false_share=_share(judged.count(False), len(judged)),
     )
 
 
-def _waits(episode: Episode) -> list[float | None]:
-    """Return how long each announcement waited for its acknowledgement; None if none came.
+def _announcements(episode: Episode) -> Iterator[_Announcement]:
+    """Yield the alerts of an alarm, each with how long it waited for its acknowledgement.
 
-    An acknowledgement belongs to the last announcement before it. One before the first is from a
-    device whose clock is ahead, and counts as at once.
+    An acknowledgement belongs to the last alert before it. One before the first is from a device
+    whose clock is ahead, and counts as at once.
     """
-    waits = []
-    for i, (time, _) in enumerate(episode.announced):
+    for i, (time, priority) in enumerate(episode.announced):
         begin = time if i else -math.inf
         end = episode.announced[i + 1][0] if i + 1 < len(episode.announced) else math.inf
-        came = (max(at - time, 0.0) for at in episode.acknowledged if begin <= at < end)
-        waits.append(next(came, None))
-    return waits
+        waits = (max(at - time, 0.0) for at in episode.acknowledged if begin <= at < end)
+        yield _Announcement(episode, time, priority, next(waits, None), again=i > 0)
+
+
+def _is_stale(episode: Episode, since: float, until: float) -> bool:
+    """Return whether an announced alarm was active in the period, and for too long."""
+    end = until if episode.cleared is None else episode.cleared
+    return end >= since and min(end, until) - episode.announced[0][0] > STALE
 
 
 def _floods(times: list[float], until: float) -> tuple[int, list[tuple[float, float]]]:

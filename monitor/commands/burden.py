@@ -60,7 +60,7 @@ def _print_table(measured: Burden) -> None:
 def lines(measured: Burden) -> list[tuple[str, str, str]]:
     """Return each figure with its name, its value and what ISA-18.2 calls acceptable, if it does.
 
-    The limits are those of ANSI/ISA-18.2-2016, clause 16, for one operator position.
+    The limits are those of ANSI/ISA-18.2-2009 and IEC 62682, clause 16, for one operator position.
     """
     shares = measured.priorities
     mix = " / ".join(f"{100 * shares[name]:.0f}" for name in ("low", "medium", "high"))
