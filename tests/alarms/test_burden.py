@@ -93,11 +93,13 @@ def test_floods_are_those_found_second_by_second(seed: int) -> None:
 
 def test_three_in_a_minute_of_one_device_and_kind_chatter() -> None:
     night = measure(
-        *(episode(at) for at in (100, 130, 160, 161, 300, 330, 391)),
+        *(episode(at) for at in (100, 130, 160, 161, 300, 330, 360.5)),
+        # One that escalates is announced twice, but was raised once.
+        *(episode(at, announced=[(at, "medium"), (at + 1, "high")]) for at in (600, 602)),
         *(episode(at, "bed-2", kind=kind) for at, kind in ((0, "silent"), (1, "anomaly"))),
     )
     assert night.chattering == 4
-    assert night.chattering_share == pytest.approx(4 / 9)
+    assert night.chattering_share == pytest.approx(4 / 11)
 
 
 def test_an_alarm_that_is_active_for_more_than_a_day_is_stale() -> None:
