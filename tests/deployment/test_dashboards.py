@@ -377,7 +377,12 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
             },
         ),
         (o, "Beats of poor quality", "A"): by(
-            "fault", flat=near(A_SECOND), saturated=near(0), not_finite=near(0), noise=near(0)
+            "fault",
+            flat=near(A_SECOND),
+            saturated=near(0),
+            not_finite=near(0),
+            noise=near(0),
+            scale=near(0),
         ),
         (o, "How far behind", "A"): one(0.0, abs=20),
         (o, "Connections", "A"): one(0),

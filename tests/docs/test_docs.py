@@ -71,6 +71,8 @@ INSTEAD = {
     },
     "ecg-monitor batch vae --model out/vae/vae-encoder.onnx": "ecg-monitor batch vae --model "
     f"{shipped('vae-encoder')}",
+    # tests/daemon/test_standby.py lets one stand by and take over.
+    "ecg-monitor run --standby --config monitor.toml": "ecg-monitor run --standby --print-config",
     # A model takes the learner minutes; tests/daemon/test_patients.py admits and discharges.
     "ecg-monitor admit bed-7 --by Anna --wait": "ecg-monitor admit --help",
     "ecg-monitor choose bed-7 new --by Anna": "ecg-monitor choose --help",
