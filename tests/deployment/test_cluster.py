@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections import defaultdict
 from pathlib import Path
 
 import yaml
@@ -27,7 +28,8 @@ def joined(cluster: Cluster, node: int, secrets: Path, user: str) -> tuple[Clien
     answered = threading.Event()
     joined.on_subscribe = lambda *_: answered.set()
     joined.on_message = on_message
-    joined.subscribe([("beats/+/+", 1), ("ecg/+/alarm", 1), ("ecg-monitor/+/status", 1)])
+    filters = "beats/+/+", "samples/+/+", "ecg/+/alarm", "ecg-monitor/+/status"
+    joined.subscribe([(each, 1) for each in filters])
     assert answered.wait(WITHIN)
     return joined, topics
 
@@ -57,12 +59,20 @@ def test_the_nodes_grant_what_each_login_needs_and_no_more(tmp_path: Path) -> No
         for user in (viewer, device):
             user.publish("ecg/bed-7/alarm", b"forged", 1)
         for number in range(20):
-            device.publish(f"ecg/bed-{number}/beats", b"beat", 1)
+            device.publish(f"ecg/bed-{number}/samples", b"chunk", 1)
+            # Cut from samples, by a daemon with the login of the monitors.
+            cutter = monitor if number % 2 else device
+            cutter.publish(f"ecg/bed-{number}/beats", b"beat", 1)
         monitor.publish("ecg/bed-7/alarm", b"alarm", 1, retain=True)
         monitor.publish("ecg-monitor/ward-0/status", b"online", 1, retain=True)
-        wait_until(lambda: len(heard) == 22, said=lambda: heard)
+        wait_until(lambda: len(heard) == 42, said=lambda: heard)
         wait_until(lambda: len(seen) == 2, said=lambda: seen)
-        assert {topic.split("/")[1] for topic in heard if "beats" in topic} == {"0", "1", "2"}
+        partitions = defaultdict(set)
+        for topic in heard:
+            if topic.startswith(("beats/", "samples/")):
+                partitions[topic.split("/")[2]].add(topic.split("/")[1])
+        assert set.union(*partitions.values()) == {"0", "1", "2"}
+        assert all(len(numbers) == 1 for numbers in partitions.values())  # of beats as of samples
         assert not told
         for each in (monitor, viewer, device):
             client.leave(each)
