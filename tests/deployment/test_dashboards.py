@@ -305,6 +305,8 @@ OPEN_ANOMALIES = 2 + 10 / CYCLE
 
 HEARD = 5
 
+HERE = frozenset({("partition", "0")})
+
 
 def one(value: float, **tolerance: float) -> dict[Labels, Any]:
     return {frozenset(): near(value, **tolerance)}
@@ -389,9 +391,9 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
         (o, "Connections", "B"): one(0),
         (o, "Connections", "C"): one(0),
         (o, "Time to score a batch", "A"): one(0.001, abs=0.01),
-        (o, "What runs", "A"): {frozenset({("version", version())}): 1},
+        (o, "What runs", "A"): {frozenset({("version", version()), *HERE}): 1},
         (o, "What runs", "B"): {
-            frozenset({("name", detector.name), ("sha256", detector.sha256)}): 1
+            frozenset({("name", detector.name), ("sha256", detector.sha256), *HERE}): 1
         },
         (o, "Streams", "A"): one(2),
         (o, "Chunks a second", "A"): one(2 * A_SECOND),
@@ -404,6 +406,11 @@ def expected(load: Load) -> dict[tuple[str, str, str], dict[Labels, Any]]:
             "reason",
             **{reason: near(A_SECOND * (reason == "shape")) for reason in errors.REASONS},
         ),
+        (o, "Active daemons", "A"): {HERE: 1},
+        (o, "Standbys", "A"): {HERE: 0},
+        (o, "Devices, by partition", "A"): {HERE: HEARD},
+        (o, "Beats a second, by partition", "A"): {HERE: near(RECEIVED)},
+        (o, "Behind, by partition", "A"): {HERE: near(0.0, abs=0.5)},
         (b, "Alarms an hour a device", "A"): one(3600 * CYCLES / HEARD),
         (b, "Time in alarm", "A"): one(open_alarms / HEARD),
         (b, "Chatter", "A"): one(1),

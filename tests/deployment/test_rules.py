@@ -83,5 +83,5 @@ def test_the_rules_use_metrics_that_the_daemons_have() -> None:
 
 def test_the_rules_by_job_name_the_jobs_that_are_scraped() -> None:
     jobs = {job["job_name"] for job in read("prometheus.yml")["scrape_configs"]}
-    named = re.findall(r'up\{job="([^"]+)"\}', "".join(rule["expr"] for rule in GROUP["rules"]))
+    named = re.findall(r'\bup\{job="([^"]+)"', "\n".join(rule["expr"] for rule in GROUP["rules"]))
     assert set(named) == jobs == {"ecg-monitor", "ecg-monitor-segment", "ecg-monitor-learn"}

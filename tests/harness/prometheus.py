@@ -27,7 +27,10 @@ class Prometheus:
     def __init__(
         self, folder: Path, target: str, rules: str = "groups: []", segment: str | None = None
     ) -> None:
-        """Scrape `target` as the job `ecg-monitor`, and `segment` as `ecg-monitor-segment`."""
+        """Scrape `target` as the job `ecg-monitor`, and `segment` as `ecg-monitor-segment`.
+
+        Both are of partition 0.
+        """
         jobs = {"ecg-monitor": target} | ({"ecg-monitor-segment": segment} if segment else {})
         self._port = free_port()
         self._folder = folder / "prometheus"
@@ -40,7 +43,12 @@ class Prometheus:
                     "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                     "rule_files": ["rules.yml"],
                     "scrape_configs": [
-                        {"job_name": job, "static_configs": [{"targets": [address]}]}
+                        {
+                            "job_name": job,
+                            "static_configs": [
+                                {"targets": [address], "labels": {"partition": "0"}}
+                            ],
+                        }
                         for job, address in jobs.items()
                     ],
                 }
