@@ -88,4 +88,6 @@ def test_each_partition_has_two_monitors_and_a_subscription_of_its_own() -> None
         assert own["ECG_MONITOR_MQTT__CLIENT_ID"] == f"ward-{number}"
         assert own["ECG_MONITOR_INPUT__TOPIC"] == f"beats/{number}/{{device}}"
         assert ward["command"] == ["run", "--standby"]
+        broker = MqttSettings.model_validate({"broker": own["ECG_MONITOR_MQTT__BROKER"]})
+        assert broker.addresses == [(f"nats-{i}", 8883) for i in range(3)]
     assert {f"nats-{i}" for i in range(3)} <= set(services)

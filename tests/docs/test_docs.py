@@ -256,14 +256,26 @@ def test_no_page_and_no_replaced_command_is_forgotten() -> None:
 def test_what_needs_docker_or_root_is_spelled_right(
     tmp_path: Path, ecg: datasets.Beats, data: Path, small: Path, block: Block
 ) -> None:
-    others = [line for line in block.lines if "docker compose" not in line]
+    others = [line for line in block.lines if not re.search("docker compose|kubectl", line)]
     for line in block.lines:
-        if line not in others:
+        if "docker compose" in line:
             check_compose(line)
+        elif line not in others:
+            check_kubectl(line)
     if others:
         with clone(tmp_path, ecg, data, small) as terminals:
             for line in others:
                 terminals.type(line)
+
+
+def check_kubectl(line: str) -> None:
+    """That files and StatefulSets of a `kubectl` command exist; tests/deployment knows the rest."""
+    folder = TOP / "docker" / "kubernetes"
+    for file in re.findall(r"docker/[\w./-]+", line):
+        assert (TOP / file).exists(), file
+    for name in re.findall(r"statefulset/([\w-]+)", line):
+        texts = [file.read_text() for file in folder.rglob("*.yaml")]
+        assert any(f"kind: StatefulSet\nmetadata:\n  name: {name}\n" in text for text in texts)
 
 
 COMPOSE = {

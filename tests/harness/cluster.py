@@ -5,6 +5,7 @@ a time.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -178,7 +179,7 @@ class Partition:
             }
             if STANDBY:
                 settings["MQTT__STANDBY"] = "true"
-            broker = ",".join(urls) if STANDBY else urls[0]
+            broker = json.dumps(urls) if STANDBY else urls[0]
             self.members.append(RunningDaemon(own, broker, **settings))
 
     def start(self) -> None:
