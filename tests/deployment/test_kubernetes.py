@@ -104,7 +104,9 @@ def test_every_file_fits_its_schema_as_it_stands() -> None:
                 check(resource, OLDEST)
 
 
-@pytest.mark.parametrize("kind", ["StatefulSet", "NetworkPolicy", "ServiceMonitor", "PrometheusRule"])
+@pytest.mark.parametrize(
+    "kind", ["StatefulSet", "NetworkPolicy", "ServiceMonitor", "PrometheusRule"]
+)
 def test_a_misspelt_field_is_found(resources: list[Resource], kind: str) -> None:
     first = next(iter(of(resources, kind).values()))
     wrong = first | {"spec": first["spec"] | {"replicaz": 3}}

@@ -183,10 +183,11 @@ class Partition:
             self.members.append(RunningDaemon(own, broker, **settings))
 
     def start(self) -> None:
-        """Start the daemon, and its standby once the daemon is active."""
+        """Start the daemons, and wait until one is active: before that, nodes keep nothing for it."""
         for daemon in self.members:
             daemon.start()
             wait_until(daemon.healthy, said=daemon.log.read_text)
+        wait_until(lambda: any(_watches(each) and each.healthy() for each in self.members))
 
     @property
     def active(self) -> RunningDaemon:
