@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitor import __version__
 from monitor.configuration import load
 from monitor.settings import Settings
 from tests.harness.brokers import program
@@ -189,6 +190,15 @@ def test_a_partitions_two_keep_away_from_each_other(resources: list[Resource]) -
             assert term["matchLabelKeys"] == ["apps.kubernetes.io/pod-index"]
             both = selected(resources, term["labelSelector"]["matchLabels"])
             assert set(both) == {name.split("-")[0], f"{name.split('-')[0]}-standby"}
+
+
+def test_the_images_are_those_that_docker_builds_of_this_version(resources: list[Resource]) -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    built = {each["image"] for each in services.values() if "build" in each}
+    for workload in daemons(resources).values():
+        folder, _, tag = container(workload)["image"].rpartition(":")
+        assert folder.rpartition("/")[2] in built
+        assert tag == __version__
 
 
 # -- who finds and reaches whom
