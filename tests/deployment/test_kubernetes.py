@@ -285,11 +285,11 @@ def test_prometheus_finds_every_daemon_under_the_job_that_the_rules_know(
 
 
 def test_the_rules_are_those_of_docker_prometheus() -> None:
-    """Write them anew with docker/kubernetes/prometheus-rule.sh."""
     written = subprocess.run(
         [FOLDER / "prometheus-rule.sh"], capture_output=True, text=True, check=True
     ).stdout
-    assert (FOLDER / "prometheus-rule.yaml").read_text() == written
+    anew = "write it with docker/kubernetes/prometheus-rule.sh"
+    assert (FOLDER / "prometheus-rule.yaml").read_text() == written, anew
     rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yml").read_text())
     assert yaml.safe_load(written)["spec"] == rules
 
