@@ -492,4 +492,5 @@ def test_variables_and_annotations_find_what_is_there(load: Load, name: str) -> 
         "alertname": "EcgMonitorTest",
         "alertstate": "firing",
         "severity": "info",
+        "partition": "0",
     }
