@@ -183,7 +183,7 @@ class Partition:
             self.members.append(RunningDaemon(own, broker, **settings))
 
     def start(self) -> None:
-        """Start the daemons, and wait until one is active: before that, nodes keep nothing for it."""
+        """Start the daemons and wait until one is active: before, nodes keep nothing for it."""
         for daemon in self.members:
             daemon.start()
             wait_until(daemon.healthy, said=daemon.log.read_text)
