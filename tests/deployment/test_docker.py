@@ -340,58 +340,50 @@ def test_the_broker_refuses_a_login_that_it_does_not_know(
         )
 
 
+ASKED = {
+    f"ecg/bed-1/{end}"
+    for end in ("alarm/acknowledge", "alarm/judge", "alarm/shelve", "admit", "discharge", "model")
+}
+ABOUT_PATIENTS = {f"ecg/bed-1/{end}" for end in ("admit", "discharge", "model")}
+STATUS, ACTIVE, MARK = (f"ecg-monitor/ward/{end}" for end in ("status", "active", "mark"))
+ANNOUNCED = "homeassistant/device/x/config"
+TOLD = {f"ecg/bed-1/{end}" for end in ("alerts", "alarm", "alarm/judged", "scores", "patient")}
+SAMPLES = {"ecg/bed-1/samples", "ecg/bed-2/samples"}
+
+
+def beats_but_of(user: str) -> set[str]:
+    """Return the topics of everybody's beats but of that user's, who is no device."""
+    return {f"ecg/{each}/beats" for each in USERS if each != user}
+
+
 MAY_PUBLISH = {
     "bed-1": {"ecg/bed-1/beats", "ecg/bed-1/samples"},
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
-    "segmenter": {*(f"ecg/{user}/beats" for user in USERS), "ecg-monitor/ward/status"},
+    "segmenter": {*(f"ecg/{user}/beats" for user in USERS), STATUS, ACTIVE},
     "viewer": set(),
-    "learner": {"ecg/bed-1/learning", "ecg-monitor/ward/status"},
-    "attendant": {
-        *("ecg/bed-1/alarm/acknowledge", "ecg/bed-1/alarm/shelve", "ecg-monitor/ward/mark")
-    },
+    "learner": {"ecg/bed-1/learning", STATUS, ACTIVE},
+    "attendant": {*ASKED, MARK},
     "monitor": {
-        *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
-        "ecg/bed-1/alerts",
-        "ecg/bed-1/alarm",
-        "ecg/bed-1/scores",
-        "ecg-monitor/ward/status",
-        "ecg-monitor/ward/mark",
-        "homeassistant/device/x/config",
+        *beats_but_of("monitor"),
+        *TOLD,
+        *ABOUT_PATIENTS,
+        *(STATUS, ACTIVE, MARK, ANNOUNCED),
     },
 }
-SEEN = {
-    "ecg/bed-1/learning",
-    "ecg/bed-1/samples",
-    "ecg/bed-2/samples",
-    "ecg/bed-1/alerts",
-    "ecg/bed-1/alarm",
-    "ecg/bed-1/alarm/acknowledge",
-    "ecg/bed-1/alarm/shelve",
-    "ecg/bed-1/scores",
-    "ecg-monitor/ward/status",
-}
+SEEN = {*TOLD, *ASKED, *SAMPLES, "ecg/bed-1/learning", STATUS}
 MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
-    "segmenter": {"ecg/bed-1/samples", "ecg/bed-2/samples"},
-    "learner": {f"ecg/{user}/beats" for user in USERS if user != "learner"},
-    "viewer": {
-        *(f"ecg/{user}/beats" for user in USERS if user != "viewer"),
-        *SEEN,
-        "homeassistant/device/x/config",
-    },
-    "attendant": {
-        *(f"ecg/{user}/beats" for user in USERS if user != "attendant"),
-        *SEEN,
-        "ecg-monitor/ward/mark",
-    },
+    "segmenter": {*SAMPLES, STATUS, ACTIVE},
+    "learner": {*beats_but_of("learner"), *ABOUT_PATIENTS, STATUS, ACTIVE},
+    "viewer": {*beats_but_of("viewer"), *SEEN, ANNOUNCED},
+    "attendant": {*beats_but_of("attendant"), *SEEN, MARK},
     "monitor": {
-        *(f"ecg/{user}/beats" for user in USERS if user != "monitor"),
-        *("ecg/bed-1/samples", "ecg/bed-2/samples"),
-        "ecg/bed-1/alarm",
-        "ecg/bed-1/alarm/acknowledge",
-        "ecg/bed-1/alarm/shelve",
-        "ecg-monitor/ward/mark",
+        *beats_but_of("monitor"),
+        *SAMPLES,
+        *ASKED,
+        *("ecg/bed-1/alarm", "ecg/bed-1/learning"),
+        *(STATUS, ACTIVE, MARK),
     },
 }
 TRIED = sorted(

@@ -16,7 +16,6 @@ import yaml
 from monitor import __version__
 from monitor.configuration import load
 from monitor.settings import Settings
-from tests.harness.brokers import program
 from tests.harness.shipped import DOCKER
 
 FOLDER = DOCKER / "kubernetes"
@@ -40,7 +39,10 @@ def resources(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param != "as shipped":
         with (folder / "kubernetes" / "kustomization.yaml").open("a") as file:
             file.write("components: [learn]\n")
-    command = [program("kubectl"), "kustomize", str(folder / "kubernetes")]
+    if (kubectl := shutil.which("kubectl")) is None:
+        # Not even in CI, for no package of Debian 12 has one that is new enough.
+        pytest.skip("kubectl is not installed")
+    command = [kubectl, "kustomize", str(folder / "kubernetes")]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return list(yaml.safe_load_all(built.stdout))
