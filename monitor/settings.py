@@ -473,16 +473,16 @@ class CalledPerson(Table):
     priority: Priority = "medium"
     """Lowest priority to be called for."""
 
-    kinds: list[Kind] = []
+    kinds: Annotated[list[Kind], NoDecode, BeforeValidator(_listed)] = []
     """Kinds of alarm to be called for. None: all."""
 
-    devices: list[str] = ["*"]
+    devices: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = ["*"]
     """Patterns of the devices to be called for."""
 
     hours: str = "00:00-24:00"
     """Hours of duty, such as 20:00-08:00."""
 
-    days: list[Day] = []
+    days: Annotated[list[Day], NoDecode, BeforeValidator(_listed)] = []
     """Days on which the duty begins. None: all."""
 
     after: float = Field(0, ge=0, le=86400)

@@ -357,6 +357,21 @@ def test_a_url_is_in_no_error(monkeypatch: pytest.MonkeyPatch, environment: dict
     assert SECRET not in str(refused.value)
 
 
+def test_who_is_called_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "URL": "json://h",
+        "KINDS": '["silent", "asystole"]',
+        "DEVICES": "bed-*",
+        "AFTER": "60",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"ECG_MONITOR_NOTIFY__PEOPLE__NURSE__{name}", value)
+    nurse = load().notify.people["nurse"]
+    assert nurse.address("nurse") == "json://h"
+    assert (nurse.kinds, nurse.devices) == (["silent", "asystole"], ["bed-*"])
+    assert (nurse.after, nurse.priority, nurse.days) == (60, "medium", [])
+
+
 def test_who_is_called_is_printed_without_how(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"json://{SECRET}\n")

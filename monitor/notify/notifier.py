@@ -31,7 +31,8 @@ GATHER_TIME: Final = 0.1
 a part of the network fails, are one call."""
 
 LOOK_INTERVAL: Final = 0.5
-"""Seconds between two looks at who is to be called, if nothing changes meanwhile."""
+"""Seconds between two looks at who is to be called, if nothing changes meanwhile. With 1,000 open
+alarms and 5 people a look took 1.3 ms."""
 
 RETRY_INTERVAL: Final = 2.0
 """Seconds until the next look after one that failed."""

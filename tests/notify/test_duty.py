@@ -79,6 +79,12 @@ def test_the_next_is_called_in_time(
     assert ", ".join(found) == called
 
 
+def test_those_who_are_next_together_are_called_together() -> None:
+    chain = [(0.0, "nurse"), (60.0, "doctor"), (60.0, "second doctor"), (90.0, "head")]
+    found = called_by_now(chain, 0, {name for _, name in chain}, ["nurse"])
+    assert found == ["nurse", "doctor", "second doctor"]
+
+
 def test_an_alarm_wants_somebody_until_it_is_acknowledged_shelved_or_over() -> None:
     alarms = Alarms(Policy(window=4, raise_at=2))
 

@@ -41,8 +41,10 @@ def test_what_comes_while_a_call_is_made_goes_with_the_next_one() -> None:
     line = Line(keeps=False)
     assert line.next_call(0) is None
     line.update(due("a", "b"))
+    assert not line.busy
     first = make(line, 0)
     assert said(first) == "a b"
+    assert line.busy
     line.update(due("a", "b", "c", "d"))
     assert line.next_call(1) is None
     assert line.finish(first.number, True, 1) == Told((alarm("a"), alarm("b")))

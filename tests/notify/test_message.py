@@ -44,6 +44,8 @@ def test_a_message_names_the_most_serious_alarm_first() -> None:
     many = [UnansweredAlarm(str(i), f"bed-{i}", "silent", "medium", NIGHT) for i in range(50)]
     assert message(many, WARD).body.count("silent") == MAX_LINES
     assert "\nand 30 more\n" in message(many, WARD).body
+    assert "more" not in message(many[:MAX_LINES], WARD).body
+    assert message(many[:2], WARD).title.endswith(" and 1 more")
 
 
 def test_a_name_that_cannot_be_printed_forges_no_line() -> None:
