@@ -98,7 +98,7 @@ class Line:
     @property
     def undelivered(self) -> int:
         """How many alarms were to be told, or said to be over, and could not."""
-        return len(self._pending) + len(self._over()) if self.failures else 0
+        return len(self._to_tell()) + len(self._over()) if self.failures else 0
 
     def unreachable(self, alert: str) -> bool:
         """Return whether the person cannot be told of an alarm, as it was tried."""
@@ -118,6 +118,8 @@ class Line:
         for alert, alarm in due.items():
             if alert not in self._told:
                 self._pending[alert] = alarm
+        if self._call is None and not self._to_tell() and not self._over():
+            self.failures, self._next = 0, 0.0  # the next alarm has nothing to do with those
         return len(missed)
 
     def expire(self, now: float) -> bool:
@@ -135,9 +137,8 @@ class Line:
         again = self._keeps and self._due and now >= self._repeat
         if not (self._pending or over or again):
             return None
-        alarms = self._due if self._keeps else self._pending
         self._numbers += 1
-        self._call = Call(self._numbers, tuple(alarms.values()), over)
+        self._call = Call(self._numbers, tuple(self._to_tell().values()), over)
         self._running[self._numbers] = self._call
         self._begun = now
         return self._call
@@ -163,6 +164,9 @@ class Line:
             self._told.pop(alarm.alert, None)
         self._forget()
         return Told(new, over)
+
+    def _to_tell(self) -> Mapping[str, UnansweredAlarm]:
+        return self._due if self._keeps else self._pending
 
     def _over(self) -> tuple[UnansweredAlarm, ...]:
         if not self._keeps:

@@ -86,6 +86,7 @@ class Notifier:
         self._known_since: dict[str, float] = {}
         self._troubled: dict[str, int] = {}
         self._unwritten: list[tuple[str, Told, float]] = []
+        self._unwritable = False
         self._looked = time.monotonic()
         self._ahead = time.time() - time.monotonic()  # no step of the clock moves a deadline
         self._thread: threading.Thread | None = None
@@ -164,7 +165,7 @@ class Notifier:
                 self._note_failure(name, f"it takes longer than {TIME_LIMIT:g} s")
             if (call := line.next_call(now)) is not None:
                 self._start(name, call)
-        self._troubled = {name: line.undelivered for name, line in lines if line.failures}
+        self._troubled = {name: n for name, line in lines if (n := line.undelivered)}
         self._write()
         self._looked = time.monotonic()
 
@@ -230,8 +231,11 @@ class Notifier:
                 person, told, moment = self._unwritten[0]
                 self._journal.tell(person, told.alarms, told.over, moment)
                 del self._unwritten[0]
+            self._unwritable = False
         except sqlite3.Error as error:
-            log.error("notify.journal cannot be written", reason=str(error))
+            if not self._unwritable:
+                log.error("notify.journal cannot be written", reason=str(error), retrying=True)
+            self._unwritable = True
 
     def _start(self, name: str, call: Call) -> None:
         try:

@@ -116,6 +116,18 @@ def test_a_call_that_hangs_is_given_up_and_made_again_but_not_without_end() -> N
     assert line.next_call(now + 1000) is None
 
 
+def test_a_line_that_failed_for_an_alarm_of_the_past_is_tried_at_once_for_the_next() -> None:
+    line = Line(keeps=False)
+    line.update(due("a"))
+    for now in (0, 100, 200, 300):
+        line.finish(make(line, now).number, False, now)
+    assert line.unreachable("a")
+    assert line.update({}) == 1
+    line.update(due("b"))
+    assert (line.undelivered, line.unreachable("b")) == (0, False)
+    assert said(make(line, 301)) == "b"
+
+
 def test_who_was_told_before_a_restart_is_not_called_again(monkeypatch: Any) -> None:
     line = Line(keeps=False, told=[alarm("x"), alarm("a"), alarm("b")])
     line.update(due("a", "c"))
@@ -132,22 +144,24 @@ def test_alertmanager_is_told_again_and_told_what_is_over() -> None:
     call = make(line, 0)
     assert (said(call), call.over) == ("b", (alarm("a"),))
     line.finish(call.number, False, 0)
-    assert line.undelivered == 1  # what is over is still kept there
+    assert line.undelivered == 2  # a, which is over, is still kept, and soon b is not any more
     call = make(line, 10)
     assert line.finish(call.number, True, 10) == Told((), (alarm("a"),))
     assert line.next_call(10 + REPEAT - 1) is None
-    call = make(line, 10 + REPEAT)
+    line.finish(make(line, 10 + REPEAT).number, False, 10 + REPEAT)
+    assert line.undelivered == 1
+    call = make(line, 12 + REPEAT)
     assert (said(call), call.over) == ("b", ())
     line.update(due("c"))  # while it is told that b stands
-    assert line.finish(call.number, True, 71) == Told()
-    call = make(line, 71)
+    assert line.finish(call.number, True, 73) == Told()
+    call = make(line, 73)
     assert (said(call), call.over) == ("c", (alarm("b"),))
     line.update(due("b", "c"))  # while it is told that b is over
-    assert line.finish(call.number, True, 72) == Told((alarm("c"),))
+    assert line.finish(call.number, True, 74) == Told((alarm("c"),))
     line.update({})
-    call = make(line, 73)
+    call = make(line, 75)
     assert (said(call), call.over) == ("", (alarm("b"), alarm("c")))
-    line.finish(call.number, True, 74)
+    line.finish(call.number, True, 76)
     assert line.next_call(1000) is None
 
 

@@ -1,5 +1,7 @@
 """The notifier against real receivers: a mail server, webhooks, an Alertmanager."""
 
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from monitor.errors import ConfigurationError
 from monitor.metrics import Metrics
 from monitor.notify import line, notifier
 from monitor.notify.duty import UnansweredAlarm
+from monitor.notify.journal import Journal
 from monitor.notify.notifier import Notifier
 from monitor.settings import NotifySettings, Settings
 from tests.harness.receivers import Alertmanager, MailServer, Webhook
@@ -209,6 +212,32 @@ def test_after_a_restart_nobody_is_called_twice_and_the_next_in_time(
             calls.notifier.begin()
             calls.wait("delivered", 1)
             assert (len(nurse.received), len(doctor.received)) == (1, 1)
+
+
+def test_what_cannot_be_written_down_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell, full = Journal.tell, threading.Event()
+
+    def fails_while_full(*arguments: Any) -> None:
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        tell(*arguments)
+
+    monkeypatch.setattr(Journal, "tell", fails_while_full)
+    full.set()
+    with Webhook() as webhook:
+        with capture_logs() as logs, calling(tmp_path, nurse={"url": webhook.url}) as calls:
+            calls.notifier.update("bed-7", (asystole("1"),))
+            calls.notifier.begin()
+            calls.wait("delivered", 1)
+            calls.notifier.update("bed-8", (asystole("2", "bed-8"),))
+            calls.wait("delivered", 2)
+            full.clear()
+            file = Journal(tmp_path / "notify.db")
+            wait_until(lambda: len(file.told("nurse")) == 2)
+        assert len([each for each in logs if "cannot be written" in each["event"]]) == 1
+        assert len(webhook.received) == 2
 
 
 def test_alertmanager_holds_what_wants_somebody_across_a_restart(
