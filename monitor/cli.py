@@ -551,6 +551,21 @@ def choose(
 
 
 @app.command()
+def notify(
+    test: Annotated[
+        bool, typer.Option("--test", help="Make a test call to everybody, and print the outcomes.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Show who is called of alarms, and who is on duty now."""
+    from monitor import configuration
+    from monitor.commands import notify
+
+    chosen = configuration.load(config)
+    notify.test(chosen) if test else notify.show(chosen)
+
+
+@app.command()
 def demo(
     seconds: Annotated[
         float | None,

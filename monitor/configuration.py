@@ -97,8 +97,10 @@ def _explain(error: ErrorDetails) -> str:
     reason = f"{text[0].lower()}{text[1:]}"
     if setting.count(".") == 0:
         return f"{setting}: must be a table of settings ({reason})"  # it may hold a secret
+    if isinstance(error["input"], dict) or error["type"] == "model_type":
+        return f"{setting}: {reason}"  # a table within a table, which may hold one, too
     value = repr(error["input"])
-    if setting.endswith(("password", "token")):
+    if setting.endswith(("password", "token", "url")):
         value = "'***'"
     elif setting.startswith("mqtt.broker"):
         setting = "mqtt.broker"  # whichever of the list it is

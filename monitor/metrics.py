@@ -182,6 +182,17 @@ class Metrics(ConnectionMetrics):
         self.relearn = gauge(
             "relearn_hints", "Patients whose normal beats have moved away from their own model."
         )
+        self.notifications = counter(
+            "notifications",
+            "Calls of people: alarms delivered, calls that failed (and are made again), alarms "
+            "missed, which ended before.",
+            ("outcome",),
+        )
+        self.undelivered = gauge(
+            "notifications_undelivered", "Alarms that somebody is to be called of, and cannot be."
+        )
+        for outcome in ("delivered", "failed", "missed"):
+            self.notifications.labels(outcome)
         self.devices = gauge("devices", "Devices that send beats.")
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
         self.last_beat = gauge(

@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from monitor.alarms.decisions import Policy
+from monitor.alarms.messages import Kind, Priority
 from monitor.alarms.operator_requests import TOPICS
 from monitor.ecg.codec import Payload
 from monitor.ecg.rhythm import RhythmSettings
@@ -451,6 +453,113 @@ class RhythmTable(RhythmLimits):
             raise ValueError(f'rhythm.devices."{pattern}".{key}: {first["msg"]}') from None
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+
+ALERTMANAGER = re.compile(r"alertmanager\+https?://[^\s#?]+")
+"""What `url` is for Alertmanager: its address behind a prefix of ours."""
+
+
+class CalledPerson(Table):
+    """One way to call a person, or Alertmanager."""
+
+    url: SecretStr | None = None
+    """Where to: an Apprise URL, or alertmanager+http://HOST:9093. Prefer url_file."""
+
+    url_file: SecretFile | None = None
+    """File that holds the URL. Read anew at every call."""
+
+    priority: Priority = "medium"
+    """Lowest priority to be called for."""
+
+    kinds: Annotated[list[Kind], NoDecode, BeforeValidator(_listed)] = []
+    """Kinds of alarm to be called for. None: all."""
+
+    devices: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = ["*"]
+    """Patterns of the devices to be called for."""
+
+    hours: str = "00:00-24:00"
+    """Hours of duty, such as 20:00-08:00."""
+
+    days: Annotated[list[Day], NoDecode, BeforeValidator(_listed)] = []
+    """Days on which the duty begins. None: all."""
+
+    after: float = Field(0, ge=0, le=86400)
+    """Seconds without an acknowledgement after which the call is made."""
+
+    @field_validator("hours")
+    @classmethod
+    def _check_hours(cls, hours: str) -> str:
+        if not re.fullmatch(rf"{_TIME}-({_TIME}|24:00)", hours):
+            raise ValueError("must be HH:MM-HH:MM, such as 20:00-08:00")
+        return hours
+
+    @model_validator(mode="after")
+    def _check_url(self) -> "CalledPerson":
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError("needs url or url_file, and not both")
+        return self
+
+    def address(self, name: str) -> str:
+        """Return where to call, from wherever it was given; a file is read anew each time.
+
+        Raises:
+            ConfigurationError: the file cannot be used any more.
+        """
+        return reveal(self.url, f"notify.people.{name}.url_file", self.url_file) or ""
+
+
+class NotifySettings(Table):
+    """Who is called when there is an alarm."""
+
+    page: str = ""
+    """Address of the live page, to which calls link."""
+
+    timezone: str = ""
+    """Time zone of hours and of times in calls, such as Europe/Berlin. Default: this machine's."""
+
+    journal: Path | None = None
+    """SQLite file of who was called. Default:
+    ~/.local/state/ecg-monitor/<mqtt.client_id>-notify.db."""
+
+    people: dict[str, CalledPerson] = Field(default_factory=dict)
+    """Who is called: [notify.people."NAME"] with url or url_file (an Apprise URL, or
+    alertmanager+http://HOST:9093), priority = "medium" (the lowest), kinds = [] (all), devices =
+    ["*"], hours = "00:00-24:00", days = [] (all, else "mon" to "sun"), after = 0 (seconds without
+    an acknowledgement)."""
+
+    @field_validator("page")
+    @classmethod
+    def _check_page(cls, page: str) -> str:
+        if not re.fullmatch(r"(https?://[^\s#]+)?", page):
+            raise ValueError("must be http://HOST:PORT or https://HOST, without #")
+        return page
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, timezone: str) -> str:
+        try:
+            if timezone:
+                ZoneInfo(timezone)
+        except (OSError, ValueError, KeyError):  # not found, a directory, or no name at all
+            raise ValueError("must be a time zone such as Europe/Berlin") from None
+        return timezone
+
+    @field_validator("people")
+    @classmethod
+    def _check_names(cls, people: dict[str, CalledPerson]) -> dict[str, CalledPerson]:
+        for name in people:
+            if not name or not name.isprintable():
+                raise ValueError("a name must be printable text")
+        return people
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone; None for this machine's."""
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+
 class HistorySettings(Table):
     """The history of alarms and of what people did about them."""
 
@@ -518,6 +627,7 @@ class Settings(BaseModel):
     rhythm: RhythmTable = RhythmTable()
     segment: SegmentSettings = SegmentSettings()
     learn: LearnSettings = LearnSettings()
+    notify: NotifySettings = NotifySettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
 
@@ -535,6 +645,11 @@ class Settings(BaseModel):
     def learn_journal(self) -> Path:
         """Where the beats are kept that models are to be fitted to."""
         return self.learn.journal or self._state(f"{self.mqtt.client_id}-learn.db")
+
+    @property
+    def notify_journal(self) -> Path:
+        """Where it is kept who was called."""
+        return self.notify.journal or self._state(f"{self.mqtt.client_id}-notify.db")
 
     def _state(self, name: str) -> Path:
         folder = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

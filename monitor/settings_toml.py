@@ -30,17 +30,31 @@ def _lines(settings: Settings) -> Iterator[str]:
                 mark = "" if value else "# "
                 yield f"{mark}[{table}.{key}]"
                 for name, own in value.items():
-                    if isinstance(own, dict):
+                    if isinstance(own, Table):
+                        yield f"[{table}.{key}.{_toml(name)}]"
+                        yield from _settings(own)
+                    elif isinstance(own, dict):
                         yield f"[{table}.{key}.{_toml(name)}]"
                         yield from (f"{each} = {_toml(figure)}" for each, figure in own.items())
                     else:
                         yield f"{_toml(name)} = {_toml(str(own))}"
-            elif value is None or isinstance(value, SecretStr):
-                yield f"# {key} ="
             else:
                 # A default that depends on the machine, such as its name, must not be copied.
                 mark = "# " if field.default_factory and key not in section.model_fields_set else ""
-                yield f"{mark}{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
+                line = _setting(key, value)
+                yield line if line.startswith("# ") else mark + line
+
+
+def _settings(table: Table) -> Iterator[str]:
+    """Yield the settings of a table within a table, which is explained where it begins."""
+    for key in type(table).model_fields:
+        yield _setting(key, getattr(table, key))
+
+
+def _setting(key: str, value: Any) -> str:
+    if value is None or isinstance(value, SecretStr):
+        return f"# {key} ="
+    return f"{key} = {_toml(str(value) if isinstance(value, Path) else value)}"
 
 
 def _comment(text: str) -> list[str]:

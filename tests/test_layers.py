@@ -18,7 +18,7 @@ STOREYS = {
         "settings",
         "configuration settings_toml metrics logs terminal",
         "detector history",
-        "mqtt web",
+        "mqtt web notify",
         "batch",
         "daemon",
         "segment",

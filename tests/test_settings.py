@@ -126,6 +126,9 @@ WRONG = [
     ("segment", "topic", "ecg/+/samples", "{device}"),
     ("segment", "qos", "x", "0 or 1"),
     ("segment", "rate", "0", "greater than 0"),
+    ("notify", "page", "ward.example", "must be http://HOST:PORT or https://HOST"),
+    ("notify", "timezone", "Mars/Phobos", "must be a time zone such as Europe/Berlin"),
+    ("notify", "timezone", "/etc/passwd", "must be a time zone such as Europe/Berlin"),
     ("history", "days", "-1", "greater than or equal to 0"),
     ("history", "megabytes", "0", "greater than or equal to 1"),
     ("metrics", "allowed_hosts", "http://ward", "host name"),
@@ -197,6 +200,14 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
             "[output]\ntopic = 'out/{device}'\n[input]\ntopic = ['a/{device}', 'ecg/{device}/+']\n",
             "segment.topic = ecg/{device}/samples: would take beats (input.topic = ecg/{device}/+)",
         ),
+        (
+            "[notify.people.a]\nurl = 'json://h'\nhours = '20-8'\n",
+            "notify.people.a.hours = '20-8': must be HH:MM-HH:MM, such as 20:00-08:00",
+        ),
+        ("[notify.people.a]\nurl = 'x'\nkinds = ['x']\n", "notify.people.a.kinds.0 = 'x': "),
+        ("[notify.people.a]\nurl = 'x'\nafter = -1\n", "notify.people.a.after = -1: "),
+        ("[notify.people.a]\nafter = 1\n", "notify.people.a: needs url or url_file, and not both"),
+        ("[notify.people.'']\nurl = 'x'\n", "a name must be printable text"),
         ("not TOML", "--config {file}: "),
         ("[mqtt]\nbroker = \n", "--config {file}: "),
         ("\xff", "--config {file}: "),
@@ -324,6 +335,58 @@ def test_a_password_is_in_no_error(
     assert "mqtt" in str(refused.value)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"URL": SECRET, "URL_FILE": "/dev/null"},
+        {"URL": SECRET, "HOURS": "8-9"},
+        {"URL": SECRET, "URLS": SECRET},
+        {"URL__X": SECRET},
+        {"": f'["{SECRET}"]'},
+        {"": f'{{"url": ["{SECRET}"]}}'},
+    ],
+)
+def test_a_url_is_in_no_error(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ECG_MONITOR_NOTIFY__PEOPLE__NURSE__{name}".rstrip("_"), value)
+    with pytest.raises(ConfigurationError) as refused:
+        load()
+    assert "notify.people.nurse" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_who_is_called_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "URL": "json://h",
+        "KINDS": '["silent", "asystole"]',
+        "DEVICES": "bed-*",
+        "AFTER": "60",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"ECG_MONITOR_NOTIFY__PEOPLE__NURSE__{name}", value)
+    nurse = load().notify.people["nurse"]
+    assert nurse.address("nurse") == "json://h"
+    assert (nurse.kinds, nurse.devices) == (["silent", "asystole"], ["bed-*"])
+    assert (nurse.after, nurse.priority, nurse.days) == (60, "medium", [])
+
+
+def test_who_is_called_is_printed_without_how(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text(f"json://{SECRET}\n")
+    people = {
+        "night nurse": {"url": f"json://{SECRET}", "days": ["fri"], "kinds": ["silent"]},
+        "doctor": {"url_file": file, "after": 90.0, "devices": ["bed-?"]},
+    }
+    settings = load(None, {"notify": {"people": people}})
+    for name, person in settings.notify.people.items():
+        assert person.address(name) == f"json://{SECRET}"
+    for text in (repr(settings), to_toml(settings), repr(settings.model_dump())):
+        assert SECRET not in text
+    printed = tomllib.loads(to_toml(settings))
+    printed["notify"]["people"]["night nurse"]["url"] = f"json://{SECRET}"
+    assert load(None, printed).notify == settings.notify
 
 
 # -- --print-config

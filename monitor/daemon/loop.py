@@ -20,7 +20,7 @@ from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
-from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink
+from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, NotifySink
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, Rejected
 from monitor.history.query import open_alarms
@@ -32,6 +32,7 @@ from monitor.mqtt.connection import wait
 from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.packets import READ_SIZE
 from monitor.mqtt.retained import RetainedAlarms
+from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
 from monitor.topics import Topics, subscription, topic_of
 from monitor.web.live_feed import REFRESH_INTERVAL, LiveFeed
@@ -47,6 +48,9 @@ DRAIN_TIMEOUT = 3.0
 
 HISTORY_DRAIN_TIMEOUT = 1.5
 """Seconds that the history may take then to write what waits."""
+
+CALLS_DRAIN_TIMEOUT = 1.0
+"""Seconds that calls of people may take then to end. Others are made again at the next start."""
 
 MAX_SILENT_PER_TURN = 200
 """Devices that may fall silent, or be forgotten, between two looks at the network."""
@@ -93,6 +97,7 @@ class Daemon:
         self.sender = AlertSender(
             settings.mqtt, filters, metrics, retained=self.retained, others=self.others
         )
+        self.notifier = Notifier(settings, metrics)
         self.live = LiveFeed(settings.input.topic, self.patients.patient)
         self.lifecycle = Lifecycle((self.consumer, self.sender))
         topics = Topics(settings.input.topic)
@@ -119,6 +124,7 @@ class Daemon:
         self._kept = HistorySink(self.history, detectors)
         self._counted = MetricsSink(metrics)
         self._shown = LiveSink(self.live, self.alarms)
+        self._called = NotifySink(self.notifier, self.alarms)
         self._recovered = False  # whether the alarms are read back, and beats taken
         self._all_recovered = False  # … and no late one is waited for
         self._alone = True  # whether no other monitor was ever there
@@ -163,6 +169,7 @@ class Daemon:
         self.sender.disconnect()
         self._drifts.write(force=True)
         self.history.close(HISTORY_DRAIN_TIMEOUT)
+        self.notifier.close(CALLS_DRAIN_TIMEOUT)
         log.info("stopped")
 
     # -- the stations of a turn
@@ -197,8 +204,8 @@ class Daemon:
         return changes
 
     def _publish(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
-        """Give the changes to the four sinks: first to the network, where alerts wait for nothing,
-        then to metrics, history and live page."""
+        """Give the changes to the sinks: first to the network, where alerts wait for nothing, then
+        to metrics, history, live page, and whoever calls people."""
         self._mqtt.publish(changes, now)
         if self.settings.output.scores:
             for each in scores(batch, now):
@@ -210,6 +217,7 @@ class Daemon:
         self._counted.count(batch, changes, now)
         self._kept.keep(changes)
         self._shown.update(batch, changes, now)
+        self._called.call(changes)
         self._trials.observe(batch, now)
         self.patients.touch(self._drifts.observe(batch, now))
 
@@ -357,6 +365,7 @@ class Daemon:
         if not self._recovered and not self.retained.complete:
             self._recover_from_history(monotonic)
         self._recovered = True
+        self.notifier.begin()
         self._all_recovered = self.retained.finished
         if self.retained.complete:
             for payload in self.ownership.elsewhere.values():
@@ -379,6 +388,7 @@ class Daemon:
         own = [each for each in unknown if self.ownership.recover(each, monotonic)]
         for saved in own:
             self.live.update_device(saved.device, self.alarms.find(saved.device))
+            self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
         return len(own)
@@ -393,7 +403,8 @@ def run(settings: Settings) -> None:
     metrics = Metrics(CollectorRegistry())
     daemon = Daemon(settings, Detectors(settings.model), metrics)
     lifecycle, token = daemon.lifecycle, settings.metrics.secret
-    pages = routes(lifecycle.health, daemon.live, daemon.history.file, token is not None)
+    calls = daemon.notifier.trouble
+    pages = routes(lifecycle.health, daemon.live, daemon.history.file, token is not None, calls)
     serve_site(
         settings.metrics,
         health_and_metrics(metrics.registry, lifecycle) | pages,

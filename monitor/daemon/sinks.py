@@ -1,4 +1,5 @@
-"""Where decisions go: over MQTT, into history and log, into the metrics, and to the live page.
+"""Where decisions go: over MQTT, into history and log, into the metrics, to the live page, and to
+whoever calls people.
 
 Every sink takes the same `Changes`. MQTT comes first: an alert waits for nothing that can be done
 once it is under way.
@@ -23,6 +24,8 @@ from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import Message
+from monitor.notify.duty import unanswered
+from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
 from monitor.times import rfc3339
 from monitor.topics import topic_of
@@ -291,3 +294,35 @@ class LiveSink:
         if self._live.watched and batch.messages:
             heard = ((each.device, each.beats, each.start) for each in batch.messages)
             self._live.take_beats(heard, batch.samples, batch.scored, batch.verdicts, now)
+
+
+class NotifySink:
+    """Hands the alarms that want somebody over to whoever calls people."""
+
+    def __init__(self, notifier: Notifier, alarms: Alarms) -> None:
+        self._notifier, self._alarms = notifier, alarms
+        self._known: dict[str, list[str]] = {}
+
+    def call(self, changes: Changes) -> None:
+        """Hand over the alarms of every device where other ones want somebody now.
+
+        One that goes to another monitor is called of by that one.
+        """
+        for name in changes.unsaved:
+            self.update(name)
+        for handover in changes.handovers:
+            self.update(handover.device)
+
+    def update(self, name: str) -> None:
+        """Hand over the alarms of a device if other ones want somebody now."""
+        if not self._notifier.people:
+            return
+        device = self._alarms.find(name)
+        if name not in self._known and (device is None or not device.open):
+            return  # an anomalous beat that raised nothing: nearly always
+        alarms = unanswered(name, device)
+        alerts = [each.alert for each in alarms]
+        if alerts != self._known.pop(name, []):
+            self._notifier.update(name, alarms)
+        if alerts:
+            self._known[name] = alerts

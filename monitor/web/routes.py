@@ -41,11 +41,13 @@ class Live(msgspec.Struct, frozen=True):
 
     Attributes:
         trouble: what is wrong; None if nothing is.
+        uncalled: who cannot be called of alarms; None if everybody can.
         attending: whether alarms can be acknowledged and devices shelved over HTTP.
         view: the latest snapshot.
     """
 
     trouble: str | None
+    uncalled: str | None
     attending: bool
     view: Snapshot | None
 
@@ -73,7 +75,13 @@ def health_and_metrics(registry: CollectorRegistry, vitals: Vitals) -> dict[str,
     }
 
 
-def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -> dict[str, Route]:
+def routes(
+    health: Health,
+    live: LiveFeed,
+    kept: Path | None,
+    attending: bool,
+    calls: Health = lambda: None,
+) -> dict[str, Route]:
     """Return the routes of the live page and its API, by path.
 
     Args:
@@ -81,10 +89,11 @@ def routes(health: Health, live: LiveFeed, kept: Path | None, attending: bool) -
         live: the source of snapshots.
         kept: the file of the history; None if none is kept.
         attending: whether alarms can be acknowledged and devices shelved here.
+        calls: who cannot be called of alarms, shown on the page, too.
     """
     return {
         **_files(),
-        "/api/live": _live(health, live, attending),
+        "/api/live": _live(health, live, attending, calls),
         "/api/alarms": _alarms(kept),
         "/api/alarm": _alarm(kept),
     }
@@ -109,10 +118,10 @@ def _files() -> dict[str, Route]:
     return {"/": files.pop("index.html")} | {f"/{name}": file for name, file in files.items()}
 
 
-def _live(health: Health, live: LiveFeed, attending: bool) -> Route:
+def _live(health: Health, live: LiveFeed, attending: bool, calls: Health) -> Route:
     def answer(request: Request) -> Answer:
         view = live.snapshot(request.query.get("device", ""))
-        return _json(Live(health(), attending, view))
+        return _json(Live(health(), calls(), attending, view))
 
     return answer
 

@@ -85,7 +85,9 @@ def test_the_daemon_writes_into_its_own_state_directory_alone(shipped: Path) -> 
     folder, *shared = dict(lines)["StateDirectory"].split()
     assert folder == shipped.stem
     written = [text for name, text in lines if name == "Environment" and "%S" in text]
-    file, *models = written
+    calls = f"ECG_MONITOR_NOTIFY__JOURNAL=%S/{folder}/notify.db"
+    assert (calls in written) == (shipped.stem == "ecg-monitor")
+    file, *models = (each for each in written if each != calls)
     assert file.partition("=")[2].startswith(f"%S/{folder}/")
     _, command, *_ = dict(lines)["ExecStart"].split()
     settings_of = {"run": "HISTORY__FILE", "segment": "SEGMENT__JOURNAL", "learn": "LEARN__JOURNAL"}

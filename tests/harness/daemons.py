@@ -45,7 +45,8 @@ class RunningDaemon:
         given = {"MQTT__BROKER": broker, "MQTT__CLIENT_ID": "test", "METRICS__PORT": str(port)}
         given |= {"SEGMENT__PORT": str(port), "SEGMENT__JOURNAL": str(folder / "journal.db")}
         given |= {"LEARN__PORT": str(port), "LEARN__JOURNAL": str(folder / "learn.db")}
-        given["HISTORY__FILE"] = str(folder / "history.db")
+        given |= {"HISTORY__FILE": str(folder / "history.db")}
+        given |= {"NOTIFY__JOURNAL": str(folder / "notify.db")}
         given |= {"ALARM__WINDOW": "10", "ALARM__RAISE_AT": "3", "ALARM__CLEAR_AT": "0"}
         self._environment = own | (variables or {})
         for name, value in (given | settings).items():

@@ -22,6 +22,7 @@ from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Sent, Ward, as_json
+from tests.harness.receivers import Webhook
 
 PHONE = ViewportSize(width=360, height=740)
 DESK = ViewportSize(width=1440, height=900)
@@ -335,6 +336,22 @@ def test_a_daemon_that_is_gone_is_missed_and_found_again(browser: Browser, scene
     scene.ward.wait(lambda: scene.ward.connected)
     scene.ectopic("bed-1")
     expect(page.locator("#alarm-list li")).to_have_count(1)
+
+
+def test_it_shows_who_cannot_be_called(browser: Browser, tmp_path: Path) -> None:
+    with Webhook(500) as webhook, Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        people = {"NOTIFY__PEOPLE__NURSE__URL": webhook.url}
+        with RunningDaemon(tmp_path, broker.url, **people) as daemon:
+            scene = Scene(broker, daemon, ward)
+            page = opened(browser, scene, PHONE)
+            uncalled = page.locator("#uncalled")
+            expect(uncalled).to_be_hidden()
+            scene.ectopic("bed-1")
+            expect(uncalled).to_have_text("Cannot be called: nurse.")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate("complaints") == []
+            webhook.status = 200
+            expect(uncalled).to_be_hidden()
 
 
 def test_without_beats_it_says_what_to_do(browser: Browser, scene: Scene) -> None:

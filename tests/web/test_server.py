@@ -285,7 +285,7 @@ def test_a_strange_question_is_answered(server: Server, query: str) -> None:
     status, kind, body, _ = server.ask(f"/api/live?{query}")
     assert (status, kind) == (200, "application/json")
     assert (
-        body == b'{"trouble":null,"attending":false,"view":null}'
+        body == b'{"trouble":null,"uncalled":null,"attending":false,"view":null}'
     )  # no loop turns here, so nothing was shown
 
 

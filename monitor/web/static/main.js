@@ -27,7 +27,7 @@ async function look() {
     view = seen.view ?? view;
     allow(seen.attending);
     reach(true);
-    show(seen.trouble ?? (seen.view ? null : "it has no data to show"));
+    show(seen.trouble ?? (seen.view ? null : "it has no data to show"), seen.uncalled);
   } else {
     lost ??= Date.now();
     reach(false);
@@ -46,9 +46,10 @@ async function ask() {
   }
 }
 
-function show(trouble) {
+function show(trouble, uncalled) {
   document.body.classList.toggle("stale", trouble !== null);
   note(the("trouble"), trouble === null ? "" : inWords(trouble));
+  note(the("uncalled"), uncalled ? `${uncalled}.` : "");
   if (!view) return;
   choose();
   say(the("clock"), time(view.time));
