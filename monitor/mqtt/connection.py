@@ -85,7 +85,8 @@ CONNACK_TIMEOUT = 5.0
 
 HANG_UPS, HANG_UP_PATIENCE = 6, 5.0
 """Times, and seconds since the first, after which a broker that never answers a CONNECT is asked in
-the other version of MQTT: some hang up on 5 without a word, and so does any that is starting."""
+the other version of MQTT: some hang up on 5 without a word, and so does any that is starting. One
+that keeps the connection and stays silent (amqtt) is asked so at once."""
 
 LARGEST_PACKET = 5 + 268_435_455
 """Bytes of the largest packet that MQTT can express."""
@@ -485,6 +486,7 @@ class Connection:
         self._silence += 0.0 if self._blocked else HOUSEKEEPING_INTERVAL
         if not self._accepted:
             if now - self.since > CONNACK_TIMEOUT:
+                self._hang_ups, self._hung_up_since = HANG_UPS, now - HANG_UP_PATIENCE
                 self._drop("it does not answer")
         elif self._silence > SILENCE_TIMEOUT:
             self._drop(f"for {SILENCE_TIMEOUT:g} s it said nothing")

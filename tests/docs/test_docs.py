@@ -73,6 +73,9 @@ INSTEAD = {
     f"{shipped('vae-encoder')}",
     # tests/daemon/test_standby.py lets one stand by and take over.
     "ecg-monitor run --standby --config monitor.toml": "ecg-monitor run --standby --print-config",
+    # There is no such cluster; tests/batch scores on a local one.
+    "ecg-monitor batch ecg --data archive --out scored --spark spark://HOST:7077": "ecg-monitor "
+    "batch --help",
     # A model takes the learner minutes; tests/daemon/test_patients.py admits and discharges.
     "ecg-monitor admit bed-7 --by Anna --wait": "ecg-monitor admit --help",
     "ecg-monitor choose bed-7 new --by Anna": "ecg-monitor choose --help",

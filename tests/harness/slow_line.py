@@ -36,7 +36,11 @@ class SlowLine:
         with suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                broker = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    broker = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:  # it is down: so is the line
+                    client.close()
+                    continue
                 self._sockets += [client, broker]
                 for way in ((client, broker, False), (broker, client, True)):
                     threading.Thread(target=self._carry, args=way, daemon=True).start()
