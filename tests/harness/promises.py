@@ -1,7 +1,7 @@
 """Which of the daemon's promises each broker lets it keep, found out with real brokers.
 
-`make brokers` prints the table that stands in docs/brokers.md, and fails where that page says `yes`
-and the run does not. Names of brokers as arguments restrict it to these.
+`make brokers` prints the table that stands in docs/brokers.md, and what that page says is kept and
+was not. Names of brokers as arguments restrict it to these.
 """
 
 import re
@@ -40,6 +40,10 @@ BROKERS: dict[str, Callable[[Path], Broker]] = {
     "aedes": Aedes,
     "amqtt": Amqtt,
 }
+
+HELD = ("mosquitto", "NATS")
+"""The brokers that the tests run on: here a promise that is not kept fails the run. What the others
+keep depends on their version and on how busy the machine is; it is printed."""
 
 NOT_HERE = "not here"
 """The cell of a broker that is not installed."""
@@ -307,7 +311,7 @@ def broken(said: dict[str, dict[str, str]], found: dict[str, dict[str, str]]) ->
 
 
 def main() -> None:
-    """Print the table, and fail where the page promises more."""
+    """Print the table and where the page promises more, which fails for the brokers of the tests."""
     with tempfile.TemporaryDirectory() as folder:
         hearts = Hearts(datasets.ecg(synthetic.ecg(Path(folder))))
     named = [broker for broker in BROKERS if broker in (sys.argv[1:] or BROKERS)]
@@ -318,11 +322,12 @@ def main() -> None:
     failures = broken(read_table(PAGE.read_text()), columns)
     if failures:  # on a busy machine a broker may be late: what fails twice is broken
         print("\n".join(failures), "\nonce more:")
-        again = [broker for broker in named if any(broker in failure for failure in failures)]
+        again = [broker for broker in named if any(each.startswith(broker) for each in failures)]
         columns |= {broker: column(BROKERS[broker], hearts) for broker in again}
         failures = broken(read_table(PAGE.read_text()), columns)
-    if failures:
-        raise SystemExit("\n".join(failures))
+    print("\n".join(failures))
+    if any(failure.startswith(HELD) for failure in failures):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
