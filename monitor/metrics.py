@@ -123,6 +123,10 @@ class SegmentMetrics(ConnectionMetrics):
         self.unwritten = self._counter(
             "journal_failures", "Turns of the main loop in which the journal could not be written."
         )
+        self.strips = self._counter("strips", "Strips of alarms that were published.")
+        self.strips_dropped = self._counter(
+            "strips_dropped", "Strips dropped because the broker did not take those before."
+        )
         self.streams = self._gauge("streams", "Devices that send samples.")
         self.last_chunk = self._gauge(
             "last_chunk_timestamp_seconds", "Time of the last chunk; 0 before the first."

@@ -344,6 +344,9 @@ class SegmentSettings(Table):
     lead: str | None = None
     """Lead that beats are cut from. Default: the first one of each device."""
 
+    per_millivolt: float = Field(1, gt=0)
+    """What a millivolt is in the samples, for strips: 1000 if they are microvolts."""
+
     journal: Path | None = None
     """SQLite file for the last seconds of every signal. Default:
     ~/.local/state/ecg-monitor/<mqtt.client_id>-segment.db."""
@@ -658,7 +661,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_no_loop(self) -> "Settings":
         """Refuse to read what is published here: one message would cause the next without end."""
-        ours = ("alerts", "alarm", "scores", "patient", "learning", *TOPICS)
+        ours = ("alerts", "alarm", "scores", "strip", "patient", "learning", *TOPICS)
         for setting, filters, taken in (
             ("input.topic", self.input.topic, "beats"),
             ("segment.topic", self.segment.topic, "samples"),

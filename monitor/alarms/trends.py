@@ -13,6 +13,10 @@ AVERAGED: Final = 8
 single early beat, or a missed one, is no rate."""
 
 
+MOST_INTERVALS: Final = 1000
+"""Most RR intervals of a minute that are kept: no heart has as many, and a device may send more."""
+
+
 class Minute(NamedTuple):
     """What was heard of a heart in a minute.
 
@@ -75,6 +79,25 @@ class Tally:
             self.ventricular += 1
         elif verdict != NORMAL:
             self.anomalous += 1
+
+    def add_beats(self, verdicts: bytes, rr_ms: Sequence[float] | None) -> None:
+        """Count the beats of a message, the same as `add` does one by one, but faster."""
+        n = len(verdicts)
+        self.beats += n
+        if len(self.rr_ms) >= MOST_INTERVALS:
+            rr_ms = None
+        normal = verdicts.count(NORMAL)
+        if normal == n:
+            if rr_ms is not None:
+                self.rr_ms += rr_ms
+            return
+        poor, ventricular = verdicts.count(POOR), verdicts.count(VENTRICULAR)
+        self.poor += poor
+        self.ventricular += ventricular
+        self.anomalous += n - normal - poor - ventricular
+        if rr_ms is not None:
+            told = zip(rr_ms, verdicts, strict=True)
+            self.rr_ms += [rr for rr, verdict in told if verdict != POOR]
 
     def minute(self) -> Minute:
         """Return what was counted."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import structlog
 from prometheus_client import CollectorRegistry
 
-from monitor.alarms import messages, operator_requests
+from monitor.alarms import messages, operator_requests, strips
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
@@ -21,6 +21,7 @@ from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, NotifySink
+from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, Rejected
 from monitor.history.query import open_alarms
@@ -89,7 +90,9 @@ class Daemon:
         self.patients = Patients(
             settings, detectors, self.alarms, self._trials, self._drifts, time.monotonic()
         )
-        requests = [f"{settings.output.topic}/{topic}" for topic in operator_requests.TOPICS]
+        requests = [
+            f"{settings.output.topic}/{topic}" for topic in (*operator_requests.TOPICS, "strip")
+        ]
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests] + self.patients.filters
         self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
@@ -123,6 +126,7 @@ class Daemon:
         self._mqtt = MqttSink(settings, self.alarms, self.sender, self.ownership.settling)
         self._kept = HistorySink(self.history, detectors)
         self._counted = MetricsSink(metrics)
+        self._trends = TrendSink(self.history)
         self._shown = LiveSink(self.live, self.alarms)
         self._called = NotifySink(self.notifier, self.alarms)
         self._recovered = False  # whether the alarms are read back, and beats taken
@@ -168,6 +172,7 @@ class Daemon:
         self.consumer.disconnect()
         self.sender.disconnect()
         self._drifts.write(force=True)
+        self._trends.flush(time.time(), everything=True)
         self.history.close(HISTORY_DRAIN_TIMEOUT)
         self.notifier.close(CALLS_DRAIN_TIMEOUT)
         log.info("stopped")
@@ -216,6 +221,7 @@ class Daemon:
         self._mqtt.flush()
         self._counted.count(batch, changes, now)
         self._kept.keep(changes)
+        self._trends.count(batch, now)
         self._shown.update(batch, changes, now)
         self._called.call(changes)
         self._trials.observe(batch, now)
@@ -236,6 +242,7 @@ class Daemon:
             self._refresh_models()
             self._drifts.write()
             self.consumer.measure()
+            self._trends.flush(time.time())
             self.metrics.devices.set(len(self.alarms.devices))
             self.metrics.relearn.set(self._drifts.hints)
             for state in STATES:
@@ -274,12 +281,23 @@ class Daemon:
                 if asked.retain:
                     continue  # it may be of any age
                 device = self._request_topics.device(asked.topic)
+                if asked.topic.endswith(b"/strip"):
+                    self._keep_strip(device, asked.payload)
+                    continue
                 request = operator_requests.decode_from(asked.topic, asked.payload)
             except Rejected as error:
                 self._counted.count_rejection(Rejection(asked.topic, error.reason, str(error)))
             else:
                 self.operator.handle(request, device, changes, now)
         self.operator.answer(changes, now)
+
+    def _keep_strip(self, device: str, payload: bytes) -> None:
+        """Keep the signal around an alarm, its beats labelled.
+
+        Raises Rejected for a payload that is no strip.
+        """
+        strip = strips.labelled(strips.decode(payload), self._trends.verdicts(device))
+        self.history.keep_strip(strip.alarm, device, messages.encode(strip))
 
     def _decide_by_the_clock(self, changes: Changes, now: float, monotonic: float) -> None:
         """Unshelve devices, find those that fell silent or are to be forgotten, and what has

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.ecg.chunks import Chunk
 from monitor.ecg.rhythm import Finding, RhythmSettings
@@ -34,6 +35,13 @@ REPEATABLE: Final = 60.0
 
 TAIL: Final = 10.0
 """Seconds of samples kept, to distinguish an overlapping chunk from restarted sample numbers."""
+
+SHOWN: Final = 35.0
+"""Seconds of signal and beats kept to be shown around an alarm: ten before it, 14 until the beats
+of the ten after it are cut, and the time that the alarm took to be raised."""
+
+SHOWN_LEADS: Final = 3
+"""Most leads kept for that: 35 s at 250 Hz are 105 kB a device."""
 
 
 class Taken(NamedTuple):
@@ -88,6 +96,9 @@ class Stream:
         self._credible = True  # whether that may be true
         self._recent: deque[tuple[int, int, int]] = deque()  # first, length, checksum of chunks
         self._tail: Signal = np.empty(0)
+        shown = sorted(self.leads, key=lambda name: name != self.lead)[:SHOWN_LEADS]
+        self._shown = {name: np.empty(0, np.float32) for name in shown}
+        self._beats: deque[int] = deque(maxlen=600)  # more than 35 s of any heart
 
     @property
     def rate(self) -> float:
@@ -107,6 +118,21 @@ class Stream:
         number, time = self._given
         return time + (seq - number) / self.rate
 
+    def moment_of(self, seq: int) -> float:
+        """Return the time of a sample, by the device's clock or else by when chunks arrived."""
+        told = self.time_of(seq)
+        return told if told is not None else self._arrived - (self.expected - seq) / self.rate
+
+    def shown(self, first: int, last: int) -> tuple[int, dict[str, NDArray[np.float32]], list[int]]:
+        """Return what is kept of the samples `first:last`, NaN where one was lost.
+
+        Return the number of the first of them, each lead, [n], and the numbers of the beats there.
+        """
+        kept = self.expected - len(next(iter(self._shown.values())))
+        first, last = max(first, kept), min(last, self.expected)
+        leads = {name: own[first - kept : last - kept] for name, own in self._shown.items()}
+        return first, leads, [seq for seq in self._beats if first <= seq < last]
+
     def rhythm(self) -> list[Finding]:
         """Return the arrhythmias present, most serious first, with times in seconds since 1970."""
         return [
@@ -116,9 +142,7 @@ class Stream:
 
     def _wall(self, second: float) -> float:
         """Return the time of a second of the stream, by the device's clock or else by arrival."""
-        seq = self._first + round(second * self.rate)
-        told = self.time_of(seq)
-        return told if told is not None else self._arrived - (self.expected - seq) / self.rate
+        return self.moment_of(self._first + round(second * self.rate))
 
     def repeats(self, chunk: Chunk) -> bool:
         """Return whether a chunk, or the part of it before `expected`, is a duplicate."""
@@ -153,11 +177,18 @@ class Stream:
         changes = self._rhythm.feed(leads)
         self.expected = first + len(chunk)
         self._tail = np.concatenate([self._tail, new])[-round(TAIL * self.rate) :]
-        return self._segmenter.feed(new), bool(changes)
+        for name, kept in self._shown.items():
+            own = leads.get(name, np.full(len(new), np.nan)).astype(np.float32)
+            self._shown[name] = np.concatenate([kept, own])[-round(SHOWN * self.rate) :]
+        return self._noted(self._segmenter.feed(new)), bool(changes)
 
     def finish(self) -> list[CutBeat]:
         """Return the remaining beats when no more samples will come."""
-        return self._segmenter.finish()
+        return self._noted(self._segmenter.finish())
+
+    def _noted(self, beats: list[CutBeat]) -> list[CutBeat]:
+        self._beats.extend(beat.seq for beat in beats)
+        return beats
 
     def lost_before(self, chunk: Chunk) -> int:
         """Return how many samples are missing before a chunk, by its number or else by its time."""

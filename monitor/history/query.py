@@ -22,8 +22,9 @@ from monitor.alarms.messages import (
     or_none,
     or_unset,
 )
+from monitor.alarms.trends import Minute
 from monitor.errors import Failure
-from monitor.history.store import Action, open_to_read
+from monitor.history.store import Action, decompress, open_to_read
 from monitor.times import from_rfc3339, rfc3339
 from monitor.topics import fits
 
@@ -53,6 +54,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         beat, reconstruction: of the beat that raised it, [140]; None if no beat did.
         heart_rate, pause_s: what a rhythm alarm was about when it was raised.
         judgements: what people said of it, of which the last counts.
+        strip: whether the signal around it is kept.
     """
 
     id: str
@@ -76,6 +78,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
     heart_rate: float | None = None
     pause_s: float | None = None
     judgements: list[JudgedAs] = msgspec.field(default_factory=list)
+    strip: bool = False
 
     @property
     def judged(self) -> JudgedAs | None:
@@ -126,7 +129,8 @@ def alarms(
     )
     with _reading(file) as database:
         rows = database.execute(
-            f"SELECT alerts.*, chosen.end FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "  # noqa: S608
+            "SELECT alerts.*, chosen.end, alarm IN (SELECT alarm FROM strips) AS strip "  # noqa: S608
+            f"FROM ({chosen}) AS chosen JOIN alerts USING (alarm) "
             "ORDER BY chosen.begin DESC, alarm, alerts.rowid",
             {
                 "device": device,
@@ -305,7 +309,34 @@ def _past_alarm(
             JudgedAs(bool(each["verdict"]), each["note"], each["person"], rfc3339(each["time"]))
             for each in said
         ],
+        strip=bool(first["strip"]),
     )
+
+
+def strip(file: Path, alarm: str) -> bytes | None:
+    """Return the strip of an alarm as `segment` published it, labelled; None if none is kept.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        row = database.execute("SELECT strip FROM strips WHERE alarm = ?", (alarm,)).fetchone()
+        return None if row is None else decompress(row["strip"])
+
+
+def minutes(file: Path, device: str, since: float) -> list[Minute]:
+    """Return the minutes of a device from `since`, in seconds since 1970, in order.
+
+    Raises:
+        Failure: there is no history, or it cannot be read.
+    """
+    with _reading(file) as database:
+        rows = database.execute(
+            "SELECT time, beats, low, mean, high, ventricular, anomalous, poor FROM minutes "
+            "WHERE device = ? AND time >= ? ORDER BY time",
+            (device, since // 60 * 60),
+        )
+        return [Minute(*row) for row in rows]
 
 
 def days(file: Path) -> list[tuple[str, str, Day]]:

@@ -1,15 +1,17 @@
 """The file of the history: its schema, the schema's version, and its limits. SQLite.
 
-There are four tables: `alerts` with each change of an alarm and its beat, `actions` with what
-people did, `judgements` with what they said of alarms, of which the last counts, and `days` with
-how many beats of a patient came near the threshold of his model, by day. Times are in seconds since
-1970. `kept` is when a row was written, from which its age is counted, as a device's clock may be
-wrong. `lost` is when the broker was found to no longer have the alarm: if all alerts of an alarm
-have it, the alarm ended then. Where `moved` has a client id, the alarm went on at that monitor.
+There are six tables: `alerts` with each change of an alarm and its beat, `actions` with what people
+did, `judgements` with what they said of alarms, of which the last counts, `strips` with the signal
+around alarms, `minutes` with what was heard of each heart, and `days` with how many beats of a
+patient came near the threshold of his model, by day. Times are in seconds since 1970. `kept` is when
+a row was written, from which its age is counted, as a device's clock may be wrong. `lost` is when the
+broker was found to no longer have the alarm: if all alerts of an alarm have it, the alarm ended then.
+Where `moved` has a client id, the alarm went on at that monitor.
 """
 
 import sqlite3
 import time
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,14 @@ from monitor.settings import HistorySettings
 ACTIONS_PER_MEGABYTE = 500
 """Actions kept for each megabyte of the limit. At 50 to 130 bytes each (measured, with typical
 names), endless shelving fills a fifteenth of the file and leaves the rest to the alerts."""
+
+STRIP_SHARE = 0.5
+"""Share of the limit that strips may take: at 30 kB each, compressed, 4,000 in 256 MB. Their alarms
+are kept for longer."""
+
+MINUTES_PER_MEGABYTE = 2000
+"""Minutes of all devices kept for each megabyte of the limit: at 120 bytes each with the
+index, a quarter of the file. 256 MB keep 40 devices for nine days."""
 
 SUPERSEDED_PER_MEGABYTE = 25
 """Of so many of the newest judgements for each megabyte of the limit, those that were revised are
@@ -64,6 +74,15 @@ _MIGRATIONS = (
             beats INTEGER NOT NULL, near INTEGER NOT NULL, kept REAL NOT NULL,
             PRIMARY KEY (device, sha256, day))""",
     ),
+    (
+        """CREATE TABLE strips (
+            alarm TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, strip BLOB NOT NULL)""",
+        """CREATE TABLE minutes (
+            device TEXT NOT NULL, time INTEGER NOT NULL, beats INTEGER NOT NULL,
+            low REAL, mean REAL, high REAL, ventricular INTEGER NOT NULL,
+            anomalous INTEGER NOT NULL, poor INTEGER NOT NULL, kept REAL NOT NULL)""",
+        "CREATE UNIQUE INDEX minutes_of_device ON minutes (device, time)",
+    ),
 )
 """The statements that lead from each version of the schema to the next, starting with 0: a new
 file takes the same path as an old one. Never edit a released step; append new ones."""
@@ -97,6 +116,14 @@ class Judgement(msgspec.Struct, frozen=True):
     note: str
     by: str
     time: float
+
+
+def compress(strip: bytes) -> bytes:
+    """Return a strip as it is stored: a quarter as long."""
+    return zlib.compress(strip, 6)
+
+
+decompress = zlib.decompress
 
 
 def open_to_write(file: Path) -> sqlite3.Connection:
@@ -202,6 +229,16 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
             "rowid < (SELECT max(rowid) FROM judgements AS own WHERE own.alarm = judgements.alarm)",
             (SUPERSEDED_PER_MEGABYTE * bounds.megabytes,),
         )
+        database.execute("DELETE FROM minutes WHERE kept < ?", (oldest,))
+        database.execute(
+            "DELETE FROM minutes WHERE rowid <= (SELECT max(rowid) FROM minutes) - ?",
+            (MINUTES_PER_MEGABYTE * bounds.megabytes,),
+        )
+        database.execute(
+            "DELETE FROM strips WHERE rowid <= (SELECT max(rowid) FROM (SELECT rowid, "
+            "sum(bytes) OVER (ORDER BY rowid DESC) AS newer FROM strips) WHERE newer > ?)",
+            (STRIP_SHARE * most,),
+        )
         pages, free, size = (
             database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -213,5 +250,6 @@ def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
                 "min(rowid)) FROM alerts)",
                 (1 - 0.9 * most / used,),
             )
-        database.execute("DELETE FROM judgements WHERE alarm NOT IN (SELECT alarm FROM alerts)")
+        for bound in ("judgements", "strips"):
+            database.execute(f"DELETE FROM {bound} WHERE alarm NOT IN (SELECT alarm FROM alerts)")  # noqa: S608
     database.execute("PRAGMA incremental_vacuum").fetchall()

@@ -20,8 +20,9 @@ from prometheus_client import Counter
 
 from monitor.alarms.drift import Day
 from monitor.alarms.messages import Alert, Kind, encode
+from monitor.alarms.trends import Minute
 from monitor.errors import ConfigurationError, Failure
-from monitor.history.store import Action, Judgement, open_to_write, trim
+from monitor.history.store import Action, Judgement, compress, open_to_write, trim
 from monitor.settings import HistorySettings
 from monitor.times import from_rfc3339
 
@@ -29,6 +30,9 @@ log = structlog.get_logger()
 
 MAX_WAITING = 10_000
 """Most rows that wait to be written: up to 60 MB, as an alert with its beat is about 6 kB."""
+
+MAX_STRIPS = 100
+"""Most strips that wait to be written: 15 MB."""
 
 MAX_BATCH = 500
 """Most rows in one transaction: 3 MB of alerts, less than the 4 MiB to which SQLite's write-ahead
@@ -66,6 +70,22 @@ _ADD_TO_DAY = (
     "ON CONFLICT (device, sha256, day) DO UPDATE SET "
     "beats = beats + excluded.beats, near = near + excluded.near, kept = excluded.kept"
 )
+# The first counts: another one of the same alarm is a repetition. And of no other device's alarm.
+_INSERT_STRIP = (
+    "INSERT OR IGNORE INTO strips (alarm, bytes, strip) SELECT alarm, ?, ? FROM alerts "
+    "WHERE alarm = ? AND device = ? LIMIT 1"
+)
+# A minute may come in parts: around a restart, or late from a device that was offline.
+_ADD_MINUTE = (
+    "INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (device, time) DO UPDATE SET "
+    "low = min(coalesce(low, excluded.low), coalesce(excluded.low, low)), "
+    "high = max(coalesce(high, excluded.high), coalesce(excluded.high, high)), "
+    "mean = coalesce((beats * mean + excluded.beats * excluded.mean) / (beats + excluded.beats), "
+    "mean, excluded.mean), "
+    "beats = beats + excluded.beats, ventricular = ventricular + excluded.ventricular, "
+    "anomalous = anomalous + excluded.anomalous, poor = poor + excluded.poor"
+)
 _MARK_LOST = (
     "UPDATE alerts SET lost = ?, moved = NULL WHERE alarm NOT IN (SELECT value FROM json_each(?)) "
     "AND alarm IN (SELECT alarm FROM alerts GROUP BY alarm "
@@ -89,11 +109,15 @@ class JudgedAlarm(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A statement and its parameters, and who waits for what it returns."""
+    """A statement and its parameters, and who waits for what it returns.
+
+    `strip` is one that is still to be compressed, and comes before the other parameters.
+    """
 
     statement: str
     values: tuple[Any, ...]
     stored: Future[JudgedAlarm | None] | None = None
+    strip: bytes | None = None
 
 
 class HistoryWriter:
@@ -113,6 +137,7 @@ class HistoryWriter:
         """
         self._bounds, self._file, self._lost = bounds, file, lost
         self._waiting: Queue[_Row | None] = Queue(MAX_WAITING)
+        self._strips = threading.BoundedSemaphore(MAX_STRIPS)
         self._closing = threading.Event()
         self._failed = False
         self._trim_at = 0.0
@@ -180,6 +205,23 @@ class HistoryWriter:
         """Add beats of a device to what is kept of a day by a model."""
         self._put(_ADD_TO_DAY, (device, sha256, *counted, time.time()))
 
+    def keep_strip(self, alarm: str, device: str, strip: bytes) -> None:
+        """Store the strip of an alarm, if the history has the alarm and no strip of it."""
+        if self._thread is None:
+            return
+        if not self._strips.acquire(blocking=False):
+            self._lost.inc()
+        elif not self._put(_INSERT_STRIP, (alarm, device), strip=strip):
+            self._strips.release()
+
+    def keep_minutes(self, minutes: Iterable[tuple[str, Minute]]) -> None:
+        """Store minutes of devices; add what is counted to what is there of the same minute."""
+        now = time.time()
+        rows = [(device, *minute, now) for device, minute in minutes]
+        if rows:
+            # One that waits for all: thousands of devices must not leave alerts without room.
+            self._put(_ADD_MINUTE, tuple(rows))
+
     def end_others(self, retained: Iterable[str]) -> None:
         """Mark open alarms as lost unless the broker retains them, as listed by id."""
         self._put(_MARK_LOST, (time.time(), encode(list(retained)).decode()))
@@ -205,15 +247,19 @@ class HistoryWriter:
         statement: str,
         row: tuple[Any, ...],
         stored: Future[JudgedAlarm | None] | None = None,
-    ) -> None:
+        strip: bytes | None = None,
+    ) -> bool:
+        """Queue a row; return whether there was room for it."""
         if self._thread is None:
-            return
+            return False
         try:
-            self._waiting.put_nowait(_Row(statement, row, stored))
+            self._waiting.put_nowait(_Row(statement, row, stored, strip))
         except Full:
             self._lost.inc()
             if stored is not None:
                 stored.set_exception(Failure("the history cannot be written"))
+            return False
+        return True
 
     # -- in the thread
 
@@ -241,12 +287,20 @@ class HistoryWriter:
             with closing(open_to_write(self._file)) as database:
                 answers: list[tuple[Future[JudgedAlarm | None], JudgedAlarm | None]] = []
                 with database:
-                    for statement, values, stored in rows:
+                    for statement, values, stored, strip in rows:
                         if stored is not None and stored.done():
                             continue
+                        if statement is _ADD_MINUTE:
+                            database.executemany(statement, values)
+                            continue
+                        if strip is not None:
+                            packed = compress(strip)
+                            values = (len(packed), packed, *values)
                         found = database.execute(statement, values).fetchall()
                         if stored is not None:
                             answers.append((stored, JudgedAlarm(*found[0]) if found else None))
+                for _ in range(sum(row.strip is not None for row in rows)):
+                    self._strips.release()
                 for stored, alarm in answers:
                     if stored.set_running_or_notify_cancel():
                         stored.set_result(alarm)

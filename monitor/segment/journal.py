@@ -31,6 +31,13 @@ CREATE TABLE IF NOT EXISTS chunks (
     done INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_device ON chunks (device, arrived);
+CREATE TABLE IF NOT EXISTS strips (
+    alarm TEXT NOT NULL PRIMARY KEY,
+    device TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    asked REAL NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0
+);
 """
 VERSION: Final = 1
 
@@ -52,6 +59,23 @@ class Entry(NamedTuple):
     first: int
     payload: bytes
     arrived: float
+    done: bool
+
+
+class WantedStrip(NamedTuple):
+    """The strip of an alarm that is to be published.
+
+    Attributes:
+        alarm: its id.
+        at: the number of the sample at which it was raised.
+        asked: when its alert came, in seconds since 1970.
+        done: whether the broker has the strip.
+    """
+
+    alarm: str
+    device: str
+    at: int
+    asked: float
     done: bool
 
 
@@ -113,8 +137,24 @@ class Journal:
                 self._database.execute("ROLLBACK")
             raise
 
+    def strips(self) -> list[WantedStrip]:
+        """Return the strips of the last hour, in the order in which they were asked for."""
+        rows = self._database.execute(
+            "SELECT alarm, device, at, asked, done FROM strips ORDER BY asked"
+        )
+        with closing(rows):
+            return [WantedStrip(*row)._replace(done=bool(row[-1])) for row in rows]
+
+    def write_strip(self, strip: WantedStrip) -> None:
+        """Write that a strip is wanted, or that it is done.
+
+        Raises sqlite3.Error if the disk will not take it.
+        """
+        self._database.execute("INSERT OR REPLACE INTO strips VALUES (?, ?, ?, ?, ?)", strip)
+
     def trim(self, now: float) -> None:
         """Let go of what no beat will be cut from any more; `now` in seconds since 1970."""
+        self._database.execute("DELETE FROM strips WHERE asked < ?", (now - FORGOTTEN,))
         self._database.execute(
             "DELETE FROM chunks WHERE done AND arrived < ("
             "SELECT max(arrived) FROM chunks AS newer WHERE newer.device = chunks.device) - ?",

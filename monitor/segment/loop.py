@@ -10,6 +10,7 @@ import time
 from collections import deque
 from dataclasses import replace
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -24,10 +25,11 @@ from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
-from monitor.segment.journal import Entry, Journal
+from monitor.segment.journal import Entry, Journal, WantedStrip
 from monitor.segment.messages import messages
+from monitor.segment.strips import Strips
 from monitor.settings import Settings
-from monitor.topics import Topics, subscription, topic_to_publish
+from monitor.topics import Topics, subscription, topic_of, topic_to_publish
 from monitor.web.routes import health_and_metrics
 
 log = structlog.get_logger()
@@ -47,6 +49,10 @@ CLOCK_INTERVAL = 0.5
 
 TRIM_INTERVAL = 5.0
 """Seconds between two trims of the journal: a quarter of what it keeps."""
+
+
+MAX_STRIPS = 50
+"""Strips under way to the broker at most, 8 MB: if it takes none, beats must not wait for them."""
 
 
 class InHand:
@@ -73,8 +79,12 @@ class SegmentDaemon:
         self._consumer = BeatConsumer(
             settings.mqtt, filters, own.qos, metrics, client_id=name, setting="segment.topic"
         )
-        self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
+        alerts = topic_of(settings.output.topic, "{device}", "alerts")
+        self._alert_topics = Topics([alerts])
+        self._sender = AlertSender(settings.mqtt, [subscription(alerts)], metrics, client_id=name)
         self._journal = Journal(settings.segment_journal)
+        self._strips = Strips(self._journal.strips(), own.per_millivolt)
+        self._strips_sent: list[tuple[WantedStrip, InHand]] = []
         self._streams = Streams(
             own.rate, own.lead, settings.rhythm.for_device, settings.mqtt.longest_held
         )
@@ -113,6 +123,7 @@ class SegmentDaemon:
         self.lifecycle.tick(monotonic)
         for message in received:
             self._cut(message, now)
+        self._hear_alerts(now)
         self._sender.send()
         self._sender.write()
         self._acknowledge()
@@ -125,6 +136,7 @@ class SegmentDaemon:
         self._sender.publish_status("stopped")
         self._sender.finish(DRAIN_TIMEOUT)
         self._acknowledge()
+        self._mark_strips()
         self._consumer.disconnect()
         self._sender.disconnect()
         self._journal.close()
@@ -190,10 +202,12 @@ class SegmentDaemon:
         """
         if taken.ended is not None:  # its beats are of its own time, and of its own rhythm
             self._publish_beats(entry.device, *taken.ended, cause)
+            self._publish_strips(entry.device, taken.ended[0], ended=True)
         unheard = stream.expected - stream.told > TOLD_EVERY * stream.rate
         self._publish_beats(
             entry.device, stream, taken.beats, cause, taken.rhythm_changed or unheard
         )
+        self._publish_strips(entry.device, stream, ended=not entry.payload)
         self._in_hand.append(cause)
         self._numbers[id(cause)] = entry.number
 
@@ -213,6 +227,53 @@ class SegmentDaemon:
         for payload in payloads:
             self._sender.publish(self._topic(device), payload, cause=cause)
 
+    def _hear_alerts(self, now: float) -> None:
+        """Note which alarms were raised, for their strips."""
+        for message in self._sender.take_requests():
+            if message.retain:  # it may be of any age
+                continue
+            try:
+                device = self._alert_topics.device(message.topic)
+                stream = self._streams.find(device)
+                wanted = self._strips.want(device, message.payload, stream, now)
+            except Rejected as rejected:
+                self._rejections.add(message.topic, rejected.reason, str(rejected))
+            except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+                self._rejections.add(message.topic, "shape", str(error))
+            else:
+                if wanted is not None:
+                    self._note_strip(wanted)
+
+    def _publish_strips(self, device: str, stream: Stream, ended: bool = False) -> None:
+        """Publish the strips of a device whose signal is there, or all if its stream has ended."""
+        for wanted, payload in self._strips.take_due(device, stream, ended):
+            if len(self._strips_sent) >= MAX_STRIPS:
+                self._metrics.strips_dropped.inc()
+                continue
+            cause = InHand(0, time.monotonic())
+            topic = topic_of(self._settings.output.topic, device, "strip")
+            self._sender.publish(topic, payload, cause=cause, apart=True)
+            self._strips_sent.append((wanted, cause))
+            self._metrics.strips.inc()
+
+    def _mark_strips(self) -> None:
+        """Write down which strips are with the broker."""
+        for wanted, cause in self._strips_sent:
+            if not cause.waiting:
+                self._note_strip(wanted._replace(done=True))
+        self._strips_sent = [each for each in self._strips_sent if each[1].waiting]
+
+    def _note_strip(self, strip: WantedStrip) -> None:
+        try:
+            self._journal.write_strip(strip)
+        except sqlite3.Error as error:  # only a strip is at stake, and only if the process dies
+            self._say_unwritten(error)
+
+    def _say_unwritten(self, error: sqlite3.Error) -> None:
+        self._metrics.unwritten.inc()
+        if self._notices.admits("journal", time.monotonic()):
+            log.error("the journal cannot be written", reason=str(error))
+
     def _topic(self, device: str) -> str:
         return topic_to_publish(self._settings.input.topic[0], device)
 
@@ -226,9 +287,7 @@ class SegmentDaemon:
                 self._journal.write(self._unwritten, done)
             except sqlite3.Error as error:
                 # A full disk is no reason to let patients unheard: only a crash would lose beats.
-                self._metrics.unwritten.inc()
-                if self._notices.admits("journal", time.monotonic()):
-                    log.error("the journal cannot be written", reason=str(error))
+                self._say_unwritten(error)
             self._unwritten.clear()
         self._consumer.acknowledge()
         self._consumer.write()
@@ -240,6 +299,7 @@ class SegmentDaemon:
             self._unwritten.append(end)
             in_hand = InHand(end.number, monotonic)
             self._publish(end, stream, Taken(beats), in_hand)
+        self._mark_strips()
         self.lifecycle.publish_status(self._sender, self._consumer.trouble)
         self._consumer.measure()
         self._metrics.connected.set(self._consumer.connected and self._sender.connected)

@@ -1,5 +1,6 @@
 """The routes of the web server: the live page and its API, metrics and health."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from monitor.alarms import operator_requests
+from monitor.alarms.trends import Minute
 from monitor.errors import Failure, Rejected
 from monitor.history import query
 from monitor.times import from_rfc3339
@@ -31,6 +33,9 @@ JSON = "application/json"
 
 MAX_ALARMS = 500
 """Most past alarms in one answer."""
+
+LONGEST_TREND = 7 * 86400.0
+"""Seconds that a trend may go back: 10,080 minutes, 600 kB."""
 
 REQUEST_TIMEOUT = 5.0
 """Seconds that the loop may take to carry out a request."""
@@ -96,6 +101,8 @@ def routes(
         "/api/live": _live(health, live, attending, calls),
         "/api/alarms": _alarms(kept),
         "/api/alarm": _alarm(kept),
+        "/api/strip": _strip(kept),
+        "/api/trend": _trend(kept),
     }
 
 
@@ -159,6 +166,66 @@ def _alarm(kept: Path | None) -> Route:
         except Failure as failure:
             return _said(HTTPStatus.NOT_FOUND, str(failure))
         return _json(found) if found else _said(HTTPStatus.NOT_FOUND, "no alarm has this id")
+
+    return answer
+
+
+def _strip(kept: Path | None) -> Route:
+    """Return the route for the signal around an alarm, as `asyncapi.yaml` describes it."""
+
+    def answer(request: Request) -> Answer:
+        if kept is None:
+            return _said(HTTPStatus.NOT_FOUND, "no history is kept")
+        try:
+            found = query.strip(kept, request.query.get("id", ""))
+        except Failure as failure:
+            return _said(HTTPStatus.NOT_FOUND, str(failure))
+        if found is None:
+            return _said(HTTPStatus.NOT_FOUND, "no strip of this alarm is kept")
+        return Answer(HTTPStatus.OK, JSON, found)
+
+    return answer
+
+
+class Trend(msgspec.Struct, frozen=True):
+    """The answer of `/api/trend`; times in seconds since 1970.
+
+    Attributes:
+        minutes: in order, those in which a beat was heard: time, beats, lowest, mean and highest
+            heart rate, ventricular, other anomalous and poor beats.
+        alarms: those that were open since `begin`, the latest first, without their beats.
+    """
+
+    device: str
+    begin: float
+    end: float
+    minutes: list[Minute]
+    alarms: list[query.PastAlarm]
+
+
+def _trend(kept: Path | None) -> Route:
+    """Return the route for the minutes of a device, a day of them or since a time."""
+
+    def answer(request: Request) -> Answer:
+        asked, now = request.query, time.time()
+        try:
+            since = from_rfc3339(asked["since"]) if "since" in asked else now - 86400
+        except (ValueError, OverflowError):
+            return _said(
+                HTTPStatus.BAD_REQUEST, "since must be a time such as 2026-11-21T22:00:00Z"
+            )
+        if kept is None:
+            return _said(HTTPStatus.NOT_FOUND, "no history is kept")
+        device, since = asked.get("device", ""), max(since, now - LONGEST_TREND)
+        try:
+            minutes = query.minutes(kept, device, since)
+            past = [
+                replace(each, beat=None, reconstruction=None)
+                for each in query.alarms(kept, since, device, MAX_ALARMS)
+            ]
+        except Failure as failure:
+            return _said(HTTPStatus.NOT_FOUND, str(failure))
+        return _json(Trend(device, since, now, minutes, past))
 
     return answer
 

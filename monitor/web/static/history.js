@@ -3,6 +3,7 @@
 import { askWhetherRight } from "./attend.js";
 import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
+import { drawPaper } from "./paper.js";
 import { KINDS, duration, rhythm, several, short, time } from "./units.js";
 
 const EVERY = 5000; // milliseconds between two requests
@@ -87,6 +88,8 @@ function updateRow(row, alarm) {
   const lasted = alarm.cleared && duration(seconds(alarm.cleared) - seconds(alarm.raised));
   say(row.querySelector(".for"), lasted ? `for ${lasted}` : "open");
   say(row.querySelector(".who"), whoKnew(alarm));
+  const place = row.querySelector("div");
+  if (alarm.strip && place && !place.dataset.strip) addStrip(place, alarm);
 }
 
 function whoKnew({ acknowledged, shelved_by: shelver, judgements }) {
@@ -109,14 +112,35 @@ async function open(details, { id }) {
     const right = element("button", { type: "button", class: "attends", "aria-label": `Was it right? ${alarm.device}` }, "Was it right?");
     right.addEventListener("click", () => askWhetherRight(alarm));
     place.replaceChildren(element("p", {}, inWords(alarm)), right);
-    if (!alarm.beat) return;
+    if (!alarm.beat) {
+      if (alarm.strip && !place.dataset.strip) addStrip(place, alarm);
+      return;
+    }
     const verdict = alarm.kind === "anomaly" ? "anomalous" : "poor";
     const svg = shape("svg", { class: "past", role: "img", "aria-label": "The beat that raised it, over its reconstruction" });
     place.append(svg);
     drawBeat(svg, { ...alarm, verdict }, range([alarm]));
+    if (alarm.strip && !place.dataset.strip) addStrip(place, alarm);
   } catch {
     place.remove(); // requested again when it is opened again
     details.open = false;
+  }
+}
+
+/** Show the signal around an alarm. */
+async function addStrip(place, { id, device }) {
+  place.dataset.strip = "asked";
+  try {
+    const answer = await fetch(`api/strip?${new URLSearchParams({ id })}`);
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    const strip = await answer.json();
+    const begin = seconds(strip.time);
+    const rows = drawPaper(strip);
+    const paper = element("div", { class: "paper", tabindex: 0, role: "group", "aria-label": `Signal of ${device} around the alarm` }, ...rows);
+    const said = `From ${time(begin)}, 25 mm/s, 10 mm/mV. N: normal, V: ventricular, A: another anomalous beat. The dashed line is where the alarm was raised.`;
+    place.append(element("figure", {}, paper, element("figcaption", {}, said)));
+  } catch {
+    delete place.dataset.strip; // requested again with the next list
   }
 }
 

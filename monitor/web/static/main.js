@@ -4,6 +4,7 @@ import { allow, reach, takeToken } from "./attend.js";
 import { showDevice } from "./device.js";
 import { note, say, the } from "./elements.js";
 import { showHistory } from "./history.js";
+import { showTrend } from "./trend.js";
 import { several, time } from "./units.js";
 import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
 
@@ -60,6 +61,7 @@ function show(trouble, uncalled) {
   showDevices(view, chosen);
   showDevice(chosen, view);
   showHistory(view, chosen);
+  showTrend(chosen);
 }
 
 /** Describe a problem in plain words, followed by the daemon's own. */
@@ -112,6 +114,7 @@ addEventListener("hashchange", () => {
     choose();
     showDevices(view, chosen);
     showDevice(chosen, view);
+    showTrend(chosen);
   }
   look();
 });
