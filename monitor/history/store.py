@@ -3,10 +3,10 @@
 There are six tables: `alerts` with each change of an alarm and its beat, `actions` with what people
 did, `judgements` with what they said of alarms, of which the last counts, `strips` with the signal
 around alarms, `minutes` with what was heard of each heart, and `days` with how many beats of a
-patient came near the threshold of his model, by day. Times are in seconds since 1970. `kept` is when
-a row was written, from which its age is counted, as a device's clock may be wrong. `lost` is when the
-broker was found to no longer have the alarm: if all alerts of an alarm have it, the alarm ended then.
-Where `moved` has a client id, the alarm went on at that monitor.
+patient came near the threshold of his model, by day. Times are in seconds since 1970. `kept` is
+when a row was written, from which its age is counted, as a device's clock may be wrong. `lost` is
+when the broker was found to no longer have the alarm: if all alerts of an alarm have it, the alarm
+ended then. Where `moved` has a client id, the alarm went on at that monitor.
 """
 
 import sqlite3

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.alarms import strips
+from monitor.errors import Rejected
 from monitor.times import from_rfc3339
 from tests.daemon.test_rhythm import BEGUN, CALM, RATE, STORIES, chunks
 from tests.harness.brokers import ANYBODY, Mosquitto
@@ -147,7 +148,7 @@ def fitting(**changed: Any) -> bytes:
     ids=lambda payload: str(payload[:60]),
 )
 def test_a_strip_that_is_none_is_refused(payload: bytes) -> None:
-    with pytest.raises(strips.Rejected):
+    with pytest.raises(Rejected):
         strips.decode(payload)
 
 
@@ -168,7 +169,7 @@ def test_strips_that_are_none_or_of_no_alarm_are_counted_and_not_kept(tmp_path: 
         ward.flush()
         rejected = 'ecg_monitor_messages_rejected_total{reason="%s"}'
         daemon.wait_until(rejected % "length", 1)
-        daemon.wait_until(rejected % "shape", 2)
-        daemon.wait_until(rejected % "json", 4)
+        daemon.wait_until(rejected % "shape", 3)
+        daemon.wait_until(rejected % "json", 3)
         assert strip_of(daemon, "0" * 32) is None
         assert daemon.healthy()
