@@ -250,7 +250,20 @@ def what_if(
 
 @app.command()
 def report(
-    source: Annotated[Path, typer.Argument(help="A WFDB or EDF record.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="A WFDB or EDF record.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="ID", help="Device to report on, from the history."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="With --device, from then on: 30m, 12h, 2d, or a time (default: 24h).",
+        ),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="FILE", help="Model file of this heart."),
@@ -261,16 +274,30 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write (default: the record's name, .html)."),
+        typer.Option(metavar="FILE", help="File to write (default: record or device, .html)."),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write a report to look at: rates, trends, events with their strips, quality."""
+    """Write a report to look at: rates, trends, events with their strips, quality.
+
+    It is on a recording, or on a device as the history knows it.
+    """
     from monitor import configuration
     from monitor.commands import report
+    from monitor.errors import UsageError
+
+    if (source is None) == (device is None):
+        raise UsageError("either SOURCE or --device")
+    if source is None and (model or lead):
+        raise UsageError("--model and --lead: only with SOURCE")
+    if device is None and since is not None:
+        raise UsageError("--since: only with --device")
 
     settings = configuration.load(config, configuration.flags(model=model))
-    report.of_recording(source, settings, lead, out)
+    if source is not None:
+        report.of_recording(source, settings, lead, out)
+    elif device is not None:
+        report.of_device(device, settings, since or "24h", out)
 
 
 @app.command()

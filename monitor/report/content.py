@@ -1,13 +1,18 @@
 """What a report says, wherever it comes from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.alarms.messages import Kind, Priority
 from monitor.alarms.trends import Minute
+from monitor.settings import Settings
+
+STRIPS: Final = 60
+"""Most events that are shown with their signal, the most serious and then the first of them."""
 
 
 class Strip(NamedTuple):
@@ -102,3 +107,31 @@ class Content:
     longest_pause: tuple[float, float] | None = None
     longest_run: Run | None = None
     fastest_run: Run | None = None
+
+
+def to_draw(events: Iterable[Event]) -> list[Event]:
+    """Return the events that are shown with their signal, if there is any: at most `STRIPS`."""
+    order = {"high": 0, "medium": 1, "low": 2}
+    return sorted(events, key=lambda each: (order[each.priority], each.begin))[:STRIPS]
+
+
+def runs_told(events: Iterable[Event], shortest: int) -> list[Run]:
+    """Return the runs that alarms of ventricular tachycardia are about, of `shortest` beats."""
+    return [
+        Run(shortest, each.heart_rate, each.begin, False)
+        for each in events
+        if each.kind == "ventricular-tachycardia" and each.heart_rate is not None
+    ]
+
+
+def limits(settings: Settings, device: str) -> tuple[str, str]:
+    """Return what counts as an arrhythmia of a device, and when an anomaly is raised, in words."""
+    own, policy = settings.rhythm.for_device(device), settings.alarm.policy
+    return (
+        f"asystole after {own.asystole_after:g} s, fibrillation after "
+        f"{own.fibrillation_after:g} s, ventricular tachycardia from {own.run_beats} "
+        f"beats above {own.run_rate:g} a minute, bradycardia below {own.bradycardia:g}, "
+        f"tachycardia above {own.tachycardia:g}, extreme from {own.extreme_tachycardia:g}",
+        f"raised at {policy.raise_at} anomalous beats of {policy.window}, cleared at "
+        f"{policy.clear_at}",
+    )

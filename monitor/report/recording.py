@@ -32,7 +32,7 @@ from monitor.ecg.rpeaks import Signal
 from monitor.ecg.segmenter import FUTURE, STEP
 from monitor.ecg.streams import Stream
 from monitor.mqtt.beat_consumer import Message
-from monitor.report.content import Content, Event, Run, Strip
+from monitor.report.content import Content, Event, Run, Strip, limits, runs_told, to_draw
 from monitor.segment.messages import messages
 from monitor.settings import Settings
 from monitor.times import from_rfc3339
@@ -49,9 +49,6 @@ CHUNK: Final = 2
 
 AROUND: Final = 10.0
 """Seconds of signal shown before and after an event."""
-
-STRIPS: Final = 60
-"""Most events that are shown with their signal, the most serious and then the first of them."""
 
 SHORTEST_RUN: Final = 3
 """Ventricular beats in a row that are a run."""
@@ -96,9 +93,16 @@ def report(record: Record, name: str, settings: Settings, start: float | None = 
     card = detectors.for_device(name).card
     shaped = card.segmentation == segmenter.DESCRIPTION
     alarms = Alarms(settings.alarm.policy)
-    limits, end = settings.rhythm.for_device, begin + len(record.signal) / record.rate
+    end = begin + len(record.signal) / record.rate
     # A recording may be as old as it likes.
-    pipeline = Pipeline(Topics(["{device}"]), "json", detectors, alarms, limits, longest_held=inf)
+    pipeline = Pipeline(
+        Topics(["{device}"]),
+        "json",
+        detectors,
+        alarms,
+        settings.rhythm.for_device,
+        longest_held=inf,
+    )
     events: dict[str, Event] = {}
     tallies: dict[float, Tally] = {}
     times: list[float] = []
@@ -251,11 +255,7 @@ def _find_runs(content: Content, heard: _Heard, settings: RhythmSettings) -> Non
             rate = 60 * (last - first - 1) / lasts
             found.append(Run(last - first, float(rate), float(heard.times[first]), True))
     # The rhythm is told by all leads: it may know of a run that the beats of one do not show.
-    found += [
-        Run(settings.run_beats, each.heart_rate, each.begin, False)
-        for each in content.events
-        if each.kind == "ventricular-tachycardia" and each.heart_rate is not None
-    ]
+    found += runs_told(content.events, settings.run_beats)
     if found:
         content.longest_run = max(found, key=lambda run: run.beats)
         content.fastest_run = max(found, key=lambda run: run.rate)
@@ -263,10 +263,8 @@ def _find_runs(content: Content, heard: _Heard, settings: RhythmSettings) -> Non
 
 def _draw_strips(content: Content, record: Record, heard: _Heard) -> None:
     """Give the most serious events the signal around them."""
-    order = {"high": 0, "medium": 1, "low": 2}
-    chosen = sorted(content.events, key=lambda each: (order[each.priority], each.begin))[:STRIPS]
     leads = {record.lead: record.signal} | record.leads
-    for event in chosen:
+    for event in to_draw(content.events):
         first = max(0, round((event.told - content.begin - AROUND) * record.rate))
         last = min(len(record.signal), first + round(2 * AROUND * record.rate))
         begin = content.begin + first / record.rate
@@ -287,7 +285,7 @@ def _draw_strips(content: Content, record: Record, heard: _Heard) -> None:
 def _facts(
     record: Record, card: DetectorCard, settings: Settings, name: str, shaped: bool
 ) -> list[tuple[str, str]]:
-    limits, policy = settings.rhythm.for_device(name), settings.alarm.policy
+    rhythm, anomaly = limits(settings, name)
     leads = list({record.lead: None} | dict.fromkeys(record.leads))
     return [
         ("Leads", f"{', '.join(leads)}, {record.rate:g} samples a second"),
@@ -298,21 +296,8 @@ def _facts(
             if shaped
             else "none: the shape of beats is not judged",
         ),
-        (
-            "Rhythm",
-            f"asystole after {limits.asystole_after:g} s, fibrillation after "
-            f"{limits.fibrillation_after:g} s, ventricular tachycardia from {limits.run_beats} "
-            f"beats above {limits.run_rate:g} a minute, bradycardia below {limits.bradycardia:g}, "
-            f"tachycardia above {limits.tachycardia:g}, extreme from "
-            f"{limits.extreme_tachycardia:g}",
-        ),
-        (
-            "Anomaly",
-            f"raised at {policy.raise_at} anomalous beats of {policy.window}, cleared at "
-            f"{policy.clear_at}"
-            if shaped
-            else "not watched",
-        ),
+        ("Rhythm", rhythm),
+        ("Anomaly", anomaly if shaped else "not watched"),
     ]
 
 

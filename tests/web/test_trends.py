@@ -1,6 +1,5 @@
 """Strips and trends on the page, in a real Chromium, from the history of a real daemon."""
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,20 +8,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
-from monitor.alarms import messages
-from monitor.alarms.strips import AlarmStrip, Mark
-from monitor.alarms.trends import Minute
-from monitor.history.writer import HistoryWriter
-from monitor.settings import HistorySettings
-from monitor.times import rfc3339
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Ward, as_json
-from tests.harness.histories import alert, keep, lost_counter
-from tests.harness.signals import heart
-
-RATE = 250
+from tests.harness.histories import day
 
 
 @pytest.fixture(scope="module")
@@ -31,47 +21,10 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def night(file: Path, now: float) -> None:
-    """Keep a day of a heart, and an alarm of an hour ago with its strip."""
-    writer = HistoryWriter(HistorySettings(file=file), file, lost_counter())
-    begin = now // 60 * 60 - 86_400
-    minutes = []
-    for i in range(1440):
-        if 500 <= i < 530:  # nothing was heard
-            continue
-        mean = 75 + 15 * math.sin(i / 200)
-        beats = round(mean)
-        minutes.append(
-            Minute(
-                begin + 60 * i,
-                *(beats, mean - 6, mean, mean + 8 + 30 * (i % 97 == 0)),
-                *(5 if 900 <= i < 1000 else 0, i % 3, 20 if 200 <= i < 260 else 0),
-            )
-        )
-    writer.keep_minutes(("bed-7", each) for each in minutes)
-    told = now - 3600
-    about = {"since": rfc3339(told - 4), "kind": "asystole", "priority": "high", "beat": None}
-    alarm = alert(1, "raised", told, **about)
-    keep(writer, alarm, alert(1, "cleared", told + 200, **about))
-    signal, peaks = heart(20, RATE)
-    signal[9 * RATE : 13 * RATE] = 0.02 * np.sin(np.arange(4 * RATE) / 9)
-    there = [peak for peak in peaks.tolist() if not 9 * RATE <= peak < 13 * RATE]
-    strip = AlarmStrip(
-        alarm=alarm.id,
-        time=rfc3339(told - 10),
-        rate=RATE,
-        leads={"II": np.round(signal, 3).tolist(), "V1": np.round(-0.6 * signal, 3).tolist()},
-        at=10,
-        beats=[Mark(p, p / RATE, "V" if i == 3 else "N") for i, p in enumerate(there)],
-    )
-    writer.keep_strip(alarm.id, "bed-7", messages.encode(strip))
-    writer.close(10)
-
-
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     folder = tmp_path_factory.mktemp("night")
-    night(folder / "history.db", time.time())
+    day(folder / "history.db", time.time())
     with Mosquitto(folder) as broker, RunningDaemon(folder, broker.url) as daemon:
         with Ward(broker.port) as ward:
             ward.send(as_json("bed-7", np.zeros((1, 140), np.float32)))

@@ -1,0 +1,96 @@
+"""The report on a device: what the history has is in it, and nothing that it does not have."""
+
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from monitor.cli import app
+from monitor.errors import UsageError
+from monitor.history.store import Action, Judgement
+from monitor.history.writer import HistoryWriter
+from monitor.report import history
+from monitor.report.page import page
+from monitor.settings import HistorySettings, Settings
+from tests.harness.histories import day, lost_counter
+
+NOW = time.time() // 60 * 60
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "history.db"
+    day(file, NOW)
+    writer = HistoryWriter(HistorySettings(file=file), file, lost_counter())
+    writer.judge(Judgement(f"{1:032x}", "bed-7", True, "<b>arrest</b>", "Ben", NOW - 3000))
+    writer.note(Action("acknowledged", "bed-7", "Anna", NOW - 3500, alarm=f"{1:032x}"))
+    writer.note(Action("shelved", "bed-7", "Anna", NOW - 1800, until=NOW - 600))
+    writer.note(Action("shelved", "bed-8", "Carl", NOW - 1800, until=NOW - 600))
+    writer.close(10)
+    return file
+
+
+def test_all_that_is_kept_is_told(file: Path) -> None:
+    content = history.report(file, "bed-7", NOW - 86_400, NOW, Settings())
+    assert (content.title, content.begin, content.end) == ("bed-7", NOW - 86_400, NOW)
+    assert len(content.minutes) == 1410
+    (event,) = content.events
+    assert (event.kind, event.priority) == ("asystole", "high")
+    assert event.told - event.begin == pytest.approx(4)
+    assert event.end is not None and event.end - event.told == pytest.approx(200)
+    assert "acknowledged by Anna" in event.remark
+    assert "judged true by Ben: <b>arrest</b>" in event.remark
+    assert event.strip is not None
+    assert list(event.strip.leads) == ["II", "V1"]
+    assert event.strip.begin == pytest.approx(NOW - 3610)
+    letters = [letter for _, letter in event.strip.marks]
+    assert letters.count("V") == 1
+    assert content.notes == ["In 30 minutes since then no beat was heard."]
+    people = [text for _, text in content.facts if "Anna" in text or "Carl" in text]
+    assert len(people) == 1 and people[0].startswith("shelved until")
+    html = page(content)
+    assert "&lt;b&gt;arrest&lt;/b&gt;" in html and "<b>arrest" not in html
+    assert html.count('class="paper"') == 4
+
+
+def test_a_part_of_the_time(file: Path) -> None:
+    content = history.report(file, "bed-7", NOW - 1800, NOW, Settings())
+    assert len(content.minutes) == 30
+    assert content.events == []
+    assert "No alarm was raised" in page(content)
+
+
+def test_a_device_that_is_not_known_is_named(file: Path) -> None:
+    with pytest.raises(UsageError, match="--device 'bed-9': nothing is kept of it since"):
+        history.report(file, "bed-9", NOW - 86_400, NOW, Settings())
+
+
+def test_the_command_writes_a_file(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_MONITOR_HISTORY__FILE", str(file))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["report", "--device", "bed-7", "--since", "12h"])
+    assert done.exit_code == 0, done.output
+    assert done.output == "wrote bed-7.html: 1 alarms\n"
+    assert "<h1>bed-7</h1>" in (tmp_path / "bed-7.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["record", "--device", "bed-7"],
+        ["record", "--since", "24h"],
+        ["--device", "bed-7", "--lead", "II"],
+        ["--device", "bed-7", "--since", "yesterday"],
+        ["--device", "bed-7", "--since", "9999-01-01"],
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    arguments: list[str], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_MONITOR_HISTORY__FILE", str(file))
+    done = CliRunner().invoke(app, ["report", *arguments])
+    assert isinstance(done.exception, UsageError), done.output
