@@ -6,6 +6,7 @@ together. A message is acknowledged when every publish that it caused is.
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -23,7 +24,7 @@ from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, s
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, NotifySink
 from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors
-from monitor.errors import Failure, Rejected
+from monitor.errors import Failure, Rejected, UsageError
 from monitor.history.query import open_alarms
 from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
@@ -35,8 +36,9 @@ from monitor.mqtt.packets import READ_SIZE
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
-from monitor.topics import Topics, subscription, topic_of
+from monitor.topics import Topics, subscription, topic_of, topic_to_publish
 from monitor.web.live_feed import REFRESH_INTERVAL, LiveFeed
+from monitor.web.live_signal import LiveSignal
 from monitor.web.routes import actions, health_and_metrics, routes
 
 log = structlog.get_logger()
@@ -75,6 +77,9 @@ CLOCK_INTERVAL = 0.5
 """Seconds between two looks at what no beat causes: silence, shelves, patients, models, gauges."""
 
 
+_REQUESTED = tuple(f"/{topic}".encode() for topic in (*operator_requests.TOPICS, "strip"))
+
+
 class Daemon:
     """Reads beats from the broker until it is told to stop."""
 
@@ -101,7 +106,13 @@ class Daemon:
             settings.mqtt, filters, metrics, retained=self.retained, others=self.others
         )
         self.notifier = Notifier(settings, metrics)
-        self.live = LiveFeed(settings.input.topic, self.patients.patient)
+        raw = settings.segment
+        self.live = LiveFeed(
+            settings.input.topic,
+            self.patients.patient,
+            lambda: LiveSignal(raw.rate, raw.per_millivolt),
+        )
+        self._signals: dict[bytes, str] = {}  # the devices whose raw signal is heard, by its topic
         self.lifecycle = Lifecycle((self.consumer, self.sender))
         topics = Topics(settings.input.topic)
         self._pipeline = Pipeline(
@@ -243,6 +254,7 @@ class Daemon:
             self._drifts.write()
             self.consumer.measure()
             self._trends.flush(time.time())
+            self._watch_signals()
             self.metrics.devices.set(len(self.alarms.devices))
             self.metrics.relearn.set(self._drifts.hints)
             for state in STATES:
@@ -280,6 +292,9 @@ class Daemon:
                     continue
                 if asked.retain:
                     continue  # it may be of any age
+                if not asked.topic.endswith(_REQUESTED):
+                    self.live.take_samples(self._signals.get(asked.topic, ""), asked.payload)
+                    continue
                 device = self._request_topics.device(asked.topic)
                 if asked.topic.endswith(b"/strip"):
                     self._keep_strip(device, asked.payload)
@@ -298,6 +313,18 @@ class Daemon:
         """
         strip = strips.labelled(strips.decode(payload), self._trends.verdicts(device))
         self.history.keep_strip(strip.alarm, device, messages.encode(strip))
+
+    def _watch_signals(self) -> None:
+        """Hear the raw signal of the devices that somebody watches, and of no others."""
+        signals = {}
+        for name in self.live.watched_devices:
+            for topic in self.settings.segment.topic:
+                with suppress(UsageError):  # no device publishes there
+                    if self.alarms.find(name) is not None:
+                        signals[topic_to_publish(topic, name).encode()] = name
+        if signals != self._signals:
+            self._signals = signals
+            self.sender.watch({topic.decode() for topic in signals})
 
     def _decide_by_the_clock(self, changes: Changes, now: float, monotonic: float) -> None:
         """Unshelve devices, find those that fell silent or are to be forgotten, and what has

@@ -82,6 +82,7 @@ class AlertSender(Connection):
         super().__init__(mqtt, f"{program}-alerts", keep_session=False)
         self._metrics = metrics
         self._filters = requests
+        self._watched: set[str] = set()
         self._requests: list[Publish] = []
         self._topic = f"ecg-monitor/{program}/status"
         self._status = ""  # last published over this connection
@@ -135,6 +136,16 @@ class AlertSender(Connection):
         if client is not None and client.packets is not None:
             client.packets.acknowledge([request.mid for request in requests if request.qos])
         return requests
+
+    def watch(self, topics: set[str]) -> None:
+        """Hear these topics, too, at QoS 0, and no more those that were watched before."""
+        new, old = topics - self._watched, self._watched - topics
+        self._watched = topics
+        if self._client is not None and self._accepted:
+            if old:
+                self._client.unsubscribe(sorted(old))
+            if new:
+                self._client.subscribe([(topic, 0) for topic in sorted(new)])
 
     def publish_status(self, status: str) -> None:
         """Publish the daemon's status, unless it is the one last published over this connection."""
@@ -222,8 +233,10 @@ class AlertSender(Connection):
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
         # Whether the broker grants this is not checked: alerts go out without requests, too.
-        if self._filters:
-            client.subscribe([(topic, 1) for topic in self._filters])
+        heard = [(topic, 1) for topic in self._filters]
+        heard += [(topic, 0) for topic in sorted(self._watched)]
+        if heard:
+            client.subscribe(heard)
         if self._others is not None:
             self._others.begin(client)
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))

@@ -24,6 +24,7 @@ from monitor.alarms.patients import Patient
 from monitor.detector.per_device import Detectors, Scored
 from monitor.ecg.beat import Beats
 from monitor.topics import LONGEST_NAME
+from monitor.web.live_signal import LiveSignal, ShownSignal
 from monitor.web.snapshot import (
     VERDICTS,
     DetectorInUse,
@@ -64,9 +65,19 @@ class LiveFeed:
     """
 
     def __init__(
-        self, topics: list[str], patient: Callable[[str], Patient | None] = lambda _: None
+        self,
+        topics: list[str],
+        patient: Callable[[str], Patient | None] = lambda _: None,
+        signal: Callable[[], LiveSignal] = lambda: LiveSignal(None, 1),
     ) -> None:
-        """Show devices; `patient` tells what was made known of the patient at one."""
+        """Show devices.
+
+        Args:
+            topics: where to publish beats.
+            patient: tells what was made known of the patient at a device.
+            signal: makes what takes the raw signal of one.
+        """
+        self._new_signal = signal
         self.watched = False
         self._topics, self._patient = topics, patient
         self._requests: deque[tuple[str, float]] = deque(maxlen=1000)
@@ -92,7 +103,26 @@ class LiveFeed:
         theirs = {name: beats for name, beats in view.beats.items() if name == device}
         return msgspec.structs.replace(view, beats=theirs)
 
+    def signal(self, device: str, after: int) -> ShownSignal | None:
+        """Return the raw signal of a watched device from this sample on; None if there is none.
+
+        May be called from any thread.
+        """
+        watched = self._watched_devices.get(device)
+        return None if watched is None else watched.signal.since(after)
+
     # -- called by the loop
+
+    @property
+    def watched_devices(self) -> list[str]:
+        """The devices that somebody watches."""
+        return list(self._watched_devices)
+
+    def take_samples(self, device: str, payload: bytes) -> None:
+        """Take a chunk of the raw signal of a device, if it is watched."""
+        watched = self._watched_devices.get(device)
+        if watched is not None:
+            watched.signal.take(payload, time.monotonic())
 
     def update_device(self, name: str, device: Device | None) -> None:
         """Record that an alarm of a device has changed; `device` is None if it was forgotten."""
@@ -193,7 +223,9 @@ class LiveFeed:
             name, when = self._requests.popleft()
             self._until = when + WATCH_TIMEOUT
             if name and (name in self._watched_devices or len(self._watched_devices) < MAX_WATCHED):
-                self._watched_devices.setdefault(name, _WatchedDevice(when)).until = self._until
+                if name not in self._watched_devices:
+                    self._watched_devices[name] = _WatchedDevice(when, self._new_signal())
+                self._watched_devices[name].until = self._until
         self._watched_devices = {
             name: watched for name, watched in self._watched_devices.items() if watched.until > now
         }
@@ -227,8 +259,9 @@ class LiveFeed:
 class _WatchedDevice:
     """The last beats of a watched device, or some of them if it sends thousands a second."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, signal: LiveSignal) -> None:
         self.until = now
+        self.signal = signal
         self.beats: deque[ShownBeat] = deque(maxlen=BEATS_KEPT)
         self._number = 0
         self._room, self._since = float(BEATS_KEPT), now

@@ -99,6 +99,7 @@ def routes(
     return {
         **_files(),
         "/api/live": _live(health, live, attending, calls),
+        "/api/signal": _signal(live),
         "/api/alarms": _alarms(kept),
         "/api/alarm": _alarm(kept),
         "/api/strip": _strip(kept),
@@ -129,6 +130,19 @@ def _live(health: Health, live: LiveFeed, attending: bool, calls: Health) -> Rou
     def answer(request: Request) -> Answer:
         view = live.snapshot(request.query.get("device", ""))
         return _json(Live(health(), calls(), attending, view))
+
+    return answer
+
+
+def _signal(live: LiveFeed) -> Route:
+    """Return the route for the raw signal of a device that is watched, from a sample on."""
+
+    def answer(request: Request) -> Answer:
+        try:
+            after = int(request.query.get("after", 0))
+        except ValueError:
+            return _said(HTTPStatus.BAD_REQUEST, "after must be the number of a sample")
+        return _json(live.signal(request.query.get("device", ""), after))
 
     return answer
 

@@ -4,6 +4,7 @@ import { allow, reach, takeToken } from "./attend.js";
 import { showDevice } from "./device.js";
 import { note, say, the } from "./elements.js";
 import { showHistory } from "./history.js";
+import { showSignal } from "./signal.js";
 import { showTrend } from "./trend.js";
 import { several, time } from "./units.js";
 import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
@@ -62,6 +63,7 @@ function show(trouble, uncalled) {
   showDevice(chosen, view);
   showHistory(view, chosen);
   showTrend(chosen);
+  showSignal(chosen);
 }
 
 /** Describe a problem in plain words, followed by the daemon's own. */

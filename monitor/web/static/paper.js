@@ -4,7 +4,7 @@ import { shape } from "./elements.js";
 
 const SPEED = 25; // millimetres a second
 const GAIN = 10; // millimetres a millivolt
-const ROW = 10; // seconds in a row
+export const ROW = 10; // seconds in a row
 const [LOWEST, HIGHEST] = [20, 45]; // millimetres that a row is high; what exceeds it is cut off
 const DRAWN = 250; // points a second at most
 
