@@ -92,7 +92,9 @@ function draw(last) {
   const rows = drawPaper({ rate, leads: shown, beats: [], at: null });
   const now = rows.map((row) => row.getAttribute("viewBox")).join();
   const there = the("paper").children;
-  if (now !== shape) the("paper").replaceChildren(...rows);
-  else rows.forEach((row, i) => there[i].querySelector(".ecg").setAttribute("d", row.querySelector(".ecg").getAttribute("d")));
+  if (now !== shape) {
+    the("paper").replaceChildren(...rows);
+    if (!shape) the("paper").scrollLeft = the("paper").scrollWidth; // the newest is at the right
+  } else rows.forEach((row, i) => there[i].querySelector(".ecg").setAttribute("d", row.querySelector(".ecg").getAttribute("d")));
   shape = now;
 }
