@@ -349,6 +349,7 @@ STATUS, ACTIVE, MARK = (f"ecg-monitor/ward/{end}" for end in ("status", "active"
 ANNOUNCED = "homeassistant/device/x/config"
 TOLD = {f"ecg/bed-1/{end}" for end in ("alerts", "alarm", "alarm/judged", "scores", "patient")}
 SAMPLES = {"ecg/bed-1/samples", "ecg/bed-2/samples"}
+STRIP = "ecg/bed-1/strip"
 
 
 def beats_but_of(user: str) -> set[str]:
@@ -359,7 +360,7 @@ def beats_but_of(user: str) -> set[str]:
 MAY_PUBLISH = {
     "bed-1": {"ecg/bed-1/beats", "ecg/bed-1/samples"},
     "bed-2": {"ecg/bed-2/beats", "ecg/bed-2/samples"},
-    "segmenter": {*(f"ecg/{user}/beats" for user in USERS), STATUS, ACTIVE},
+    "segmenter": {*(f"ecg/{user}/beats" for user in USERS), STRIP, STATUS, ACTIVE},
     "viewer": set(),
     "learner": {"ecg/bed-1/learning", STATUS, ACTIVE},
     "attendant": {*ASKED, MARK},
@@ -367,14 +368,14 @@ MAY_PUBLISH = {
         *beats_but_of("monitor"),
         *TOLD,
         *ABOUT_PATIENTS,
-        *(STATUS, ACTIVE, MARK, ANNOUNCED),
+        *(STRIP, STATUS, ACTIVE, MARK, ANNOUNCED),
     },
 }
-SEEN = {*TOLD, *ASKED, *SAMPLES, "ecg/bed-1/learning", STATUS}
+SEEN = {*TOLD, STRIP, *ASKED, *SAMPLES, "ecg/bed-1/learning", STATUS}
 MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
-    "segmenter": {*SAMPLES, STATUS, ACTIVE},
+    "segmenter": {*SAMPLES, "ecg/bed-1/alerts", STATUS, ACTIVE},
     "learner": {*beats_but_of("learner"), *ABOUT_PATIENTS, STATUS, ACTIVE},
     "viewer": {*beats_but_of("viewer"), *SEEN, ANNOUNCED},
     "attendant": {*beats_but_of("attendant"), *SEEN, MARK},
@@ -382,7 +383,7 @@ MAY_READ = {
         *beats_but_of("monitor"),
         *SAMPLES,
         *ASKED,
-        *("ecg/bed-1/alarm", "ecg/bed-1/learning"),
+        *("ecg/bed-1/alarm", "ecg/bed-1/alerts", STRIP, "ecg/bed-1/learning"),
         *(STATUS, ACTIVE, MARK),
     },
 }

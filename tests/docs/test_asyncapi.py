@@ -14,7 +14,7 @@ from paho.mqtt.client import MQTTMessage
 from paho.mqtt.client import topic_matches_sub as fits
 
 from monitor import errors
-from monitor.alarms import messages, operator_requests, patients
+from monitor.alarms import messages, operator_requests, patients, strips
 from monitor.alarms.kinds import KINDS, RHYTHM_KINDS
 from monitor.configuration import load
 from monitor.ecg import chunks, codec
@@ -220,6 +220,40 @@ def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"beats": [{"seq": 3, "at": 0.5, "label": "V"}, {"seq": 4, "at": 0.5, "label": None}]},
+        {"beats": [{"seq": 3, "at": 0.5, "label": "X"}]},
+        {"beats": [{"at": 0.5}]},
+        {"unit": "V"},
+        {"alarm": "7"},
+        {"rate": 0},
+        {"at": -1},
+        {"leads": {}},
+        {"leads": {"": [None]}},
+        {"leads": {"II": ["0.5"]}},
+        {"leads": {name: [0.5] for name in ("I", "II", "III", "V1")}},
+    ],
+    ids=str,
+)
+def test_a_strip_is_taken_where_it_fits_and_else_not(changed: dict[str, object]) -> None:
+    strip = {
+        "alarm": "0" * 32,
+        "time": TIME,
+        "rate": 250,
+        "leads": {"II": [0.5, None]},
+        "at": 0.004,
+    } | changed
+    try:
+        strips.decode(msgspec.json.encode(strip))
+        taken = True
+    except errors.Rejected:
+        taken = False
+    assert validator("AlarmStrip").is_valid(strip) == taken
+
+
+@pytest.mark.parametrize(
     ("end", "request_"),
     [
         ("acknowledge", {"id": "0" * 32}),
@@ -271,7 +305,15 @@ def test_every_topic_of_the_program_is_described() -> None:
     settings = load()
     described = {channel["address"] for channel in DOCUMENT["channels"].values()}
     assert {*settings.input.topic, *settings.segment.topic} <= described
-    for end in ("alerts", "alarm", "scores", "learning", "patient", *operator_requests.TOPICS):
+    for end in (
+        "alerts",
+        "alarm",
+        "scores",
+        "strip",
+        "learning",
+        "patient",
+        *operator_requests.TOPICS,
+    ):
         assert topic_of(settings.output.topic, "{device}", end) in described
 
 
@@ -377,5 +419,5 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
         address.rpartition("/")[2]
         for channel in DOCUMENT["channels"].values()
         if (address := channel["address"]) not in load().segment.topic
-        if not address.endswith("/learning")  # the learner's
+        if not address.endswith(("/learning", "/strip"))  # of other daemons
     }
