@@ -123,6 +123,9 @@ class SegmentMetrics(ConnectionMetrics):
         self.unwritten = self._counter(
             "journal_failures", "Turns of the main loop in which the journal could not be written."
         )
+        self.unrecorded = self._counter(
+            "recording_failures", "Chunks and annotations that could not be recorded."
+        )
         self.strips = self._counter("strips", "Strips of alarms that were published.")
         self.strips_dropped = self._counter(
             "strips_dropped", "Strips dropped because the broker did not take those before."

@@ -345,7 +345,18 @@ class SegmentSettings(Table):
     """Lead that beats are cut from. Default: the first one of each device."""
 
     per_millivolt: float = Field(1, gt=0)
-    """What a millivolt is in the samples, for strips: 1000 if they are microvolts."""
+    """What a millivolt is in the samples, for strips and recordings: 1000 for microvolts."""
+
+    record: Path | None = None
+    """Folder for whole recordings: a WFDB record for each device and hour, with its beats. Default:
+    nothing is recorded."""
+
+    record_days: float = Field(7, gt=0, le=36500)
+    """Days for which a recording is kept."""
+
+    record_megabytes: int = Field(10_000, ge=1)
+    """Maximum size of all recordings in MB. The oldest are deleted first. A day of a lead at 250 Hz
+    has 43 MB."""
 
     journal: Path | None = None
     """SQLite file for the last seconds of every signal. Default:

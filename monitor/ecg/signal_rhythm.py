@@ -525,6 +525,18 @@ class SignalRhythm:
         """The present arrhythmias, most serious first."""
         return list(self._standing)
 
+    def ventricular(self, second: float) -> bool:
+        """Return whether the complex at about this second is rather ventricular than not.
+
+        By the lead that is trusted most, without a model; False if it has no complex there.
+        """
+        lead = max(self.leads.values(), key=lambda lead: lead.trust)
+        return any(
+            each.odds > 0
+            for each in lead.complexes
+            if abs(each.at - second) < SAME_BEAT and each.at > lead.learnt_at
+        )
+
     def feed(self, samples: Mapping[str, NDArray[Any]]) -> list[Change]:
         """Take the next samples of each lead; return what began, escalated, or ended.
 

@@ -7,6 +7,7 @@ no interval spans a gap.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -66,10 +67,14 @@ class Taken(NamedTuple):
     ended: tuple["Stream", list[CutBeat]] | None = None
 
 
+_numbers = count(1)
+
+
 class Stream:
     """The signal of one device.
 
     Attributes:
+        number: which no other stream of this process has.
         expected: the number of the next sample.
         told: the value of `expected` when the caller last published something; set by the caller.
         heard: when its last chunk arrived, in seconds on the caller's clock.
@@ -83,6 +88,7 @@ class Stream:
         Raises:
             ConfigurationError: the rate cannot be used.
         """
+        self.number = next(_numbers)
         self.expected = chunk.seq or 0
         self.told = self.expected
         self.heard = 0.0
@@ -122,6 +128,10 @@ class Stream:
         """Return the time of a sample, by the device's clock or else by when chunks arrived."""
         told = self.time_of(seq)
         return told if told is not None else self._arrived - (self.expected - seq) / self.rate
+
+    def ventricular(self, seq: int) -> bool:
+        """Return whether the beat at this sample is rather ventricular, by the rhythm's leads."""
+        return self._rhythm.ventricular((seq - self._first) / self.rate)
 
     def shown(self, first: int, last: int) -> tuple[int, dict[str, NDArray[np.float32]], list[int]]:
         """Return what is kept of the samples `first:last`, NaN where one was lost.

@@ -11,11 +11,13 @@ from collections import deque
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.daemon.lifecycle import Lifecycle, serve_site
-from monitor.ecg import chunks
+from monitor.ecg import chunks, quality
+from monitor.ecg.chunks import Chunk
 from monitor.ecg.segmenter import LOWEST_RATE, CutBeat, Segmenter
 from monitor.ecg.streams import Stream, Streams, Taken
 from monitor.errors import ConfigurationError, Rejected, UsageError
@@ -27,6 +29,7 @@ from monitor.mqtt.connection import wait
 from monitor.mqtt.packets import READ_SIZE
 from monitor.segment.journal import Entry, Journal, WantedStrip
 from monitor.segment.messages import messages
+from monitor.segment.recorder import Recorder
 from monitor.segment.strips import Strips
 from monitor.settings import Settings
 from monitor.topics import Topics, subscription, topic_of, topic_to_publish
@@ -53,6 +56,17 @@ TRIM_INTERVAL = 5.0
 
 MAX_STRIPS = 50
 """Strips under way to the broker at most, 8 MB: if it takes none, beats must not wait for them."""
+
+
+RECORDER_DRAIN_TIMEOUT = 3.0
+"""Seconds that recordings may take at the end; what they do not get written is missing in them."""
+
+RHYTHMS = {
+    "ventricular-fibrillation": "(VFIB",
+    "asystole": "(ASYS",
+    "ventricular-tachycardia": "(VT",
+}
+"""Names of rhythms that PhysioNet's databases have. A rate alone is no rhythm, but a note."""
 
 
 class InHand:
@@ -83,6 +97,11 @@ class SegmentDaemon:
         self._alert_topics = Topics([alerts])
         self._sender = AlertSender(settings.mqtt, [subscription(alerts)], metrics, client_id=name)
         self._journal = Journal(settings.segment_journal)
+        self._recorder = None
+        if own.record is not None:
+            self._recorder = Recorder(
+                own.record, own.record_days, own.record_megabytes, own.per_millivolt, metrics
+            )
         self._strips = Strips(self._journal.strips(), own.per_millivolt)
         self._strips_sent: list[tuple[WantedStrip, InHand]] = []
         self._streams = Streams(
@@ -140,6 +159,8 @@ class SegmentDaemon:
         self._consumer.disconnect()
         self._sender.disconnect()
         self._journal.close()
+        if self._recorder is not None:
+            self._recorder.close(RECORDER_DRAIN_TIMEOUT)
         log.info("stopped")
 
     # -- the stations of a turn
@@ -179,7 +200,47 @@ class SegmentDaemon:
         self._unwritten.append(entry)
         stream = self._streams.find(device)
         assert stream is not None
+        if self._recorder is not None:
+            self._record(self._recorder, device, stream, chunk, taken)
         self._publish(entry, stream, taken, message)
+
+    def _record(
+        self, recorder: Recorder, device: str, stream: Stream, chunk: Chunk, taken: Taken
+    ) -> None:
+        """Have the new samples of a chunk recorded, its beats, and what is new of the rhythm."""
+        if taken.ended is not None:
+            self._record_beats(recorder, *taken.ended)
+            recorder.end(taken.ended[0].number)
+        assert taken.first is not None
+        new = {name: own[taken.first - stream.expected :] for name, own in chunk.leads.items()}
+        begin = stream.moment_of(taken.first)
+        recorder.samples(stream.number, device, taken.first, stream.rate, begin, new)
+        self._record_beats(recorder, stream, taken.beats)
+        if taken.rhythm_changed:
+            self._record_rhythm(recorder, stream)
+
+    def _record_beats(self, recorder: Recorder, stream: Stream, beats: list[CutBeat]) -> None:
+        if not beats:
+            return
+        faults = quality.assess(np.array([beat.samples for beat in beats], np.float32))
+        for beat, fault in zip(beats, faults, strict=True):
+            if fault == quality.GOOD:  # others are windows in a pause, or in noise
+                symbol = "V" if stream.ventricular(beat.seq) else "N"
+                recorder.annotate(stream.number, beat.seq, symbol)
+
+    def _record_rhythm(self, recorder: Recorder, stream: Stream) -> None:
+        """Record the most serious arrhythmia at its onset, or that there is none any more."""
+        standing = stream.rhythm()
+        if not standing:
+            recorder.annotate(stream.number, stream.expected, "+", "(N")
+            return
+        kind, since = standing[0].kind, standing[0].since
+        ago = stream.moment_of(stream.expected) - since
+        number = stream.expected - round(ago * stream.rate)
+        if kind in RHYTHMS:
+            recorder.annotate(stream.number, number, "+", RHYTHMS[kind])
+        else:
+            recorder.annotate(stream.number, number, '"', kind)
 
     def _take_again(self, entry: Entry) -> tuple[Stream | None, Taken]:
         """Return the stream of an entry of the journal, and what the entry brought it.
@@ -299,6 +360,9 @@ class SegmentDaemon:
             self._unwritten.append(end)
             in_hand = InHand(end.number, monotonic)
             self._publish(end, stream, Taken(beats), in_hand)
+            if self._recorder is not None:
+                self._record_beats(self._recorder, stream, beats)
+                self._recorder.end(stream.number)
         self._mark_strips()
         self.lifecycle.publish_status(self._sender, self._consumer.trouble)
         self._consumer.measure()
