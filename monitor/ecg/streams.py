@@ -130,8 +130,8 @@ class Stream:
         return told if told is not None else self._arrived - (self.expected - seq) / self.rate
 
     def ventricular(self, seq: int) -> bool:
-        """Return whether the beat at this sample is rather ventricular, by the rhythm's leads."""
-        return self._rhythm.ventricular((seq - self._first) / self.rate)
+        """Return whether the beat at this sample is rather ventricular, as the rhythm hears it."""
+        return self._rhythm.ventricular(self.lead, (seq - self._first) / self.rate)
 
     def shown(self, first: int, last: int) -> tuple[int, dict[str, NDArray[np.float32]], list[int]]:
         """Return what is kept of the samples `first:last`, NaN where one was lost.
