@@ -364,7 +364,7 @@ def alarms(
     as_fhir: Annotated[
         bool,
         typer.Option(
-            "--fhir", help="Print FHIR R5, beats included: Bundles of 100 alarms, one per line."
+            "--fhir", help="Print FHIR R5, beats included: Bundles of 25 alarms, one per line."
         ),
     ] = False,
     show_burden: Annotated[

@@ -49,7 +49,7 @@ def show(
     elif as_csv:
         _print_csv(found)
     elif as_fhir:
-        fhir.write(found, time.time())
+        fhir.write(found, file, time.time())
     else:
         _print_table(list(found), [] if judged else query.care(file, begin, device))
 

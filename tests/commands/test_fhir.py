@@ -10,6 +10,8 @@ import pytest
 from fhir.resources.bundle import Bundle
 
 from monitor.alarms.kinds import KINDS
+from monitor.alarms.messages import encode
+from monitor.alarms.strips import AlarmStrip
 from monitor.commands import fhir
 from monitor.errors import Failure
 from monitor.history import query
@@ -47,7 +49,7 @@ def alarms(tmp_path_factory: pytest.TempPathFactory) -> list[query.PastAlarm]:
 
 @pytest.fixture(scope="module")
 def bundle(alarms: list[query.PastAlarm]) -> dict[str, Any]:
-    return fhir.bundle(alarms, NOW)
+    return fhir.bundle(alarms, {}, NOW)
 
 
 def resources(bundle: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -131,6 +133,30 @@ def test_a_beat_comes_back_from_its_samples(bundle: dict[str, Any]) -> None:
     assert evidence(bundle, "silent") == []
 
 
+def test_a_strip_comes_with_its_leads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "history.db"
+    kept = HistoryWriter(HistorySettings(file=file), file, lost_counter())
+    keep(kept, raised := alert(1, "raised", NIGHT))
+    strip = AlarmStrip(
+        alarm=raised.id,
+        time=rfc3339(NIGHT - 10),
+        rate=250,
+        leads={"II": [0.5, None, -0.25], "other": [0.0, 1.0, 2.0]},
+        at=10,
+    )
+    kept.keep_strip(raised.id, raised.device, encode(strip))
+    kept.close(5)
+    fhir.write(query.alarms(file), file, NOW)
+    _, drawn = evidence(json.loads(capsys.readouterr().out), "anomaly")
+    assert drawn["effectiveDateTime"][:19] == rfc3339(NIGHT - 10)[:19]
+    second, other = drawn["component"]
+    assert second["code"]["coding"][0]["code"] == "131330"
+    assert other["code"] == {"text": "other"}
+    sampled = second["valueSampledData"]
+    assert (sampled["data"], sampled["interval"]) == ("0.5 E -0.25", 4)
+    assert (sampled["intervalUnit"], sampled["origin"]["code"]) == ("ms", "mV")
+
+
 def test_a_rate_is_the_vital_sign_of_that_name(bundle: dict[str, Any]) -> None:
     _, rate = evidence(bundle, "tachycardia")
     assert rate["code"]["coding"][0]["code"] == "8867-4"
@@ -138,7 +164,7 @@ def test_a_rate_is_the_vital_sign_of_that_name(bundle: dict[str, Any]) -> None:
 
 
 def test_it_has_the_same_ids_again(alarms: list[query.PastAlarm], bundle: dict[str, Any]) -> None:
-    again = fhir.bundle(alarms[:1], NOW + 1)
+    again = fhir.bundle(alarms[:1], {}, NOW + 1)
     urls = {entry["fullUrl"] for entry in bundle["entry"]}
     assert {entry["fullUrl"] for entry in again["entry"]} < urls
 
@@ -146,12 +172,12 @@ def test_it_has_the_same_ids_again(alarms: list[query.PastAlarm], bundle: dict[s
 def test_many_alarms_are_many_bundles_one_per_line(
     alarms: list[query.PastAlarm], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fhir.write(iter(alarms * 30), NOW)
+    fhir.write(iter(alarms * 8), Path(), NOW)
     pages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     counts = [len(resources(page, "DetectedIssue")) for page in pages]
-    assert counts == [100, 100, 40]
+    assert counts == [25, 25, 14]
     assert max(len(page["entry"]) for page in pages) <= 500
-    fhir.write([], NOW)
+    fhir.write([], Path(), NOW)
     (empty,) = capsys.readouterr().out.splitlines()
     assert json.loads(empty)["type"] == "collection"
 
@@ -161,7 +187,7 @@ def test_a_missing_library_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "fhir.resources.bundle", None)
     with pytest.raises(Failure, match=r"pip install 'ecg-monitor\[fhir\]'"):
-        fhir.write(alarms, NOW)
+        fhir.write(alarms, Path(), NOW)
 
 
 def test_the_codes_are_those_in_the_guide() -> None:
