@@ -311,7 +311,7 @@ def broken(said: dict[str, dict[str, str]], found: dict[str, dict[str, str]]) ->
 
 
 def main() -> None:
-    """Print the table, and where the page promises more: that fails for the brokers of the tests."""
+    """Print the table, and where the page promises more: `HELD` brokers fail then."""
     with tempfile.TemporaryDirectory() as folder:
         hearts = Hearts(datasets.ecg(synthetic.ecg(Path(folder))))
     named = [broker for broker in BROKERS if broker in (sys.argv[1:] or BROKERS)]
