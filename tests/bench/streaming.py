@@ -68,6 +68,7 @@ def stream(
     each: int,
     qos: int,
     topic_of: bytes = b"ecg/bed-%d/beats",
+    encode: Callable[[NDArray[np.float32]], bytes] = codec.encode_float32,
 ) -> list[bytes]:
     """Packets whose beats are anomalous now and then."""
     draw = np.random.default_rng(0)
@@ -82,7 +83,7 @@ def stream(
         if run and each > 1:
             beats[:3] = odd[draw.integers(0, len(odd), 3)][: len(beats)]
         topic = topic_of % device
-        packets.append(packet(topic, beats.astype("<f4").tobytes(), qos, i % 65535 + 1))
+        packets.append(packet(topic, encode(beats), qos, i % 65535 + 1))
     return packets
 
 
