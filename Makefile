@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := $(LOCK)
 # A broker of the npm registry, for `make brokers`.
 AEDES := build/aedes/node_modules/aedes/package.json
 
-.PHONY: help install demo test lint lock train faults brokers fuzz cluster bench bench-train clean
+.PHONY: help install demo test lint lock train faults brokers fuzz cluster bench profile bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -71,6 +71,9 @@ cluster: install ## Let nodes and daemons of a cluster fail under load, and prin
 bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
 	$(BIN)/python -m tests.bench.streaming
 	$(BIN)/python -m tests.bench.files
+
+profile: install ## Print where the daemon's time goes, station by station
+	$(BIN)/python -m tests.bench.profile
 
 bench-train: install ## Compare the trainings with the sources' plain code
 	$(BIN)/python -m tests.bench.train

@@ -53,7 +53,7 @@ ENCODERS: dict[str, Callable[[Floats], bytes]] = {
 
 
 class Stopwatch:
-    """Adds up the processor's time of this thread by station; what is within another counts once."""
+    """Adds up this thread's processor time by station; what is within another counts once."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -111,8 +111,9 @@ def _timed(
     watch.around(daemon._pipeline, "_decode", "decode")
     watch.around(daemon.detectors, "score", "score")
     watch.around(pipeline, "_verdicts", "judge")
-    for sink, verb in ((daemon._counted, "count"), (daemon._kept, "keep"), (daemon._shown, "update")):
-        watch.around(sink, verb, "count")
+    watch.around(daemon._counted, "count", "count")
+    watch.around(daemon._kept, "keep", "count")
+    watch.around(daemon._shown, "update", "count")
     received = daemon.metrics.received._value.get
 
     def run(some: list[bytes]) -> None:
