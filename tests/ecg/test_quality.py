@@ -202,7 +202,7 @@ def plainly(beat: Floats) -> int:
     """Return the fault of a beat by a plain loop over its samples, in double precision."""
     values = beat.astype(np.float64).tolist()
     span = max(values) - min(values)
-    if not np.isfinite(span):
+    if not np.isfinite(values).all():
         return NOT_FINITE
     if span <= 1e-6 * max(abs(value) for value in values):
         return FLAT
