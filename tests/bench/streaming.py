@@ -30,8 +30,10 @@ from rich.table import Table
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.batch import datasets
 from monitor.detector.model_file import Detector, shipped
-from monitor.ecg import codec, quality
+from monitor.ecg import chunks, codec, quality
 from monitor.ecg.beat import fingerprints
+from monitor.ecg.chunks import Chunk
+from monitor.ecg.segmenter import Segmenter
 from monitor.errors import Failure
 from monitor.metrics import Metrics
 from monitor.mqtt.packets import parse_publish
@@ -39,12 +41,16 @@ from monitor.topics import Topics
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_float32, as_json
-from tests.harness.faults import OPEN
+from tests.harness.faults import OPEN, RAW_RATE
+from tests.harness.signals import heart
 
 TURNS = 5
 MESSAGES = 30_000
 ANOMALOUS = 0.02
 """Share of the beats that are anomalous, in runs of three: each run raises an alarm."""
+
+PATIENTS, PATIENT_SECONDS = 20, 60
+"""Who send raw samples, and how much of it."""
 
 SETTINGS = {"ALARM__SILENT_AFTER": "0"}
 VERSIONS = {"5": 5, "3.1.1": 4}
@@ -305,6 +311,57 @@ def batches(folder: Path, hearts: Hearts) -> Table:
     return table
 
 
+def signals(folder: Path, _hearts: Hearts) -> Table:
+    """Raw samples, a chunk a second from each device: all of `segment`, beside the cutting alone.
+
+    By the processor's time, so that it does not matter what else the machine does.
+    """
+    title = f"Patients at {RAW_RATE} Hz for each core, one lead ({TURNS} turns, median)"
+    table = Table("", "patients a core", "of the cutting alone", title=title)
+    hearts = [heart(PATIENT_SECONDS, RAW_RATE, 50 + 2 * i, i)[0] for i in range(PATIENTS)]
+    starts = range(0, len(hearts[0]), RAW_RATE)
+    encoders: dict[str, Callable[[Chunk], bytes]] = {
+        "segment, float32": chunks.encode_float32,
+        "segment, JSON": chunks.encode_json,
+    }
+    number = len(starts) * PATIENTS
+    packets = {
+        name: [
+            packet(
+                b"ecg/raw-%d/samples" % i,
+                encode(Chunk({"": signal[start : start + RAW_RATE]}, RAW_RATE, start)),
+                1,
+                start // RAW_RATE % 65535 + 1,
+            )
+            for start in starts
+            for i, signal in enumerate(hearts)
+        ]
+        for name, encode in encoders.items()
+    }
+    rates: dict[str, list[float]] = {"the cutting alone": [], **{name: [] for name in packets}}
+    with Mosquitto(folder, OPEN) as broker:
+        for _ in range(TURNS):
+            begun = time.process_time()
+            for signal in hearts:
+                segmenter = Segmenter(RAW_RATE)
+                for start in starts:
+                    segmenter.feed(signal[start : start + RAW_RATE])
+            rates["the cutting alone"].append(number / (time.process_time() - begun))
+            for name, some in packets.items():
+                own = {"MQTT__CLIENT_ID": f"bench-{time.monotonic_ns()}"}
+                own["SEGMENT__JOURNAL"] = str(folder / f"{own['MQTT__CLIENT_ID']}.db")
+                own["SEGMENT__RATE"] = str(RAW_RATE)
+                with RunningDaemon(folder, broker.url, command="segment", **own) as daemon:
+                    before = busy(daemon.process.pid)[1]
+                    BeatPublisher(broker.port).send(some, 1)
+                    daemon.wait_until("ecg_monitor_chunks_received_total", number)
+                    rates[name].append(number / (busy(daemon.process.pid)[1] - before))
+    for name, turns in rates.items():
+        ratios = [r / alone for r, alone in zip(turns, rates["the cutting alone"], strict=True)]
+        table.add_row(name, _median(turns), _spread(ratios))
+    return table
+
+
 def _median(values: list[float], how: str = ",.0f") -> str:
     return f"{statistics.median(values):{how}}"
 
@@ -523,7 +580,7 @@ def main() -> None:
     hearts = Hearts(datasets.ecg())
     console = Console(width=100)
     chosen = sys.argv[1:]
-    tables = (throughput, batches, partitions, latency, many_devices, endurance)
+    tables = (throughput, batches, signals, partitions, latency, many_devices, endurance)
     for measure in tables:
         if not chosen or measure.__name__ in chosen:
             with tempfile.TemporaryDirectory() as folder:
