@@ -68,9 +68,11 @@ fuzz: install ## Send a million hostile messages (or MESSAGES=N, SEED=N) beside 
 cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
 	$(BIN)/python -m tests.harness.cluster
 
-bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
+bench: install ## Compare the daemons, batch, and training with what they are built on
 	$(BIN)/python -m tests.bench.streaming
 	$(BIN)/python -m tests.bench.files
+	$(BIN)/python -m tests.bench.fit
+	$(BIN)/python -m tests.bench.train denoise vae --epochs 2
 
 profile: install ## Print where the daemon's time goes, station by station
 	$(BIN)/python -m tests.bench.profile
