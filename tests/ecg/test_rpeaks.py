@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sleepecg import detect_heartbeats
+from sleepecg.heartbeats import detect_heartbeats
 
 from monitor.ecg import rpeaks
 
