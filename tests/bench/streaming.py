@@ -321,16 +321,18 @@ def signals(folder: Path, _hearts: Hearts) -> Table:
     title = f"Patients at {RAW_RATE} Hz for each core, one lead ({TURNS} turns, median)"
     table = Table("", "patients a core", "of the cutting alone", title=title)
     hearts = [heart(PATIENT_SECONDS, RAW_RATE, 50 + 2 * i, i)[0] for i in range(PATIENTS)]
+    Segmenter(RAW_RATE).feed(hearts[0])  # SciPy is loaded before the first turn
     starts = range(0, len(hearts[0]), RAW_RATE)
     encoders: dict[str, Callable[[Chunk], bytes]] = {
         "segment, float32": chunks.encode_float32,
         "segment, JSON": chunks.encode_json,
     }
     number = len(starts) * PATIENTS
-    packets = {
-        name: [
+
+    def packets(topic: bytes, encode: Callable[[Chunk], bytes]) -> list[bytes]:
+        return [
             packet(
-                b"ecg/raw-%d/samples" % i,
+                topic % i,
                 encode(Chunk({"": signal[start : start + RAW_RATE]}, RAW_RATE, start)),
                 1,
                 start // RAW_RATE % 65535 + 1,
@@ -338,26 +340,32 @@ def signals(folder: Path, _hearts: Hearts) -> Table:
             for start in starts
             for i, signal in enumerate(hearts)
         ]
-        for name, encode in encoders.items()
-    }
-    rates: dict[str, list[float]] = {"the cutting alone": [], **{name: [] for name in packets}}
-    with Mosquitto(folder, OPEN) as broker:
-        for _ in range(TURNS):
+
+    rates: dict[str, list[float]] = {"the cutting alone": [], **{name: [] for name in encoders}}
+    with Mosquitto(folder, OPEN) as broker, ExitStack() as stack:
+        daemons = {}
+        for i, name in enumerate(encoders):
+            own = {"MQTT__CLIENT_ID": f"bench-{i}", "SEGMENT__RATE": str(RAW_RATE)}
+            own |= {
+                "SEGMENT__JOURNAL": str(folder / f"{i}.db"),
+                "SEGMENT__TOPIC": f"{i}/{{device}}",
+            }
+            daemon = RunningDaemon(folder, broker.url, command="segment", **own)
+            daemons[name] = stack.enter_context(daemon)
+        for turn in range(TURNS):
             begun = time.process_time()
             for signal in hearts:
                 segmenter = Segmenter(RAW_RATE)
                 for start in starts:
                     segmenter.feed(signal[start : start + RAW_RATE])
             rates["the cutting alone"].append(number / (time.process_time() - begun))
-            for name, some in packets.items():
-                own = {"MQTT__CLIENT_ID": f"bench-{time.monotonic_ns()}"}
-                own["SEGMENT__JOURNAL"] = str(folder / f"{own['MQTT__CLIENT_ID']}.db")
-                own["SEGMENT__RATE"] = str(RAW_RATE)
-                with RunningDaemon(folder, broker.url, command="segment", **own) as daemon:
-                    before = busy(daemon.process.pid)[1]
-                    BeatPublisher(broker.port).send(some, 1)
-                    daemon.wait_until("ecg_monitor_chunks_received_total", number)
-                    rates[name].append(number / (busy(daemon.process.pid)[1] - before))
+            for i, (name, daemon) in enumerate(daemons.items()):
+                before = busy(daemon.process.pid)[1]
+                some = packets(b"%d/raw-%d-%%d" % (i, turn), encoders[name])
+                BeatPublisher(broker.port).send(some, 1)
+                while daemon.value("ecg_monitor_chunks_received_total") < number * (turn + 1):
+                    time.sleep(0.5)
+                rates[name].append(number / (busy(daemon.process.pid)[1] - before))
     for name, turns in rates.items():
         ratios = [r / alone for r, alone in zip(turns, rates["the cutting alone"], strict=True)]
         table.add_row(name, _median(turns), _spread(ratios))
