@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := $(LOCK)
 # A broker of the npm registry, for `make brokers`.
 AEDES := build/aedes/node_modules/aedes/package.json
 
-.PHONY: help install demo test lint lock train faults brokers fuzz cluster bench bench-train clean
+.PHONY: help install demo test lint lock train faults brokers fuzz cluster bench profile bench-train clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -68,9 +68,14 @@ fuzz: install ## Send a million hostile messages (or MESSAGES=N, SEED=N) beside 
 cluster: install ## Let nodes and daemons of a cluster fail under load, and print what happened
 	$(BIN)/python -m tests.harness.cluster
 
-bench: install ## Compare the daemon with a bare subscriber, and batch with onnxruntime alone
+bench: install ## Compare the daemons, batch, and training with what they are built on
 	$(BIN)/python -m tests.bench.streaming
 	$(BIN)/python -m tests.bench.files
+	$(BIN)/python -m tests.bench.fit
+	$(BIN)/python -m tests.bench.train denoise vae --epochs 2
+
+profile: install ## Print where the daemon's time goes, station by station
+	$(BIN)/python -m tests.bench.profile
 
 bench-train: install ## Compare the trainings with the sources' plain code
 	$(BIN)/python -m tests.bench.train

@@ -5,8 +5,10 @@ Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality,
 """
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import byteorder
 from typing import Final, NamedTuple, Self
 
 from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
@@ -191,10 +193,7 @@ class Alarms:
             seqs: the number of each beat, where they do not follow one another.
         """
         if seq is None and not redelivered and device.clean and not any(verdicts):
-            # Nearly every message ends here.
-            device.remember(keys, REMEMBERED)
-            anomaly = device.anomaly
-            anomaly.seen = min(anomaly.seen + len(keys), self.policy.window)
+            self.observe_normal(device, array("Q", keys).tobytes())
             return []
         if (redelivered or seq is not None) and device.knows(keys[-1]):
             return []  # it may be longer than what is remembered, but was taken in as a whole
@@ -210,7 +209,7 @@ class Alarms:
                     continue
                 if number is not None:
                     device.number(number, redelivered)
-            device.remember((key,), remembered)
+            device.remember(key.to_bytes(8, byteorder), remembered)
             if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.ventricular = anomaly.ventricular << 1 & self._full
@@ -221,6 +220,17 @@ class Alarms:
         device.update_clean()
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
+
+    def observe_normal(self, device: Device, keys: bytes) -> None:
+        """Take in beats that change nothing, which nearly all do: in one step, however many.
+
+        Args:
+            device: as `hear` gave it; it is clean.
+            keys: of beats that are all normal, not numbered, and not delivered again; 8 bytes each.
+        """
+        device.remember(keys, REMEMBERED)
+        anomaly = device.anomaly
+        anomaly.seen = min(anomaly.seen + len(keys) // 8, self.policy.window)
 
     def _count(
         self,

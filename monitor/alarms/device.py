@@ -1,7 +1,7 @@
 """What is known of one device: its last beats, its open alarms, and whether it is shelved."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from sys import byteorder
 from typing import NamedTuple
@@ -147,12 +147,9 @@ class Device:
         self.shelf: Shelf | None = None
         self.intervals: IntervalWatch | None = None
 
-    def remember(self, keys: Sequence[int], most: int) -> None:
-        """Add the keys of beats, of which the last `most` are kept."""
-        if len(keys) == 1:  # nearly always, and twice as fast
-            self.known += keys[0].to_bytes(8, byteorder)
-        else:
-            self.known += array("Q", keys[-most:]).tobytes()
+    def remember(self, keys: bytes, most: int) -> None:
+        """Add the keys of beats, 8 bytes each, of which the last `most` are kept."""
+        self.known += keys[-8 * most :]
         if len(self.known) > 8 * most:
             del self.known[: -8 * most]
 
@@ -296,7 +293,7 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     device.changes = saved.changes
     device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
-    device.remember([int(key, 16) for key in saved.counted], KEPT)
+    device.remember(array("Q", [int(key, 16) for key in saved.counted]).tobytes(), KEPT)
     device.settled = _settled(saved)
     device.numbers = _numbers(saved)
     device.handovers = saved.handovers

@@ -93,9 +93,10 @@ def columns(block: beat_files.Block, scores: Floats, anomalous: NDArray[np.bool_
     """Return the columns that are written of a block, as an Arrow record batch."""
     import pyarrow as pa
 
+    named = isinstance(block.devices, pa.Array)
     return pa.record_batch(
         {
-            "device": pa.array(block.devices, pa.string()),
+            "device": block.devices if named else pa.array(block.devices, pa.string()),
             "seq": block.seq,
             "score": scores,
             "anomalous": anomalous,

@@ -263,7 +263,8 @@ class Pipeline:
         if not batch.messages:
             return changes
         verdicts, small = batch.verdicts, len(batch.messages) <= SMALL_BATCH
-        prints = fingerprints(batch.samples).tolist()
+        prints = fingerprints(batch.samples)
+        fingerprints_as_keys = prints.tobytes()
         for each in batch.messages:
             message, name, beats, start, stop = each
             if self._alarms.has_left(name, message.arrived, message.redelivered):
@@ -275,8 +276,14 @@ class Pipeline:
             if announced is not None and name not in announced:
                 changes.unannounced[name] = None
                 device.unsaved = True  # it is shown with its alarm, even if none is open
+            normal = verdicts.count(NORMAL, start, stop) == stop - start
+            if normal and device.clean and self._is_plain(beats) and not message.redelivered:
+                self._alarms.observe_normal(device, fingerprints_as_keys[8 * start : 8 * stop])
+                if device.unsaved and not skip_saves:
+                    changes.save(name, message)
+                continue  # nearly always
             times = beats.times(now)
-            keys = beats.keys(prints[start:stop], times)
+            keys = beats.keys(prints[start:stop].tolist(), times)
             # What explains an anomaly comes first.
             decisions: list[Decision] = []
             if beats.rhythm is not None or self._times_beats(beats):
@@ -333,6 +340,10 @@ class Pipeline:
         rhythm = Rhythm.of(found[0], self._rhythm(name)) if found else Rhythm()
         moment = times[-1] if times else beats.moment(now)
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
+
+    def _is_plain(self, beats: Beats) -> bool:
+        """Whether a message says nothing but its samples."""
+        return beats.seq is None and beats.rhythm is None and not self._times_beats(beats)
 
     def _times_beats(self, beats: Beats) -> bool:
         """Whether a message says how long after one another its beats were."""

@@ -90,7 +90,7 @@ def fingerprints(beats: NDArray[np.float32]) -> NDArray[np.uint64]:
     It is the sum of the beat's 70 eight-byte words, each times its own odd weight, modulo 2^64.
     """
     words = np.ascontiguousarray(beats).view(np.uint64)
-    return np.asarray((words * _WEIGHTS).sum(axis=1, dtype=np.uint64))
+    return np.asarray(np.einsum("ij,j->i", words, _WEIGHTS))
 
 
 def key(fingerprint: int, seq: int | None, time: float | None) -> int:

@@ -39,8 +39,12 @@ class Block:
     """[n, 140], all finite."""
     labels: NDArray[np.bool_] | None
     """[n], True for a normal beat; None if the file has no labels."""
-    devices: Sequence[str]
-    """[n]; the file's name without its suffix if the file has no column `device`."""
+    devices: Any
+    """The names, [n]; that of the file without its suffix if the file has no column `device`.
+
+    A list, or Arrow's array where a Parquet file has them: a string of Python's for each beat, made
+    only to be written again, takes a third as long as to score the beat.
+    """
     seq: NDArray[np.int64]
     """[n]; the row's number, counted from 0, if the file has no column `seq`."""
 
@@ -113,13 +117,13 @@ class _Rows(NamedTuple):
     Attributes:
         table: the numbers, float32 [n, 140 or 141].
         places: the number of each row, counted from 1, as messages give it: [n].
-        devices: [n], if the file has them.
+        devices: [n], an Arrow array, if the file has them.
         seq: [n]; a CSV file has none.
     """
 
     table: NDArray[np.float32]
     places: Sequence[int]
-    devices: Sequence[str] | None = None
+    devices: Any = None
     seq: NDArray[np.int64] | None = None
 
 
@@ -312,7 +316,7 @@ def _columns(path: Path, start: int, batch: Any) -> _Rows:
             f"{path}: has {table.shape[1]} columns of numbers, "
             f"expected {SAMPLES}, or {SAMPLES + 1} with the label last"
         )
-    devices = named["device"].cast(pa.string()).to_pylist() if "device" in named else None
+    devices = named["device"].cast(pa.string()) if "device" in named else None
     numbers = np.arange(start, start + len(batch))
     seq = _seq(path, start, named["seq"]) if "seq" in named else numbers
     return _Rows(table, range(start + 1, start + len(batch) + 1), devices, seq)

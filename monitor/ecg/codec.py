@@ -5,7 +5,7 @@ little-endian float32, 560 bytes a beat, so that the beats of many messages join
 """
 
 import re
-from array import array
+import struct
 from collections.abc import Callable, Iterable
 from math import nan
 from typing import Annotated, Any, Literal, NamedTuple
@@ -75,6 +75,9 @@ _NAN = re.compile(
 
 LONGEST_INTERVAL = 60_000
 """Longest RR interval that is accepted, in milliseconds."""
+
+_PACK = struct.Struct(f"<{SAMPLES}f").pack
+"""It rounds as NumPy does, in 0.9 µs a beat; NumPy takes 4 for a list, and 3 for an `array`."""
 
 JSON_TYPE = "application/json"
 
@@ -232,6 +235,8 @@ def _finding(given: _Arrhythmia) -> Finding:
 
 
 def _float32(beats: list[list[float]]) -> bytes:
-    # NumPy turns values out of the range of float32 into infinity, which is checked later.
-    with np.errstate(over="ignore"):
-        return b"".join(np.frombuffer(array("d", beat)).astype("<f4").tobytes() for beat in beats)
+    try:
+        return b"".join([_PACK(*beat) for beat in beats])
+    except OverflowError:  # NumPy makes infinity of it, which is checked later
+        with np.errstate(over="ignore"):
+            return np.array(beats, np.float64).astype("<f4").tobytes()

@@ -37,6 +37,10 @@ That is mains hum, 50 or 60 Hz in a beat of half a second, with 2 and more. The 
 beats has 1.37; one in ten thousand of DS1's has more than 1.4.
 """
 
+AT_ONCE = 512
+"""Beats that are screened at once, so that they stay in the cache: 0.13 µs a beat; 256 at once take
+0.17, 2,048 take 0.15, and each beat by itself 0.28."""
+
 
 def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the fault of each beat: uint8 [N], GOOD, NOT_FINITE, FLAT, SATURATED or NOISE.
@@ -50,32 +54,42 @@ def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
     Args:
         beats: float32 [N, 140] in any unit.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        highest = np.maximum.reduce(beats, axis=1)
-        lowest = np.minimum.reduce(beats, axis=1)
-        span = highest - lowest
-        moves = beats[:, 1:] - beats[:, :-1]
-        np.abs(moves, out=moves)
-        # Nearly every beat passes here; a NaN or infinite span fails the comparisons.
-        usual = np.add.reduce(moves, axis=1) < RESTLESS * span
-        usual &= span > FLATNESS * np.maximum(highest, -lowest)
-        usual &= np.add.reduce(moves == 0, axis=1, dtype=np.uint8) < LONGEST_PLATEAU - 1
     faults = np.zeros(len(beats), np.uint8)
-    if not usual.all():
-        odd = np.flatnonzero(~usual)
-        faults[odd] = _faults(beats[odd], highest[odd], lowest[odd], span[odd])
+    for start in range(0, len(beats), AT_ONCE):
+        some = beats[start : start + AT_ONCE]
+        usual = _usual(some)
+        if not usual.all():
+            odd = np.flatnonzero(~usual)
+            faults[start + odd] = _faults(some[odd])
     return faults
 
 
-def _faults(
-    beats: NDArray[np.float32],
-    highest: NDArray[np.float32],
-    lowest: NDArray[np.float32],
-    span: NDArray[np.float32],
-) -> NDArray[np.uint8]:
+def _usual(beats: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which beats, [N], are certainly good; nearly every one is.
+
+    The beats stand in columns: NumPy adds up and compares whole rows three times as fast as it
+    reduces each row by itself.
+    """
+    samples = np.ascontiguousarray(beats.T)
+    with np.errstate(invalid="ignore", over="ignore"):
+        highest = np.maximum.reduce(samples, axis=0)
+        lowest = np.minimum.reduce(samples, axis=0)
+        span = highest - lowest
+        moves = samples[1:] - samples[:-1]
+        np.abs(moves, out=moves)
+        # A NaN or infinite span fails the comparisons.
+        usual = np.add.reduce(moves, axis=0) < RESTLESS * span
+        usual &= span > FLATNESS * np.maximum(highest, -lowest)
+        usual &= np.add.reduce(moves == 0, axis=0, dtype=np.uint8) < LONGEST_PLATEAU - 1
+    return np.asarray(usual)
+
+
+def _faults(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the fault of each of the unusual beats, examined closely."""
     faults = np.zeros(len(beats), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
+        highest, lowest = beats.max(axis=1), beats.min(axis=1)
+        span = highest - lowest
         restless = _size(beats[:, 1:] - beats[:, :-1]) > RESTLESS * span
         faults[restless & _is_noise(beats)] = NOISE
     still = np.add.reduce(beats[:, 1:] == beats[:, :-1], axis=1) >= LONGEST_PLATEAU - 1

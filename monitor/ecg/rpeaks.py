@@ -55,6 +55,9 @@ Between the beats of a heart at 40 a minute a coarse converter is unchanged for 
 SHORTEST: Final = 2.0
 """Shortest signal that is searched for R peaks, in seconds."""
 
+_FIVE_POINTS = np.array([-1, -2, 0, 2, 1])
+"""The derivative of Pan and Tompkins."""
+
 Signal = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
@@ -115,14 +118,17 @@ class Finder:
             Failure: SciPy or sleepecg is not installed.
         """
         try:
-            from sleepecg.heartbeats import detect_heartbeats
+            # What `detect_heartbeats` calls once it has filtered the signal: the filter is the most
+            # of its work, and need not run once for each polarity. A test holds both together.
+            from sleepecg._heartbeat_detection import _squared_moving_integration, _thresholding
         except ModuleNotFoundError as missing:
             raise Failure(
                 f"a raw ECG needs {missing.name}: pip install 'ecg-monitor[segment]'"
             ) from None
         self._rate = rate
-        self._detect = detect_heartbeats
+        self._integrated, self._threshold = _squared_moving_integration, _thresholding
         self._qrs, self._wide = (Band(rate, low, 25) for low in (3, 2))
+        self._pan_tompkins = Band(rate, 5, 30)
 
     def peaks(self, signal: Signal) -> Positions:
         """Return the sample numbers of the R peaks in a signal, [n], in ascending order.
@@ -140,7 +146,14 @@ class Finder:
         return self._complexes(self._apart(self._centred(found, qrs), qrs), qrs)
 
     def _both_ways_up(self, signal: Signal) -> Positions:
-        return np.union1d(self._detect(signal, self._rate), self._detect(-signal, self._rate))
+        """Return the peaks that `sleepecg.detect_heartbeats` finds, whichever way is up."""
+        start = int(np.argmax(signal != signal[0])) if signal[1] == signal[0] else 0
+        filtered = np.ascontiguousarray(self._pan_tompkins(signal[start:]))
+        slope = np.correlate(filtered, _FIVE_POINTS, mode="same")
+        energy = self._integrated(slope, int(0.15 * self._rate))  # the same for either polarity
+        found = self._threshold(filtered, energy, self._rate)
+        found = np.logical_or(found, self._threshold(-filtered, energy, self._rate))
+        return np.flatnonzero(found) + start
 
     def _limited(self, signal: Signal) -> Signal:
         """Return the signal with all peaks within 2 s brought to a similar height."""
@@ -153,6 +166,8 @@ class Finder:
 
     def _apart(self, peaks: Positions, qrs: Signal) -> Positions:
         """Return the peaks without those too close to a larger one."""
+        if len(peaks) < 2 or np.min(peaks[1:] - peaks[:-1]) >= CLOSE * self._rate:
+            return peaks.astype(np.int64)
         free = np.ones(len(peaks), bool)
         kept: list[int] = []
         for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():

@@ -4,7 +4,6 @@
 a second, and looks at a device whose beats come.
 """
 
-import os
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from monitor.ecg.beat import Beats
 from monitor.errors import Failure
 from monitor.settings import ModelSettings
 from monitor.web.live_feed import MAX_WATCHED, REFRESH_INTERVAL, WATCH_TIMEOUT, LiveFeed
-from tests.bench.streaming import BeatPublisher, daemon_rate, running, stream
+from tests.bench.streaming import BeatPublisher, busy, daemon_speed, running, stream
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts
@@ -68,24 +67,14 @@ def looked_at(daemon: RunningDaemon, pages: int) -> Iterator[None]:
     time.sleep(WATCH_TIMEOUT if pages else 0.0)  # until the loop knows that nobody looks any more
 
 
-def busy(daemon: RunningDaemon) -> NDArray[np.float64]:
-    """Seconds of the processor that the loop's thread, and all threads, have had: float64 [2]."""
-    process = Path(f"/proc/{daemon.process.pid}")
-    spent = []
-    for stat in (process / "task" / str(daemon.process.pid) / "stat", process / "stat"):
-        fields = stat.read_text().rpartition(")")[2].split()
-        spent.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
-    return np.array(spent)
-
-
 def shares(daemon: RunningDaemon, port: int, packets: list[bytes]) -> NDArray[np.float64]:
     """The shares of a processor, in percent, that both need at `RATE`: float64 [2]."""
     publisher = BeatPublisher(port)
-    begun, before = time.perf_counter(), busy(daemon)
+    begun, before = time.perf_counter(), busy(daemon.process.pid)
     for i in range(0, RATE * SECONDS, 50):
         time.sleep(max(0.0, begun + i / RATE - time.perf_counter()))
         publisher.send(packets[i : i + 50], 1)
-    return 100 * (busy(daemon) - before) / (time.perf_counter() - begun)
+    return 100 * (busy(daemon.process.pid) - before) / (time.perf_counter() - begun)
 
 
 def measure(folder: Path, hearts: Hearts) -> Table:
@@ -100,7 +89,7 @@ def measure(folder: Path, hearts: Hearts) -> Table:
         for _ in range(TURNS):
             for pages in PAGES:
                 with looked_at(daemon, pages):
-                    rates[pages].append(daemon_rate(daemon, broker.port, packets, 1, MESSAGES))
+                    rates[pages].append(daemon_speed(daemon, broker.port, packets, 1).rate)
                     needs[pages].append(shares(daemon, broker.port, packets))
     for pages in PAGES:
         ratios = [rate / none for rate, none in zip(rates[pages], rates[0], strict=True)]

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ from rich.table import Table
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.batch import datasets
 from monitor.detector.model_file import Detector, shipped
-from monitor.ecg import codec, quality
+from monitor.ecg import chunks, codec, quality
 from monitor.ecg.beat import fingerprints
+from monitor.ecg.chunks import Chunk
+from monitor.ecg.segmenter import Segmenter
 from monitor.errors import Failure
 from monitor.metrics import Metrics
 from monitor.mqtt.packets import parse_publish
@@ -38,12 +41,16 @@ from monitor.topics import Topics
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_float32, as_json
-from tests.harness.faults import OPEN
+from tests.harness.faults import OPEN, RAW_RATE
+from tests.harness.signals import heart
 
 TURNS = 5
 MESSAGES = 30_000
 ANOMALOUS = 0.02
 """Share of the beats that are anomalous, in runs of three: each run raises an alarm."""
+
+PATIENTS, PATIENT_SECONDS = 20, 60
+"""Who send raw samples, and how much of it."""
 
 SETTINGS = {"ALARM__SILENT_AFTER": "0"}
 VERSIONS = {"5": 5, "3.1.1": 4}
@@ -68,6 +75,7 @@ def stream(
     each: int,
     qos: int,
     topic_of: bytes = b"ecg/bed-%d/beats",
+    encode: Callable[[NDArray[np.float32]], bytes] = codec.encode_float32,
 ) -> list[bytes]:
     """Packets whose beats are anomalous now and then."""
     draw = np.random.default_rng(0)
@@ -82,7 +90,7 @@ def stream(
         if run and each > 1:
             beats[:3] = odd[draw.integers(0, len(odd), 3)][: len(beats)]
         topic = topic_of % device
-        packets.append(packet(topic, beats.astype("<f4").tobytes(), qos, i % 65535 + 1))
+        packets.append(packet(topic, encode(beats), qos, i % 65535 + 1))
     return packets
 
 
@@ -129,20 +137,88 @@ client.loop_forever()
 """
 
 
-def bare_rate(port: int, packets: list[bytes], qos: int, protocol: str) -> float:
-    """Messages a second of a subscriber that does nothing."""
-    arguments = map(str, (port, qos, VERSIONS[protocol], len(packets)))
+def busy(pid: int) -> NDArray[np.float64]:
+    """Seconds of the processor that a process's first thread, and all, have had: float64 [2]."""
+    process = Path(f"/proc/{pid}")
+    spent = []
+    for stat in (process / "task" / str(pid) / "stat", process / "stat"):
+        fields = stat.read_text().rpartition(")")[2].split()
+        spent.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return np.array(spent)
+
+
+class Speed(NamedTuple):
+    """Messages a second by the clock on the wall, and microseconds of the processor for each."""
+
+    rate: float
+    cost: float
+
+
+def bare_speed(port: int, packets: list[bytes], qos: int, protocol: str) -> Speed:
+    """Return the speed of a subscriber that does nothing."""
+    return _speed_of(BARE, (port, qos, VERSIONS[protocol], len(packets)), port, packets, qos)
+
+
+def _speed_of(
+    program: str, arguments: tuple[int, ...], port: int, packets: list[bytes], qos: int
+) -> Speed:
+    """Return the speed of a subscriber: from the first message sent until it has seen all."""
     with subprocess.Popen(
-        [sys.executable, "-c", BARE, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True
     ) as bare:
         assert bare.stdout is not None
         assert bare.stdout.readline() == "ready\n"
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), busy(bare.pid)[1]
         BeatPublisher(port).send(packets, qos)
         assert bare.stdout.readline() == "done\n"
-        seconds = time.perf_counter() - begun
+        seconds, spent = time.perf_counter() - begun, busy(bare.pid)[1] - before
         bare.kill()
-    return len(packets) / seconds
+    return Speed(len(packets) / seconds, 1e6 * spent / len(packets))
+
+
+READING = """
+import socket, struct, sys
+port, qos, number = map(int, sys.argv[1:])
+s = socket.create_connection(("127.0.0.1", port))
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+s.sendall(b"\\x10\\x13\\0\\4MQTT\\4\\2\\0\\0\\0\\7reading")
+assert s.recv(4)[3] == 0
+s.sendall(b"\\x82\\x10\\0\\1\\0\\x0becg/+/beats" + bytes([qos]))
+assert s.recv(5)[0] == 0x90
+print("ready", flush=True)
+data, seen = b"", 0
+while seen < number:
+    data += s.recv(262144)
+    at, answers = 0, []
+    while True:
+        length = shift = 0
+        i = at + 1
+        while i < len(data):
+            length |= (data[i] & 127) << shift
+            shift += 7
+            i += 1
+            if data[i - 1] < 128:
+                break
+        else:
+            break
+        if i + length > len(data):
+            break
+        seen += 1
+        if qos:
+            end = i + 2 + (data[i] << 8 | data[i + 1])
+            answers.append(b"\\x40\\2" + data[end : end + 2])
+        at = i + length
+    data = data[at:]
+    s.sendall(b"".join(answers))
+print("done", flush=True)
+"""
+"""Takes the packets of MQTT 3.1.1 off its socket and acknowledges them, and no more: as fast as
+that is what the broker can do, and no subscriber can be faster."""
+
+
+def reading_speed(port: int, packets: list[bytes], qos: int) -> Speed:
+    """Return the speed of a subscriber that only reads and acknowledges."""
+    return _speed_of(READING, (port, qos, len(packets)), port, packets, qos)
 
 
 @contextmanager
@@ -153,67 +229,155 @@ def running(folder: Path, url: str, **settings: str) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def daemon_rate(
-    daemon: RunningDaemon, port: int, packets: list[bytes], qos: int, beats: int
-) -> float:
-    """Messages a second of the daemon, from the first one sent to the last one scored."""
-    scored = "ecg_monitor_beats_received_total"
-    target = daemon.value(scored) + beats
-    sender = threading.Thread(target=BeatPublisher(port).send, args=(packets, qos))
-    begun = time.perf_counter()
-    sender.start()
-    while daemon.value(scored) < target:
-        time.sleep(0.01)
-        assert time.perf_counter() - begun < 120, daemon.value(scored)
-    seconds = time.perf_counter() - begun
-    sender.join()
-    return len(packets) / seconds
+def daemon_speed(
+    daemon: RunningDaemon,
+    port: int,
+    packets: list[bytes],
+    qos: int,
+    topic: bytes = b"ecg/%b/beats",
+) -> Speed:
+    """Return the speed of the daemon: from the first message sent to the alert of the last ones.
+
+    Those are three flat beats of a device of their own, under `topic`. (To ask the daemon how far
+    it is, a hundred times a second, would halve its speed.)
+    """
+    last = f"last-{time.monotonic_ns()}"
+    payload = codec.encode_float32(np.zeros((3, 140), np.float32))
+    flat = packet(topic % last.encode(), payload, qos, 65535)
+    with Ward(port, last, device=last) as ward:
+        sender = threading.Thread(target=BeatPublisher(port).send, args=([*packets, flat], qos))
+        begun, before = time.monotonic(), busy(daemon.process.pid)[1]
+        sender.start()
+        while not (moments := [at for at, name, *_ in list(ward.seen) if name.endswith("/alerts")]):
+            time.sleep(0.001)
+            assert time.monotonic() - begun < 120
+        spent = busy(daemon.process.pid)[1] - before
+        sender.join()
+    return Speed(len(packets) / (moments[0] - begun), 1e6 * spent / len(packets))
 
 
 def throughput(folder: Path, hearts: Hearts) -> Table:
     """One beat a message, the daemon and the bare subscriber in turn."""
-    title = f"Messages a second, one 560-byte beat each ({TURNS} turns, median)"
-    table = Table("QoS", "MQTT", "bare", "daemon", "ratio", "lowest", "highest", title=title)
+    title = f"Messages a second, one 560-byte beat each ({TURNS} turns, median, lowest to highest)"
+    columns = ("bare", "only read", "daemon", "ratio", "CPU µs: bare", "daemon", "ratio")
+    table = Table("QoS", "MQTT", *columns, title=title)
     for qos in (1, 0):
         packets = stream(hearts, MESSAGES, 100, 1, qos)
         for protocol in ("5", "3.1.1"):
-            bare, full = [], []
+            bare, reading, full = [], [], []
+            settings = {"MQTT__PROTOCOL": protocol, "INPUT__QOS": str(qos)}
             with Mosquitto(folder, OPEN) as broker:
                 for _ in range(TURNS):
-                    bare.append(bare_rate(broker.port, packets, qos, protocol))
-                    settings = {"MQTT__PROTOCOL": protocol, "INPUT__QOS": str(qos)}
+                    bare.append(bare_speed(broker.port, packets, qos, protocol))
+                    reading.append(reading_speed(broker.port, packets, qos))
                     with running(folder, broker.url, **settings) as daemon:
-                        full.append(daemon_rate(daemon, broker.port, packets, qos, len(packets)))
-            ratios = [f / b for f, b in zip(full, bare, strict=True)]
+                        full.append(daemon_speed(daemon, broker.port, packets, qos))
+            pairs = list(zip(full, bare, strict=True))
             table.add_row(
                 str(qos),
                 protocol,
-                f"{statistics.median(bare):,.0f}",
-                f"{statistics.median(full):,.0f}",
-                f"{statistics.median(ratios):.2f}",
-                f"{min(ratios):.2f}",
-                f"{max(ratios):.2f}",
+                *(_median([each.rate for each in some]) for some in (bare, reading, full)),
+                _spread([f.rate / b.rate for f, b in pairs]),
+                *(_median([each.cost for each in some], ".1f") for some in (bare, full)),
+                _spread([b.cost / f.cost for f, b in pairs]),
             )
     return table
 
 
 def batches(folder: Path, hearts: Hearts) -> Table:
     """Many beats a message, beside what onnxruntime makes of them alone."""
-    table = Table("beats a message", "beats/s", "of onnxruntime's", title="Beats a second, QoS 1")
+    title = f"Beats a second beside onnxruntime alone, QoS 1 ({TURNS} turns, median)"
+    columns = ("onnxruntime", "only read", "ratio", "daemon", "ratio", "ratio of CPU time")
+    table = Table("beats a message", *columns, title=title)
     detector = Detector(shipped("ecg"))
     beats = hearts.normal(4096)
     for each in (8, 32, 128):
         packets = stream(hearts, 300_000 // each, 20, each, 1)
-        rates, alone = [], []
+        alone, cost, reading, full = [], [], [], []
         with Mosquitto(folder, OPEN) as broker:
-            for _ in range(3):
-                alone.append(len(beats) / seconds_of(lambda: detector.score(beats), 20))
+            for _ in range(TURNS):
+                alone.append(len(beats) / seconds_of(lambda: detector.score(beats), 20) / each)
+                spent = seconds_of(lambda: detector.score(beats), 20, time.thread_time)
+                cost.append(1e6 * each * spent / len(beats))
+                reading.append(reading_speed(broker.port, packets, 1).rate)
                 with running(folder, broker.url) as daemon:
-                    number = len(packets) * each
-                    rates.append(each * daemon_rate(daemon, broker.port, packets, 1, number))
-        share = statistics.median(r / a for r, a in zip(rates, alone, strict=True))
-        table.add_row(str(each), f"{statistics.median(rates):,.0f}", f"{share:.2f}")
+                    full.append(daemon_speed(daemon, broker.port, packets, 1))
+        table.add_row(
+            str(each),
+            *(_median([each * rate for rate in rates]) for rates in (alone, reading)),
+            _spread([r / a for r, a in zip(reading, alone, strict=True)]),
+            _median([each * speed.rate for speed in full]),
+            _spread([f.rate / a for f, a in zip(full, alone, strict=True)]),
+            _spread([c / f.cost for f, c in zip(full, cost, strict=True)]),
+        )
     return table
+
+
+def signals(folder: Path, _hearts: Hearts) -> Table:
+    """Raw samples, a chunk a second from each device: all of `segment`, beside the cutting alone.
+
+    By the processor's time, so that it does not matter what else the machine does.
+    """
+    title = f"Patients at {RAW_RATE} Hz for each core, one lead ({TURNS} turns, median)"
+    table = Table("", "patients a core", "of the cutting alone", title=title)
+    hearts = [heart(PATIENT_SECONDS, RAW_RATE, 50 + 2 * i, i)[0] for i in range(PATIENTS)]
+    Segmenter(RAW_RATE).feed(hearts[0])  # SciPy is loaded before the first turn
+    starts = range(0, len(hearts[0]), RAW_RATE)
+    encoders: dict[str, Callable[[Chunk], bytes]] = {
+        "segment, float32": chunks.encode_float32,
+        "segment, JSON": chunks.encode_json,
+    }
+    number = len(starts) * PATIENTS
+
+    def packets(topic: bytes, encode: Callable[[Chunk], bytes]) -> list[bytes]:
+        return [
+            packet(
+                topic % i,
+                encode(Chunk({"": signal[start : start + RAW_RATE]}, RAW_RATE, start)),
+                1,
+                start // RAW_RATE % 65535 + 1,
+            )
+            for start in starts
+            for i, signal in enumerate(hearts)
+        ]
+
+    rates: dict[str, list[float]] = {"the cutting alone": [], **{name: [] for name in encoders}}
+    with Mosquitto(folder, OPEN) as broker, ExitStack() as stack:
+        daemons = {}
+        for i, name in enumerate(encoders):
+            own = {"MQTT__CLIENT_ID": f"bench-{i}", "SEGMENT__RATE": str(RAW_RATE)}
+            own |= {
+                "SEGMENT__JOURNAL": str(folder / f"{i}.db"),
+                "SEGMENT__TOPIC": f"{i}/{{device}}",
+            }
+            daemon = RunningDaemon(folder, broker.url, command="segment", **own)
+            daemons[name] = stack.enter_context(daemon)
+        for turn in range(TURNS):
+            begun = time.process_time()
+            for signal in hearts:
+                segmenter = Segmenter(RAW_RATE)
+                for start in starts:
+                    segmenter.feed(signal[start : start + RAW_RATE])
+            rates["the cutting alone"].append(number / (time.process_time() - begun))
+            for i, (name, daemon) in enumerate(daemons.items()):
+                before = busy(daemon.process.pid)[1]
+                some = packets(b"%d/raw-%d-%%d" % (i, turn), encoders[name])
+                BeatPublisher(broker.port).send(some, 1)
+                while daemon.value("ecg_monitor_chunks_received_total") < number * (turn + 1):
+                    time.sleep(0.5)
+                rates[name].append(number / (busy(daemon.process.pid)[1] - before))
+    for name, turns in rates.items():
+        ratios = [r / alone for r, alone in zip(turns, rates["the cutting alone"], strict=True)]
+        table.add_row(name, _median(turns), _spread(ratios))
+    return table
+
+
+def _median(values: list[float], how: str = ",.0f") -> str:
+    return f"{statistics.median(values):{how}}"
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _probe(port: int, hearts: Hearts, number: int, rate: float, sent: Connection) -> None:
@@ -295,8 +459,10 @@ def partitions(folder: Path, hearts: Hearts) -> Table:
                 with ThreadPoolExecutor(number) as pool:
                     ports = [brokers[i % len(brokers)].port for i in range(number)]
                     done = [
-                        pool.submit(daemon_rate, daemon, port, own, 1, MESSAGES)
-                        for daemon, port, own in zip(daemons, ports, packets, strict=False)
+                        pool.submit(daemon_speed, daemon, port, own, 1, b"beats/%d/%%b" % i)
+                        for i, (daemon, port, own) in enumerate(
+                            zip(daemons, ports, packets, strict=False)
+                        )
                     ]
                     for each in done:
                         each.result()
@@ -318,7 +484,7 @@ def many_devices(folder: Path, hearts: Hearts) -> Table:
             for n, some in packets.items():
                 with running(folder, broker.url) as daemon:
                     before = resident(daemon)
-                    rates[n].append(daemon_rate(daemon, broker.port, some, 1, len(some)))
+                    rates[n].append(daemon_speed(daemon, broker.port, some, 1).rate)
                     grown[n].append(resident(daemon) - before)
     ratios = [b / a for a, b in zip(rates[1], rates[100_000], strict=True)]
     for n in packets:
@@ -335,7 +501,7 @@ def endurance(folder: Path, hearts: Hearts) -> Table:
     packets = stream(hearts, 100_000, 100, 1, 1)
     with Mosquitto(folder, OPEN) as broker, running(folder, broker.url) as daemon:
         for n in range(10):
-            daemon_rate(daemon, broker.port, packets, 1, len(packets))
+            daemon_speed(daemon, broker.port, packets, 1)
             if n in (0, 4, 9):
                 table.add_row(f"{(n + 1) * len(packets):,}", f"{resident(daemon) / 1000:.1f}")
     times = []
@@ -354,14 +520,16 @@ def resident(daemon: RunningDaemon) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE") // 1000
 
 
-def seconds_of(work: Callable[[], object], times: int) -> float:
-    """Seconds that one run takes: the fastest of five series."""
+def seconds_of(
+    work: Callable[[], object], times: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds that one run takes, by this clock: the fastest of five series."""
     series = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = clock()
         for _ in range(times):
             work()
-        series.append((time.perf_counter() - begun) / times)
+        series.append((clock() - begun) / times)
     return min(series)
 
 
@@ -422,9 +590,9 @@ def parts(beats: NDArray[np.float32], detector: Detector) -> dict[str, Callable[
 def main() -> None:
     """Print every table, or those that are named."""
     hearts = Hearts(datasets.ecg())
-    console = Console(width=100)
+    console = Console(width=130)
     chosen = sys.argv[1:]
-    tables = (throughput, batches, partitions, latency, many_devices, endurance)
+    tables = (throughput, batches, signals, partitions, latency, many_devices, endurance)
     for measure in tables:
         if not chosen or measure.__name__ in chosen:
             with tempfile.TemporaryDirectory() as folder:

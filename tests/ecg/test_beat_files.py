@@ -34,7 +34,7 @@ def read(path: Path, rows: int = beat_files.ROWS) -> beat_files.Block:
     return beat_files.Block(
         np.concatenate([block.beats for block in blocks]),
         np.concatenate(labels) if labels else None,
-        [device for block in blocks for device in block.devices],
+        [str(device) for block in blocks for device in block.devices],
         np.concatenate([block.seq for block in blocks]),
     )
 

@@ -40,6 +40,12 @@ def test_what_is_larger_than_any_ecg_was_lost(sample: str) -> None:
     assert np.isnan(chunk.leads[""]).tolist() == [False, True, False]
 
 
+@given(st.binary(min_size=3, max_size=3), st.integers(1, 50))
+def test_float32_that_opens_like_json_is_still_float32(rest: bytes, number: int) -> None:
+    payload = b"{" + rest + np.full(number, -0.1, "<f4").tobytes()
+    assert len(chunks.decode(payload)) == number + 1
+
+
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [

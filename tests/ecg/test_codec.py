@@ -260,6 +260,14 @@ def test_a_number_that_float32_cannot_hold_becomes_infinite_for_the_quality_to_f
     assert samples(beats.data)[0, -2:].tolist() == [float("inf"), float("-inf")]
 
 
+@given(st.lists(st.floats(), min_size=140, max_size=140))
+def test_numbers_become_float32_as_numpy_makes_it(numbers: list[float]) -> None:
+    with np.errstate(over="ignore"):
+        plain = np.array(numbers).astype("<f4")
+    fast = np.frombuffer(codec._float32([numbers]), "<f4")
+    np.testing.assert_array_equal(fast, plain)  # NaN is NaN, whatever its bits
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

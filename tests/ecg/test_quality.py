@@ -1,5 +1,6 @@
 """Which beats can be believed: by their shape alone, in any unit."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from monitor.ecg.quality import (
     FAULTS,
     FLAT,
     GOOD,
+    JAGGED,
     LONGEST_PLATEAU,
     NOISE,
     NOT_FINITE,
+    RESTLESS,
     SATURATED,
+    TREMBLING,
     assess,
 )
 
@@ -192,6 +196,47 @@ def test_each_beat_is_assessed_by_itself() -> None:
     expected = np.array([GOOD, FLAT, SATURATED, NOT_FINITE])[order]
     assert np.array_equal(assess(batch), expected)
     assert assess(batch[:0]).shape == (0,)
+
+
+def plainly(beat: Floats) -> int:
+    """Return the fault of a beat by a plain loop over its samples, in double precision."""
+    values = beat.astype(np.float64).tolist()
+    span = max(values) - min(values)
+    if not np.isfinite(values).all():
+        return NOT_FINITE
+    if span <= 1e-6 * max(abs(value) for value in values):
+        return FLAT
+    for extreme in (max(values), min(values)):
+        run = 0
+        for value in values:
+            run = run + 1 if value == extreme else 0
+            if run >= LONGEST_PLATEAU:
+                return SATURATED
+
+    def size(steps: list[float]) -> float:
+        return sum(abs(step) for step in steps) / len(steps)
+
+    moves = [b - a for a, b in pairwise(values)]
+    jerks = [b - a for a, b in pairwise(moves)]
+    threes = [values[i + 3] - values[i] for i in range(len(values) - 3)]
+    mean = sum(values) / len(values)
+    deviation = size([value - mean for value in values])
+    noisy = size(jerks) > JAGGED * deviation or size(threes) > TREMBLING * deviation
+    return NOISE if noisy and size(moves) * len(moves) > RESTLESS * span else GOOD
+
+
+def test_many_beats_at_once_are_assessed_as_a_plain_loop_assesses_each(ecg: datasets.Beats) -> None:
+    draw = np.random.default_rng(1)
+    beats = ecg.beats[draw.integers(0, len(ecg.beats), 1500)].astype(np.float32)
+    beats[300:800] += draw.normal(0, draw.uniform(0, 3, (500, 1)), (500, 140))
+    level = draw.uniform(-1, 2, (300, 1))
+    beats[800:1100] = np.minimum(beats[800:1100], level)
+    beats[1100:1200] = draw.normal(size=(100, 1))
+    beats[1200:1250, draw.integers(0, 140)] = np.nan
+    beats[1250:1300, draw.integers(0, 140)] = np.inf
+    faults = assess(beats.astype(np.float32))
+    assert faults.tolist() == [plainly(beat) for beat in beats]
+    assert set(faults.tolist()) == {GOOD, NOT_FINITE, FLAT, SATURATED, NOISE}
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-2, 0.1, 1, 10, 200, 1e3])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sleepecg.heartbeats import detect_heartbeats
 
 from monitor.ecg import rpeaks
 
@@ -50,3 +51,27 @@ def test_a_wide_early_beat_is_found_among_narrow_ones() -> None:
 
 def test_a_flat_signal_has_no_beats() -> None:
     assert not len(rpeaks.Finder(360).peaks(np.zeros(3600)))
+
+
+@pytest.mark.parametrize("still", [0, 1, 2, 90])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_filter_finds_what_sleepecg_finds_with_either_polarity(seed: int, still: int) -> None:
+    draw = np.random.default_rng(seed)
+    at = np.cumsum(draw.uniform(0.3, 1.2, 30))
+    waves = [(t, draw.uniform(-1.5, 1.5), draw.uniform(0.01, 0.05)) for t in at[at < 11]]
+    ecg = signal(waves, 11.5, 250) + draw.uniform(0, 0.3) * draw.normal(size=2875)
+    ecg[: still + 1] = ecg[0]
+    plain = np.union1d(detect_heartbeats(ecg, 250.0), detect_heartbeats(-ecg, 250.0))
+    assert len(plain) > 5
+    np.testing.assert_array_equal(rpeaks.Finder(250.0)._both_ways_up(ecg), plain)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_peaks_that_are_apart_are_left_as_the_search_leaves_them(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    finder = rpeaks.Finder(250.0)
+    qrs = draw.normal(size=2875)
+    peaks = np.cumsum(draw.integers(63, 300, 20))
+    peaks = peaks[peaks < 2875]
+    kept = finder._fast(peaks, qrs, list(range(len(peaks))))
+    np.testing.assert_array_equal(finder._apart(peaks, qrs), peaks[kept])

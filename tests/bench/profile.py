@@ -1,0 +1,166 @@
+"""Where the daemon's time goes, station by station, with a real broker.
+
+`make profile` prints it. The daemon runs in this process, flooded by a publisher in another one;
+a clock of the processor's time stands at each station, so what else the machine does counts little.
+"""
+
+import functools
+import multiprocessing
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from monitor.batch import datasets
+from monitor.daemon import pipeline
+from monitor.daemon.loop import Daemon
+from monitor.detector.per_device import Detectors
+from monitor.ecg import codec
+from monitor.ecg.beat import Floats
+from monitor.errors import Failure
+from monitor.metrics import Metrics
+from monitor.settings import Settings
+from tests.bench.streaming import BeatPublisher, stream
+from tests.harness.brokers import Mosquitto
+from tests.harness.devices import Hearts
+from tests.harness.faults import OPEN
+
+BEATS = 60_000
+"""Published for each column, after a tenth as many that warm up."""
+
+STATIONS = {
+    "receive": "wait, read, take PUBLISH packets apart",
+    "decode": "find the device; samples from the payload",
+    "score": "run the graph",
+    "judge": "signal quality, verdicts",
+    "decide": "keys, rhythm, alarms",
+    "publish": "alerts and retained alarms",
+    "count": "metrics, history, live page",
+    "acknowledge": "PUBACK packets",
+}
+
+
+ENCODERS: dict[str, Callable[[Floats], bytes]] = {
+    "float32": codec.encode_float32,
+    "JSON": lambda beats: codec.encode_json(beats, []),
+}
+
+
+class Stopwatch:
+    """Adds up this thread's processor time by station; what is within another counts once."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    def around(self, owner: Any, name: str, station: str) -> None:
+        """Time each call of `owner.name`."""
+        work: Callable[..., Any] = getattr(owner, name)
+
+        @functools.wraps(work)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append(0.0)
+            begun = time.thread_time()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                spent = time.thread_time() - begun
+                self.seconds[station] += spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        setattr(owner, name, timed)
+
+
+def _publish(port: int, packets: list[bytes]) -> None:
+    BeatPublisher(port).send(packets, 1)
+
+
+def profile(folder: Path, packets: list[bytes], beats: int) -> dict[str, float]:
+    """Return microseconds of the processor a beat, by station; each packet has `beats` of them."""
+    with Mosquitto(folder, OPEN) as broker:
+        settings = Settings.model_validate(
+            {
+                "mqtt": {"broker": broker.url},
+                "alarm": {"silent_after": 0},
+                "history": {"file": folder / "history.db"},
+            }
+        )
+        metrics = Metrics(CollectorRegistry())
+        daemon, watch = Daemon(settings, Detectors(settings.model), metrics), Stopwatch()
+        verdicts = pipeline._verdicts
+        try:
+            return _timed(daemon, watch, broker.port, packets, beats)
+        finally:
+            pipeline._verdicts = verdicts
+            daemon.shutdown()
+
+
+def _timed(
+    daemon: Daemon, watch: Stopwatch, port: int, packets: list[bytes], beats: int
+) -> dict[str, float]:
+    watch.around(daemon, "turn", "the rest")
+    for station in ("receive", "publish", "acknowledge"):
+        watch.around(daemon, f"_{station}", station)
+    watch.around(daemon, "_decide", "decide")
+    watch.around(daemon._pipeline, "_decode", "decode")
+    watch.around(daemon.detectors, "score", "score")
+    watch.around(pipeline, "_verdicts", "judge")
+    watch.around(daemon._counted, "count", "count")
+    watch.around(daemon._kept, "keep", "count")
+    watch.around(daemon._shown, "update", "count")
+    received = daemon.metrics.received._value.get
+
+    def run(some: list[bytes]) -> None:
+        target = received() + beats * len(some)
+        publisher = multiprocessing.Process(target=_publish, args=(port, some))
+        publisher.start()
+        while received() < target or publisher.is_alive():
+            daemon.turn()
+        publisher.join()
+
+    while not daemon.consumer.connected or not daemon._recovered:
+        daemon.turn()
+    run(packets[: len(packets) // 10])
+    watch.seconds.clear()
+    before = time.process_time()
+    run(packets)
+    number = beats * len(packets)
+    spent = {name: watch.seconds[name] / number * 1e6 for name in [*STATIONS, "the rest"]}
+    own = time.process_time() - before
+    return spent | {"all of it, with other threads": own / number * 1e6}
+
+
+def measure(folder: Path, hearts: Hearts) -> Table:
+    """Return the table: one and 32 beats a message, as float32 and as JSON."""
+    columns: dict[str, dict[str, float]] = {}
+    for each in (1, 32):
+        for form, encode in ENCODERS.items():
+            packets = stream(hearts, BEATS // each, 100, each, 1, encode=encode)
+            own = folder / f"{each}-{form}"
+            own.mkdir()
+            columns[f"{each}, {form}"] = profile(own, packets, each)
+    title = "Microseconds of the processor a beat, by beats a message (QoS 1, MQTT 5)"
+    table = Table("", *columns, "what it is", title=title)
+    for row in next(iter(columns.values())):
+        figures = (f"{column[row]:.2f}" for column in columns.values())
+        table.add_row(row, *figures, STATIONS.get(row, ""))
+    return table
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        Console(width=120).print(measure(Path(folder), Hearts(datasets.ecg())))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        raise SystemExit(f"error: {failure}") from None
