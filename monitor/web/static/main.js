@@ -1,50 +1,56 @@
-// Requests the daemon's state three times a second, and shows it.
+// Requests the daemon's state three times a second, less often while hidden, and shows it.
 
 import { allow, reach, takeToken } from "./attend.js";
+import { call } from "./calling.js";
+import { after, forget } from "./clock.js";
 import { showDevice } from "./device.js";
 import { note, say, the } from "./elements.js";
 import { showHistory } from "./history.js";
 import { showSignal } from "./signal.js";
+import { showTab } from "./tab.js";
 import { showTrend } from "./trend.js";
 import { several, time } from "./units.js";
 import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
 
 const EVERY = 300; // milliseconds from an answer to the next request
+const HIDDEN = 2000; // … while nobody sees the page, which still calls
 const AGAIN = 1000; // … if there was no answer
 const WITHIN = 4000; // milliseconds that an answer may take
 
 let view = null; // the last snapshot
 let chosen = null; // the selected device
 let lost = null; // since when the daemon has not been reached, in milliseconds
+let blind = null; // since when no alarm has been able to come, for this or another reason
 let timer = 0;
 
 async function look() {
-  clearTimeout(timer);
-  if (document.hidden) return; // requested again when the tab is shown
+  forget(timer);
   const seen = await ask();
-  clearTimeout(timer);
-  timer = setTimeout(look, seen ? EVERY : AGAIN);
-  if (seen) {
-    lost = null;
-    view = seen.view ?? view;
-    allow(seen.attending);
-    reach(true);
-    show(seen.trouble ?? (seen.view ? null : "it has no data to show"), seen.uncalled);
-  } else {
-    lost ??= Date.now();
-    reach(false);
-    showLoss();
-  }
+  forget(timer);
+  timer = after(!seen ? AGAIN : document.hidden ? HIDDEN : EVERY, look);
+  const trouble = seen && (seen.trouble ?? (seen.view ? null : "it has no data to show"));
+  view = seen?.view ?? view;
+  lost = seen ? null : (lost ?? Date.now());
+  blind = seen && !trouble ? null : (blind ?? Date.now());
+  call(view, blind && (Date.now() - blind) / 1000); // first of all, whatever else may fail
+  reach(seen !== null);
+  if (!seen) return showLoss();
+  allow(seen.attending);
+  show(trouble, seen.uncalled);
 }
 
 /** Return the daemon's state; null if it cannot be reached. */
 async function ask() {
-  const question = new URLSearchParams(chosen === null ? {} : { device: chosen });
+  const question = new URLSearchParams(chosen === null || document.hidden ? {} : { device: chosen });
+  const control = new AbortController();
+  const overdue = after(WITHIN, () => control.abort());
   try {
-    const answer = await fetch(`api/live?${question}`, { signal: AbortSignal.timeout(WITHIN) });
+    const answer = await fetch(`api/live?${question}`, { signal: control.signal });
     return answer.ok ? await answer.json() : null;
   } catch {
     return null;
+  } finally {
+    forget(overdue);
   }
 }
 
@@ -59,6 +65,7 @@ function show(trouble, uncalled) {
   say(the("running"), `ecg-monitor ${version} · ${models.map(({ name, sha256 }) => `${name} (${sha256.slice(0, 12)})`).join(", ")}`);
   showState(trouble);
   showAlarms(view);
+  if (document.hidden) return; // nor did it ask for the device's beats
   showDevices(view, chosen);
   showDevice(chosen, view);
   showHistory(view, chosen);
@@ -82,7 +89,7 @@ function showState(trouble) {
   say(the("state"), trouble ? "problem" : said.join(", ") + calm);
   const first = loud ? view.alarms[0] : null; // the first one that needs attention, if any does
   the("state").className = trouble ? "lost" : `${first?.priority ?? "ok"}${first && !unseen ? " attended" : ""}`;
-  document.title = loud ? `(${loud}) ECG monitor` : "ECG monitor";
+  showTab({ lost: trouble && "problem", priority: first?.priority ?? null, devices: loud, seen: !unseen });
 }
 
 function showLoss() {
@@ -92,7 +99,7 @@ function showLoss() {
   note(the("trouble"), `The monitor has been unreachable since ${since}.${old}`);
   say(the("state"), "unreachable");
   the("state").className = "lost";
-  document.title = "? ECG monitor";
+  showTab({ lost: "unreachable" });
 }
 
 /** Select the device in the address, or else the first one in alarm, or else the first one. */

@@ -10,14 +10,29 @@ export const address = (device) => `#${new URLSearchParams({ device })}`;
 
 /** Show the alarms, and announce new ones to a screen reader. */
 export function showAlarms(view) {
+  const focused = document.activeElement;
+  const held = the("alarm-list").contains(focused);
   list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
     updateAlarm(card, alarm, view);
   });
+  if (held) keepFocus(focused);
   the("no-alarms").hidden = view.alarms.length > 0;
   const shown = new Set(view.alarms.map((alarm) => alarm.device)).size;
   const more = view.in_alarm - shown;
   note(the("more-alarms"), more > 0 ? `${several(more, "more device")} in alarm.` : "");
   tell(view.alarms.filter((alarm) => !alarm.shelved));
+}
+
+/**
+ * Keep the focus in the list: a card that has moved loses it, and so does a button that has gone. Whoever
+ * acknowledges by keyboard comes to the name on the next card, not to its button: a key pressed twice
+ * must not acknowledge what nobody has read.
+ */
+function keepFocus(focused) {
+  const stays = focused.isConnected && focused.checkVisibility();
+  if (stays && document.activeElement === focused) return;
+  const next = the("alarm-list").querySelector("li:not(.attended, .shelved) .name") ?? the("alarms-title");
+  (stays ? focused : next).focus({ preventScroll: stays });
 }
 
 function makeAlarm(alarm) {
@@ -80,12 +95,19 @@ export function counts({ alarms, in_alarm: all }) {
 function tell(alarms) {
   const open = new Map(alarms.map((alarm) => [alarm.id, alarm.priority]));
   const news = alarms.filter((alarm) => known?.get(alarm.id) !== alarm.priority);
-  if (known && news.length) {
-    const each = news.slice(0, 3).map((a) => `${a.device}: ${KINDS[a.kind]}, ${a.priority} priority`);
-    const more = news.length > 3 ? `, and ${several(news.length - 3, "more alarm")}` : "";
-    say(the("news"), `Alarm. ${each.join("; ")}${more}`);
+  if (known) {
+    const urgent = news.filter((alarm) => alarm.priority === "high");
+    if (urgent.length) announce(the("news"), urgent);
+    if (news.length > urgent.length) announce(the("lesser-news"), news.filter((alarm) => !urgent.includes(alarm)));
   }
   known = open;
+}
+
+/** Put alarms into a live region; as a new text, so that the same alarm is read out again. */
+function announce(region, alarms) {
+  const each = alarms.slice(0, 3).map((a) => `${a.device}: ${KINDS[a.kind]}, ${a.priority} priority`);
+  const more = alarms.length > 3 ? `, and ${several(alarms.length - 3, "more alarm")}` : "";
+  region.replaceChildren(`Alarm. ${each.join("; ")}${more}`);
 }
 
 /** Return the devices in the order of the list: by name, bed-2 before bed-10. */
