@@ -11,7 +11,7 @@ export const address = (device) => `#${new URLSearchParams({ device })}`;
 /** Show the alarms, and announce new ones to a screen reader. */
 export function showAlarms(view) {
   const focused = document.activeElement;
-  const held = the("alarm-list").contains(focused);
+  const held = the("alarm-list").contains(focused) && focused.matches(":focus-visible");
   list(the("alarm-list"), view.alarms, (alarm) => alarm.id, makeAlarm, (card, alarm) => {
     updateAlarm(card, alarm, view);
   });
@@ -24,7 +24,7 @@ export function showAlarms(view) {
 }
 
 /**
- * Keep the focus in the list: a card that has moved loses it, and so does a button that has gone. Whoever
+ * Keep the keyboard's focus in the list: a card that has moved loses it, and so does a button that has gone. Whoever
  * acknowledges by keyboard comes to the name on the next card, not to its button: a key pressed twice
  * must not acknowledge what nobody has read.
  */
