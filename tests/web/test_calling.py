@@ -168,7 +168,7 @@ def test_sound_follows_the_most_serious_alarm_and_what_people_do(
     expect(page.locator("#alarm-list li")).to_have_count(3)
     expect(page.locator("#paused")).to_be_visible()  # it is as serious as what was paused
     assert pulses(page) == 5
-    scene.ectopic("bed-4", 3)
+    scene.ectopic("bed-4", 6)
     expect(page.locator("#paused")).to_be_hidden()
     expect(page.locator("#paused-news")).to_contain_text("more serious")
     assert pulses_of_a_burst(page, scene, 5) >= 10
@@ -185,7 +185,7 @@ def test_sound_follows_the_most_serious_alarm_and_what_people_do(
 def test_a_pause_ends_after_two_minutes_and_when_a_person_ends_it(
     browser: Browser, scene: Scene
 ) -> None:
-    scene.ectopic("bed-1", 3)
+    scene.ectopic("bed-1", 6)
     page = page_of(browser, scene)
     page.clock.install()
     expect(page.locator("#alarm-list li")).to_have_count(1)
@@ -209,7 +209,7 @@ def test_a_pause_ends_after_two_minutes_and_when_a_person_ends_it(
 def test_sound_that_the_browser_blocks_says_so_until_somebody_touches_the_page(
     browser: Browser, scene: Scene
 ) -> None:
-    scene.ectopic("bed-1", 3)
+    scene.ectopic("bed-1", 6)
     page = page_of(browser, scene, "localStorage.sound = 'on';")
     expect(switch(page, "Sound")).to_contain_text("blocked")
     expect(switch(page, "Sound")).to_have_class(re.compile("unheard"))
@@ -287,7 +287,7 @@ def test_notifications_are_asked_for_on_a_click_and_tell_what_is_new(
     notify.press("Enter")
     expect(notify).to_contain_text("on")
     assert page.evaluate("notes") == []
-    scene.ectopic("bed-2", 3)
+    scene.ectopic("bed-2", 6)
     scene.ward.wait(lambda: page.evaluate("notes.some((each) => each.requireInteraction)"))
     assert re.match(r"bed-2: Anomaly, (high|medium)", page.evaluate("notes[0].title"))
     page.evaluate("notes.at(-1).dispatchEvent(new Event('click'))")
@@ -323,14 +323,15 @@ def test_title_and_icon_have_the_colour_of_the_most_serious_alarm_though_hidden(
     named(page, "Anna")
     expect(page).to_have_title("ECG monitor")
     expect(page.locator("#device-list li")).to_have_count(1)
+    assert [worker.url.rpartition("/")[2] for worker in page.workers] == ["ticks.js"]
     page.evaluate("window.away = true")
     scene.flat("bed-1")
     expect(page).to_have_title("🔵 (1) ECG monitor")
-    scene.ectopic("bed-2")
+    expect(page.locator("#lesser-news")).to_contain_text("bed-1: Signal quality, low priority")
+    scene.ectopic("bed-2", 6)
     expect(page).to_have_title("🔴 (2) ECG monitor")
     assert 'fill="#d81b2d"' in icon(page)
     expect(page.locator("#news")).to_contain_text("bed-2: Anomaly, high priority")
-    expect(page.locator("#lesser-news")).to_contain_text("bed-1: Signal quality, low priority")
     page.evaluate("window.away = false")
     for bed in ("bed-1", "bed-2"):
         page.get_by_role("button", name=f"Acknowledge: {bed}").click()

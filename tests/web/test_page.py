@@ -277,6 +277,7 @@ def test_who_cannot_see_it_is_told(browser: Browser, scene: Scene) -> None:
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => +e.tagName[1])")
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.locator("#news").get_attribute("aria-live") == "assertive"
+    assert page.locator("#lesser-news").get_attribute("aria-live") == "polite"
     expect(page.locator("#chart")).to_have_attribute(
         "aria-label", re.compile(r"score [\d.e-]+, threshold")
     )
@@ -583,7 +584,7 @@ def test_what_somebody_has_seen_to_is_quiet_and_below_the_rest(
     page.get_by_role("button", name="Shelve", exact=True).click()
     expect(cards.last).to_contain_text(re.compile(r"bed-3.*shelved by Bert until \d\d:\d\d"))
     expect(state).to_have_text("2 of 3 devices in alarm, 1 not acknowledged, 1 shelved")
-    expect(page).to_have_title("(2) ECG monitor")
+    expect(page).to_have_title("🟡 (2) ECG monitor")
     assert [text.split()[0] for text in cards.locator("a").all_inner_texts()] == [
         "bed-2",
         "bed-1",
