@@ -70,6 +70,7 @@ def take(file: Path, width: int, height: int, scheme: str) -> None:
                     reduced_motion="reduce",  # no picture of half a beat
                 )
                 page.goto(f"http://{daemon.address}/#device={ILL}")
+                page.get_by_role("switch", name="Sound").click()
                 patients = threading.Thread(target=play, args=(ward,))
                 patients.start()
                 time.sleep(SECONDS)
