@@ -1,6 +1,8 @@
-"""The picture of the live page in the README: `python -m tests.harness.screenshot FILE`.
+"""The pictures of the README: `python -m tests.harness.screenshot docs/page.png` is the live page.
 
 A ward of simulated patients, a real broker, the real daemon and a real Chromium.
+`python -m tests.harness.screenshot docs/report.png --report --width 1100 --height 1850` is the
+report on a simulated recording.
 """
 
 import argparse
@@ -13,7 +15,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from monitor.commands.report import of_recording
 from monitor.ecg.simulator import Simulator
+from monitor.settings import Settings
+from tests.harness import signals
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
@@ -80,15 +85,38 @@ def take(file: Path, width: int, height: int, scheme: str) -> None:
                 patients.join()
 
 
+def take_report(file: Path, width: int, height: int, scheme: str) -> None:
+    """Take the picture of a report's beginning: a heart that is fast for a minute, and pauses."""
+    rate = 250
+    still = 0.01 * np.random.default_rng(1).standard_normal(6 * rate)
+    parts = [
+        signals.heart(seconds, rate, per_minute, seed)[0]
+        for seed, (seconds, per_minute) in enumerate([(900, 72), (60, 165), (840, 80), (600, 64)])
+    ]
+    signal = np.concatenate([*parts[:3], still, parts[3]])
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        signals.write(Path(folder), "bed-7", rate, {"II": signal, "V1": 0.6 * signal})
+        out = Path(folder, "bed-7.html")
+        of_recording(Path(folder, "bed-7"), Settings(), None, out)
+        page = browser.new_page(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if scheme == "dark" else "light",
+        )
+        page.goto(out.as_uri())
+        page.screenshot(path=file)
+
+
 def main() -> None:
     """Parse the arguments and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--width", type=int, default=1440)
     parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--report", action="store_true")
     parser.add_argument("--scheme", choices=("light", "dark"), default="light")
     arguments = parser.parse_args()
-    take(arguments.file, arguments.width, arguments.height, arguments.scheme)
+    picture = take_report if arguments.report else take
+    picture(arguments.file, arguments.width, arguments.height, arguments.scheme)
 
 
 if __name__ == "__main__":
