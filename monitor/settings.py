@@ -283,6 +283,10 @@ class AlarmSettings(Table):
     silent_after: float = Field(_POLICY.silent_after, ge=0)
     """Seconds without a beat after which a device is reported as silent. 0: never."""
 
+    latch: list[Priority | Kind] = []
+    """Priorities and kinds of alarm that stay until somebody has acknowledged them, also once their
+    condition is over: ["high"], ["asystole", "ventricular-fibrillation"]. Default: none."""
+
     @model_validator(mode="after")
     def _check_order(self) -> "AlarmSettings":
         if self.raise_at > self.window:

@@ -6,7 +6,7 @@ Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality,
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from sys import byteorder
 from typing import Final, NamedTuple, Self
@@ -113,6 +113,7 @@ class Decision(NamedTuple):
         before: the priority it had; None for "raised".
         withheld_by: who has the device shelved, so that nobody is to be alerted; None else.
         heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
+        over_since: when the condition ended of an alarm that was latched since; None else.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Decision(NamedTuple):
     withheld_by: str | None
     heart_rate: float | None
     pause_s: float | None
+    over_since: float | None = None
 
 
 class Alarms:
@@ -142,8 +144,10 @@ class Alarms:
     left, and when, while beats of theirs may be under way.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, latching: Collection[Priority | Kind] = ()) -> None:
+        """Decide by this policy; alarms of these priorities and kinds latch."""
         self.policy = policy
+        self._latching = latching
         self.devices: dict[str, Device] = {}
         self.silent: dict[str, Device] = {}
         self.open: dict[str, str] = {}
@@ -241,8 +245,8 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
-        if "silent" in device.open:
-            decisions += self._step(Trigger.CLEAR, name, device, "silent", beat)
+        if device.active("silent") is not None:
+            decisions += self._end(name, device, "silent", time, beat)
         if verdict == POOR and device.quality is None:
             device.quality = BeatWindow("." * device.anomaly.seen)  # until now all were good
         if device.quality is not None:
@@ -268,18 +272,16 @@ class Alarms:
         window.bits = ((window.bits << 1) | (verdict != NORMAL)) & self._full
         window.ventricular = ((window.ventricular << 1) | (verdict == VENTRICULAR)) & self._full
         window.seen = min(window.seen + 1, policy.window)
-        number, alarm = window.bits.bit_count(), device.open.get(kind)
+        number, alarm = window.bits.bit_count(), device.active(kind)
         first, whole = KINDS[kind].priorities
         if alarm is None:
             if self._raises(verdict, window) and not device.explains(kind):
-                device.open[kind] = ActiveAlarm(
-                    "", first if number < policy.window else whole, time
-                )
-                decisions += self._step(Trigger.RAISE, name, device, kind, beat)
+                priority = first if number < policy.window else whole
+                decisions += self._raise(name, device, kind, priority, time, beat)
         elif number == policy.window and alarm.priority != whole and not device.explains(kind):
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
         elif number <= policy.clear_at and window.seen == policy.window:
-            decisions += self._step(Trigger.CLEAR, name, device, kind, beat)
+            decisions += self._end(name, device, kind, time, beat)
 
     def _raises(self, verdict: int, window: BeatWindow) -> bool:
         """Return whether the last beat, which must speak for the alarm itself, raises it."""
@@ -316,22 +318,21 @@ class Alarms:
             return decisions
         kind = finding.kind
         if kind is not None:
-            priorities, alarm = KINDS[kind].priorities, device.open.get(kind)
-            raised = alarm is None
+            priorities, alarm = KINDS[kind].priorities, device.active(kind)
+            about = finding.heart_rate, finding.pause_s
             if alarm is None:
                 priority = finding.priority if finding.priority in priorities else priorities[0]
                 begun = rfc3339(finding.since) > device.rhythm_ended  # else another one is over
                 since = finding.since if begun else time
-                alarm = device.open[kind] = ActiveAlarm("", priority, since)
-            alarm.heart_rate, alarm.pause_s = finding.heart_rate, finding.pause_s
-            if raised:
-                decisions += self._step(Trigger.RAISE, name, device, kind)
-            elif finding.priority == priorities[-1] != alarm.priority:
+                decisions += self._raise(name, device, kind, priority, since, about=about)
+                alarm = device.open[kind]
+            alarm.heart_rate, alarm.pause_s = about
+            if finding.priority == priorities[-1] != alarm.priority:
                 decisions += self._step(
                     Trigger.ESCALATE, name, device, kind, priority=finding.priority
                 )
-        for other in [each for each in RHYTHM_KINDS if each in device.open and each != kind]:
-            decisions += self._step(Trigger.CLEAR, name, device, other)
+        for other in [each for each in RHYTHM_KINDS if device.active(each) and each != kind]:
+            decisions += self._end(name, device, other, time)
             device.rhythm_ended = rfc3339(time)
         device.update_clean()
         device.unsaved |= bool(decisions)
@@ -355,35 +356,44 @@ class Alarms:
             if len(fallen) == most or device.heard + after > now:
                 break
             fallen.append(name)
-            if "silent" in device.open or not self.policy.silent_after:
+            if device.active("silent") is not None or not self.policy.silent_after:
                 continue  # since then it has only repeated itself, or nobody wants to hear of it
-            device.open["silent"] = ActiveAlarm("", KINDS["silent"].priorities[0], wall)
-            device.unsaved, device.clean = True, False
-            decisions += self._step(Trigger.RAISE, name, device, "silent")
+            decisions += self._raise(name, device, "silent", KINDS["silent"].priorities[0], wall)
+            device.clean = False
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
             if self.policy.silent_after:
                 device.heard = now  # from here on, the time until it is forgotten
         return decisions
 
-    def forget(self, now: float, most: int) -> tuple[list[str], list[Decision]]:
+    def forget(self, now: float, wall: float, most: int) -> tuple[list[str], list[Decision]]:
         """Forget at most `most` devices that were silent for `FORGET_AFTER`.
 
-        Gives their names, and for what was open of them the decisions that clear it.
+        Gives the names of those whose retained alarm changes, and for what was open of them the
+        decisions that clear it. A device with an alarm that latches is not forgotten before
+        somebody has seen it.
+
+        Args:
+            now: in seconds, on the clock that `hear` was given.
+            wall: `now` in seconds since 1970.
+            most: how many devices are forgotten.
         """
         decisions: list[Decision] = []
-        gone: list[str] = []
+        changed: list[str] = []
         for name, device in self.silent.items():
-            if len(gone) == most or device.heard + FORGET_AFTER > now:
+            if len(changed) == most or device.heard + FORGET_AFTER > now:
                 break
-            if device.shelf is not None:
+            over = [kind for kind in KINDS if device.active(kind) is not None]
+            if device.shelf is not None or (device.open and not over):
                 continue
-            gone.append(name)
-            for kind, _ in list(device.alarms()):
-                decisions += self._step(Trigger.FORGET, name, device, kind)
-        for name in gone:
-            del self.silent[name]
-        return gone, decisions
+            changed.append(name)
+            for kind in over:
+                decisions += self._end(name, device, kind, wall, trigger=Trigger.FORGET)
+            device.update_clean()
+        for name in changed:
+            if not self.silent[name].open:
+                del self.silent[name]
+        return changed, decisions
 
     def find(self, name: str) -> Device | None:
         """The device of that name, heard or silent; None if it was forgotten."""
@@ -400,7 +410,7 @@ class Alarms:
         if device.shelf is not None:
             self.shelved[saved.device] = device
         self.appeared[saved.device] = None
-        expected = "silent" not in device.open and not device.clean
+        expected = device.active("silent") is None and not device.clean
         (self.devices if expected else self.silent)[saved.device] = device
 
     def _register(self, name: str, alarm: ActiveAlarm) -> None:
@@ -442,16 +452,26 @@ class Alarms:
 
     # -- what people say of them
 
-    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> ActiveAlarm:
-        """Note who has seen an open alarm; `identity` is one that `open` has."""
+    def acknowledge(self, identity: str, acknowledged: Acknowledged) -> list[Decision]:
+        """Note who has seen an open alarm; `identity` is one that `open` has.
+
+        Return what clears it, if it was latched.
+        """
+        name, device, kind = self._locate(identity)
+        return self._step(Trigger.ACKNOWLEDGE, name, device, kind, seen=acknowledged)
+
+    def raised_by(self, identity: str) -> str:
+        """Return the id of the alert that raised an open alarm, by one that `open` has."""
+        _, device, kind = self._locate(identity)
+        return device.open[kind].id
+
+    def _locate(self, identity: str) -> tuple[str, Device, Kind]:
         name = self.open[identity]
         device = self.find(name)
         assert device is not None
-        kind, alarm = next(
-            (kind, a) for kind, a in device.alarms() if identity in (a.id, a.escalation)
+        return name, device, next(
+            kind for kind, each in device.alarms() if identity in (each.id, each.escalation)
         )
-        self._step(Trigger.ACKNOWLEDGE, name, device, kind, seen=acknowledged)
-        return alarm
 
     def shelve(self, name: str, shelf: Shelf) -> list[Decision]:
         """Alert nobody of a device that is known until `unshelve`.
@@ -517,6 +537,40 @@ class Alarms:
             if device.shelf is not None and not device.shelf.since <= wall < device.shelf.until
         ]
 
+    def _raise(
+        self,
+        name: str,
+        device: Device,
+        kind: Kind,
+        priority: Priority,
+        since: float,
+        beat: int | None = None,
+        about: tuple[float | None, float | None] = (None, None),
+    ) -> list[Decision]:
+        """Raise an alarm, or let one that is latched go on."""
+        device.open.setdefault(
+            kind, ActiveAlarm("", priority, since, heart_rate=about[0], pause_s=about[1])
+        )
+        device.unsaved = True
+        return self._step(Trigger.RAISE, name, device, kind, beat)
+
+    def _end(
+        self,
+        name: str,
+        device: Device,
+        kind: Kind,
+        time: float,
+        beat: int | None = None,
+        trigger: Trigger = Trigger.CLEAR,
+    ) -> list[Decision]:
+        """End an alarm whose condition was over at `time`, or latch it until somebody sees it."""
+        alarm = device.open[kind]
+        latches = alarm.priority in self._latching or kind in self._latching
+        if latches and alarm.acknowledged is None:
+            trigger, alarm.over_since = Trigger.LATCH, time
+        device.unsaved = True
+        return self._step(trigger, name, device, kind, beat)
+
     def _step(
         self,
         trigger: Trigger,
@@ -542,6 +596,8 @@ class Alarms:
         row = TABLE[alarm.state, trigger, device.withholds(kind)]
         before = None if trigger in (Trigger.RAISE, Trigger.UNSHELVE) else alarm.priority
         alarm.state, alarm.priority = row.state, priority or alarm.priority
+        if trigger is Trigger.RAISE:
+            alarm.over_since = None
         if trigger in SEEN:
             alarm.acknowledged = seen if SEEN[trigger] else None
         if row.event is None:
@@ -577,6 +633,7 @@ class Alarms:
             shelf.by if shelf is not None and not row.published else None,
             alarm.heart_rate,
             alarm.pause_s,
+            alarm.over_since if trigger is not Trigger.LATCH else None,
         )
         return [decision]
 
@@ -607,7 +664,7 @@ def _identity(
         return alarm.id if event == "raised" else alarm.escalation or alarm.id
     if kind in RHYTHM_KINDS and trigger is not Trigger.FORGET:
         return _digest(name, kind, event, rfc3339(alarm.since))
-    if trigger is not Trigger.FORGET:
+    if trigger not in (Trigger.FORGET, Trigger.ACKNOWLEDGE):
         device.changes += 1
     if event != "raised":
         return _digest(alarm.id, event)

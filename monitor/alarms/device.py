@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from sys import byteorder
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from monitor.alarms.intervals import IntervalWatch
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.lifecycle import State, restored
@@ -38,6 +40,7 @@ class ActiveAlarm:
         escalation: the id of the alert that escalated it.
         acknowledged: who has seen it. An alarm that escalates is to be seen again.
         heart_rate, pause_s: what an alarm of the rhythm is about, when that was last heard.
+        over_since: when the condition ended, in seconds since 1970, while the alarm is latched.
     """
 
     id: str
@@ -48,6 +51,7 @@ class ActiveAlarm:
     acknowledged: Acknowledged | None = None
     heart_rate: float | None = None
     pause_s: float | None = None
+    over_since: float | None = None
 
 
 class BeatWindow:
@@ -98,7 +102,8 @@ class Device:
         anomaly: its last beats that can be believed, and which of them were anomalous.
         quality: its last beats, and which were of poor quality; None until one was.
         open: its open alarms.
-        clean: whether nothing is open and no beat in sight speaks for an alarm.
+        clean: whether nothing is open, but for what is latched, and no beat in sight speaks for an
+            alarm.
         seq: the number of the last beat; -1 where the device does not number them.
         known: the keys of its last beats, 8 bytes each, the newest last.
         numbers: those of its last beats, at most `KEPT`, in the order in which they were counted.
@@ -184,13 +189,19 @@ class Device:
     def update_clean(self) -> None:
         """Bring `clean` up to date, after all that may have changed it."""
         quality = self.quality is not None and self.quality.bits
-        self.clean = not (self.open or self.anomaly.bits or quality)
+        active = any(not alarm.state.latched for alarm in self.open.values())
+        self.clean = not (active or self.anomaly.bits or quality)
 
     def window(self, kind: Kind) -> BeatWindow | None:
         """Return the beats that are looked at for a kind of alarm; None where none are."""
         if kind == "anomaly":
             return self.anomaly
         return self.quality if kind == "signal-quality" else None
+
+    def active(self, kind: Kind) -> ActiveAlarm | None:
+        """Return the open alarm of a kind; None if there is none, or it is latched."""
+        alarm = self.open.get(kind)
+        return None if alarm is None or alarm.state.latched else alarm
 
     def alarms(self) -> Iterator[tuple[Kind, ActiveAlarm]]:
         """Yield the open alarms in the order of `KINDS`."""
@@ -207,7 +218,9 @@ class Device:
 
     def explains(self, kind: Kind) -> bool:
         """Return whether an open alarm of the rhythm explains what speaks for this kind."""
-        return kind == "anomaly" and any(KINDS[each].explains for each in self.open)
+        return kind == "anomaly" and any(
+            KINDS[each].explains and self.active(each) for each in self.open
+        )
 
 
 def shelved(device: Device) -> Shelved | None:
@@ -238,6 +251,8 @@ def as_it_stands(
             alarm.state.withheld,
             or_unset(alarm.heart_rate),
             or_unset(alarm.pause_s),
+            alarm.state.latched or UNSET,
+            UNSET if alarm.over_since is None else rfc3339(alarm.over_since),
         )
         for kind, alarm in device.alarms()
     ]
@@ -281,11 +296,14 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
             alarm.id,
             alarm.priority,
             from_rfc3339(alarm.since),
-            restored(escalated, alarm.withheld, device.withholds(alarm.kind)),
+            restored(
+                escalated, alarm.withheld, device.withholds(alarm.kind), alarm.latched is True
+            ),
             alarm.escalation if escalated else None,
             alarm.acknowledged,
             or_none(alarm.heart_rate),
             or_none(alarm.pause_s),
+            _over_since(alarm),
         )
     device.anomaly = BeatWindow(saved.anomalous[-window:])
     if "x" in saved.poor or "signal-quality" in device.open:
@@ -299,6 +317,12 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     device.handovers = saved.handovers
     device.update_clean()
     return device
+
+
+def _over_since(alarm: OpenAlarm) -> float | None:
+    if alarm.latched is not True:
+        return None
+    return from_rfc3339(alarm.since if alarm.over_since is UNSET else alarm.over_since)
 
 
 def _settled(saved: RetainedAlarm) -> int:

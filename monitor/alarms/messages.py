@@ -38,6 +38,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         reconstruction: float32 [140]; None where the beat was not scored.
         heart_rate, pause_s: what an alarm of the rhythm is about, in beats a minute or seconds; of
             these one at most, of other alarms neither.
+        over_since: of a "cleared" alarm that was latched: when the condition ended; RFC 3339, UTC.
     """
 
     id: str
@@ -57,18 +58,21 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     reconstruction: list[float] | None
     heart_rate: float | UnsetType = UNSET
     pause_s: float | UnsetType = UNSET
+    over_since: str | UnsetType = UNSET
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """Who has seen an alarm, and when."""
+    """Who has seen an alarm, and when; `note`: what they said of it."""
 
     by: str
     time: str
+    note: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a time that is none, and a name that cannot be printed."""
+        """Refuse a time that is none, and a name or a note that cannot be printed."""
         check_time(self.time)
         _check_name(self.by)
+        _check_name(self.note)
 
 
 class OpenAlarm(msgspec.Struct, frozen=True):
@@ -80,6 +84,8 @@ class OpenAlarm(msgspec.Struct, frozen=True):
         escalation: the id of the alert that escalated it.
         withheld: the event that nobody was alerted of, for the device is shelved.
         heart_rate, pause_s: as its alerts have them.
+        latched: whether the condition is over, and the alarm stays until somebody has seen it.
+        over_since: while it is latched, when the condition ended; RFC 3339, UTC.
     """
 
     id: str
@@ -91,10 +97,14 @@ class OpenAlarm(msgspec.Struct, frozen=True):
     withheld: Withheld | None = None
     heart_rate: float | UnsetType = UNSET
     pause_s: float | UnsetType = UNSET
+    latched: bool | UnsetType = UNSET
+    over_since: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
         check_time(self.since)
+        if self.over_since is not UNSET:
+            check_time(self.over_since)
 
 
 class Shelved(msgspec.Struct, frozen=True):

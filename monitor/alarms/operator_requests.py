@@ -18,8 +18,15 @@ LONGEST_SHELF: Final = 24 * 60
 LONGEST_NOTE: Final = 1000
 """Characters of a note: enough to say why, and less than the beat that an alarm is kept with."""
 
+LONGEST_REASON: Final = 200
+"""Characters of a note with an acknowledgement. It stands in the retained alarm, which is published
+with every beat, and any number of acknowledgements may be kept."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
+Note = Annotated[str, Meta(max_length=LONGEST_NOTE)]
+
+ShortNote = Annotated[str, Meta(max_length=LONGEST_REASON)]
 
 AlarmId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
@@ -32,10 +39,12 @@ class Acknowledge(msgspec.Struct, frozen=True):
     Attributes:
         id: of the alert that raised it or escalated it.
         by: who has seen it.
+        note: what they found or did.
     """
 
     id: AlarmId
     by: Name = "unknown"
+    note: ShortNote = ""
 
 
 class Shelve(msgspec.Struct, frozen=True):
@@ -61,7 +70,7 @@ class Judge(msgspec.Struct, frozen=True):
 
     id: AlarmId
     verdict: bool
-    note: Annotated[str, Meta(max_length=LONGEST_NOTE)] = ""
+    note: Note = ""
     by: Name = "unknown"
 
 

@@ -182,13 +182,17 @@ class Ownership:
             if alarm.id in alarms.ended or (untold and not withholds):
                 continue  # it is over, or nobody was told of it, and now we would
             escalated = alarm.escalation is not None
-            alarm.state = restored(escalated, alarm.state.withheld, withholds)
+            alarm.state = restored(
+                escalated, alarm.state.withheld, withholds, alarm.state.latched
+            )
             if own is None:
                 alarms.adopt(name, device, kind, alarm)
                 adopted.append((kind, alarm))
             elif own.id == alarm.id:
-                own.acknowledged = own.acknowledged or alarm.acknowledged
-                if escalated and own.priority != alarm.priority and own.escalation is None:
+                if own.acknowledged is None and alarm.acknowledged is not None:
+                    decisions += alarms.acknowledge(own.id, alarm.acknowledged)
+                lower = own.priority != alarm.priority and own.escalation is None
+                if escalated and lower and device.active(kind) is not None:
                     decisions += alarms.escalate(name, device, kind, alarm.priority)
             elif not untold:  # both have raised it, and one is enough
                 adopted.append((kind, alarm))

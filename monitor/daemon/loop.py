@@ -85,7 +85,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, detectors: Detectors, metrics: Metrics) -> None:
         self.settings, self.detectors, self.metrics = settings, detectors, metrics
-        self.alarms = Alarms(settings.alarm.policy)
+        self.alarms = Alarms(settings.alarm.policy, settings.alarm.latch)
         self.ownership = Ownership(self.alarms, settings.mqtt.client_id)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.consumer = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
@@ -338,12 +338,13 @@ class Daemon:
         for decision in self.alarms.fall_silent(monotonic, since, now, MAX_SILENT_PER_TURN):
             changes.add(decision, now, self.detectors.for_device(decision.device))
             changes.save(decision.device)
-        forgotten, cleared = self.alarms.forget(monotonic, MAX_SILENT_PER_TURN)
+        changed, cleared = self.alarms.forget(monotonic, now, MAX_SILENT_PER_TURN)
         for decision in cleared:
             changes.add(decision, now, self.detectors.for_device(decision.device))
-        for name in forgotten:
+        for name in changed:
             changes.save(name)
-            self.patients.forget(name)
+            if self.alarms.find(name) is None:
+                self.patients.forget(name)
 
     def _decide_on_patients(self, changes: Changes, now: float, monotonic: float) -> None:
         """Add which patients to make known, and to admit, unless the network is behind."""
@@ -361,7 +362,7 @@ class Daemon:
             self._mqtt.announced.clear()  # each is announced again with its next beat
         for devices in (self.alarms.devices, self.alarms.silent):
             for name, device in devices.items():
-                if not device.clean or device.shelf is not None:
+                if not device.clean or device.open or device.shelf is not None:
                     changes.save(name)
 
     # -- housekeeping

@@ -126,9 +126,11 @@ class RequestHandler:
         name = self._alarms.open.get(request.id)
         if name is None or device not in (None, name):
             return f"no alarm with the id {request.id} is open"
-        seen = Acknowledged(request.by, rfc3339(now))
-        alarm = self._alarms.acknowledge(request.id, seen)
-        self._note(Action("acknowledged", name, request.by, now, alarm.id))
+        seen = Acknowledged(request.by, rfc3339(now), request.note)
+        alarm = self._alarms.raised_by(request.id)
+        for decision in self._alarms.acknowledge(request.id, seen):
+            changes.add(decision, now, self._detectors.for_device(name))
+        self._note(Action("acknowledged", name, request.by, now, alarm, note=request.note))
         changes.save(name)
         return None
 
@@ -138,11 +140,11 @@ class RequestHandler:
         if not request.minutes:
             self.unshelve(name, request.by, now, changes)
             return None
-        until = now + 60 * request.minutes
+        until, kinds = now + 60 * request.minutes, tuple(dict.fromkeys(request.kinds))
         detector = self._detectors.for_device(name)
-        for decision in self._alarms.shelve(name, Shelf(request.by, now, until, request.kinds)):
+        for decision in self._alarms.shelve(name, Shelf(request.by, now, until, kinds)):
             changes.add(decision, now, detector, deferred=True)
-        self._note(Action("shelved", name, request.by, now, until=until))
+        self._note(Action("shelved", name, request.by, now, until=until, kinds=kinds))
         changes.save(name)
         return None
 
@@ -285,5 +287,6 @@ class RequestHandler:
                 alarm=action.alarm,
                 by=action.by,
                 until=action.until and rfc3339(action.until),
+                kinds=action.kinds or None,
                 withheld=self._lines.take_withheld(),
             )

@@ -168,6 +168,9 @@ class Changes:
             reconstruction=evidence.reconstruction,
             heart_rate=messages.or_unset(decision.heart_rate),
             pause_s=messages.or_unset(decision.pause_s),
+            over_since=(
+                messages.UNSET if decision.over_since is None else rfc3339(decision.over_since)
+            ),
         )
         self.events.append(AlarmEvent(decision, alert, messages.encode(alert), cause, deferred))
 

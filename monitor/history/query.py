@@ -48,7 +48,7 @@ class PastAlarm(msgspec.Struct, kw_only=True):
         lost: whether it ended only because the broker no longer had it when the monitor started.
         moved_to: the monitor that watches its device since `cleared`, and has its end; None if
             none.
-        acknowledged: by whom and when it was last acknowledged.
+        acknowledged: by whom, when, and with which note it was last acknowledged.
         shelved_by: who had shelved the device, so that the alarm was withheld.
         score, threshold, model, beats_anomalous, beats_seen: when it was raised.
         beat, reconstruction: of the beat that raised it, [140]; None if no beat did.
@@ -294,7 +294,7 @@ def _past_alarm(
         cleared=None if end is None else rfc3339(end),
         lost=end is not None and "cleared" not in times and rows[-1]["moved"] is None,
         moved_to=None if "cleared" in times or end is None else rows[-1]["moved"],
-        acknowledged=Acknowledged(seen["person"], rfc3339(seen["time"])) if seen else None,
+        acknowledged=_acknowledged(seen),
         shelved_by=first["shelved_by"],
         score=alert.score,
         threshold=alert.threshold,
@@ -339,6 +339,10 @@ def minutes(file: Path, device: str, since: float) -> list[Minute]:
         return [Minute(*row) for row in rows]
 
 
+def _acknowledged(seen: sqlite3.Row | None) -> Acknowledged | None:
+    return seen and Acknowledged(seen["person"], rfc3339(seen["time"]), seen["note"])
+
+
 def days(file: Path) -> list[tuple[str, str, Day]]:
     """Return what is kept of each device, model (SHA-256) and day, days in their order.
 
@@ -366,6 +370,13 @@ def care(file: Path, since: float | None = None, device: str | None = None) -> l
             {"since": since, "device": device},
         )
         return [
-            Action(row["action"], row["device"], row["person"], row["time"], until=row["until"])
+            Action(
+                row["action"],
+                row["device"],
+                row["person"],
+                row["time"],
+                until=row["until"],
+                kinds=tuple(row["kinds"].split(",")) if row["kinds"] else (),
+            )
             for row in rows
         ]

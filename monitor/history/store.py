@@ -17,11 +17,13 @@ from typing import Literal
 
 import msgspec
 
+from monitor.alarms.messages import Kind
 from monitor.settings import HistorySettings
 
 ACTIONS_PER_MEGABYTE = 500
 """Actions kept for each megabyte of the limit. At 50 to 130 bytes each (measured, with typical
-names), endless shelving fills a fifteenth of the file and leaves the rest to the alerts."""
+names), endless shelving fills a fifteenth of the file and leaves the rest to the alerts; endless
+acknowledgements, with the longest notes of 200 letters, a sixth."""
 
 STRIP_SHARE = 0.5
 """Share of the limit that strips may take: 4,000 of three leads (30 kB) in 256 MB. Their alarms
@@ -83,6 +85,10 @@ _MIGRATIONS = (
             anomalous INTEGER NOT NULL, poor INTEGER NOT NULL, kept REAL NOT NULL)""",
         "CREATE UNIQUE INDEX minutes_of_device ON minutes (device, time)",
     ),
+    (
+        "ALTER TABLE actions ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE actions ADD COLUMN kinds TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """The statements that lead from each version of the schema to the next, starting with 0: a new
 file takes the same path as an old one. Never edit a released step; append new ones."""
@@ -92,7 +98,12 @@ VERSION = len(_MIGRATIONS)
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What a person did to an alarm or a patient; times in seconds since 1970."""
+    """What a person did to an alarm or a patient; times in seconds since 1970.
+
+    Attributes:
+        note: what they said of an alarm that they acknowledged.
+        kinds: of alarm that they shelved, where they named some.
+    """
 
     action: Literal[
         "acknowledged", "shelved", "unshelved", "admitted", "discharged", "chose a model"
@@ -102,6 +113,8 @@ class Action(msgspec.Struct, frozen=True):
     time: float
     alarm: str | None = None
     until: float | None = None
+    note: str = ""
+    kinds: tuple[Kind, ...] = ()
 
 
 class Judgement(msgspec.Struct, frozen=True):

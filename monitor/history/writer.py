@@ -55,8 +55,8 @@ _INSERT_ALERT = (
     "ON CONFLICT (id) DO UPDATE SET kept = excluded.kept, lost = NULL"
 )
 _INSERT_ACTION = (
-    "INSERT INTO actions (action, alarm, device, person, time, until, kept) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO actions (action, alarm, device, person, time, until, note, kinds, kept) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 # Only of an alarm that is there. RETURNING gives what was inserted: nothing, if it is not.
 _INSERT_JUDGEMENT = (
@@ -180,7 +180,7 @@ class HistoryWriter:
             _INSERT_ACTION,
             (
                 *(action.action, action.alarm, action.device, action.by, action.time),
-                *(action.until, time.time()),
+                *(action.until, action.note, ",".join(action.kinds), time.time()),
             ),
         )
 

@@ -233,7 +233,7 @@ class Ward(RuleBasedStateMachine):
                     expected = [("raised", "silent", None, 0, 0, "medium")]
             self.compare(name, said.pop(name, []), expected)
         assert not said
-        forgotten, cleared = self.alarms.forget(self.now, 1000)
+        forgotten, cleared = self.alarms.forget(self.now, self.now, 1000)
         for decision in cleared:
             said.setdefault(decision.device, []).append(decision)
         for name, model in list(self.model.items()):
@@ -448,8 +448,8 @@ def test_many_devices_fall_silent_and_are_forgotten_a_few_at_a_time() -> None:
         names[20:],
         [],
     ]
-    assert alarms.forget(1000.0 + FORGET_AFTER - 1, 10) == ([], [])
-    gone = [alarms.forget(1000.0 + FORGET_AFTER, 10) for _ in range(4)]
+    assert alarms.forget(1000.0 + FORGET_AFTER - 1, 0.0, 10) == ([], [])
+    gone = [alarms.forget(1000.0 + FORGET_AFTER, 0.0, 10) for _ in range(4)]
     assert [forgotten for forgotten, _ in gone] == [names[:10], names[10:20], names[20:], []]
     assert [len(cleared) for _, cleared in gone] == [20, 20, 10, 0]
     assert {said.event for _, cleared in gone for said in cleared} == {"cleared"}
@@ -548,7 +548,7 @@ def test_an_alarm_of_a_device_that_was_forgotten_is_not_taken_for_the_one_before
         (raised,) = alarms.observe("a", device, bytes([POOR] * 3), [7, 7, 7], times)
         told.append(raised.id)
         alarms.fall_silent(now + 60, now, EPOCH + now + 60, 1)
-        assert alarms.forget(now + 60 + FORGET_AFTER, 1)[0] == ["a"]
+        assert alarms.forget(now + 60 + FORGET_AFTER, 0.0, 1)[0] == ["a"]
     assert len(set(told)) == 2
 
 
@@ -612,10 +612,10 @@ def test_a_shelf_is_over_when_its_time_has_come_and_keeps_its_device() -> None:
     (silent,) = alarms.fall_silent(100.0, 0.0, EPOCH + 100, 10)
     assert silent.withheld_by == "Anna"
     later = 100.0 + FORGET_AFTER
-    assert alarms.forget(later, 10) == ([], [])
+    assert alarms.forget(later, 0.0, 10) == ([], [])
     (told,) = alarms.unshelve("a")
     assert told.id == silent.id and told.withheld_by is None
-    gone, (cleared,) = alarms.forget(later, 10)
+    gone, (cleared,) = alarms.forget(later, 0.0, 10)
     assert gone == ["a"] and cleared.alarm == silent.id and cleared.withheld_by is None
     assert not alarms.open and not alarms.due(EPOCH + 9999)
 
@@ -775,7 +775,7 @@ def test_a_device_that_falls_silent_keeps_its_rhythm_until_it_is_forgotten() -> 
     alarms = Alarms(THREE_OF_TEN)
     (raised,) = hear(alarms, asystole(), 4)
     assert told(alarms.fall_silent(100.0, 0.0, EPOCH + 100, 10)) == [("raised", "silent", "medium")]
-    _, cleared = alarms.forget(100.0 + FORGET_AFTER, 10)
+    _, cleared = alarms.forget(100.0 + FORGET_AFTER, 0.0, 10)
     assert told(cleared) == [("cleared", "asystole", "high"), ("cleared", "silent", "medium")]
     assert cleared[0].alarm == raised.id
     assert not alarms.open
@@ -851,7 +851,7 @@ def test_where_nobody_is_silent_devices_are_forgotten_all_the_same() -> None:
     assert alarms.open
     assert alarms.fall_silent(FORGET_AFTER - 1, 0.0, 0.0, 10) == []
     assert alarms.fall_silent(FORGET_AFTER + 1, 0.0, 0.0, 10) == []
-    gone, decisions = alarms.forget(FORGET_AFTER + 1, 10)
+    gone, decisions = alarms.forget(FORGET_AFTER + 1, 0.0, 10)
     assert gone == ["a"]
     assert [decision.event for decision in decisions] == ["cleared"]
     assert not alarms.devices

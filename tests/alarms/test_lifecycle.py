@@ -247,7 +247,7 @@ class Walk(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.take(self.alarms.fall_silent(self.now, self.begun, self.now, 10))
-        gone, cleared = self.alarms.forget(self.now, 10)
+        gone, cleared = self.alarms.forget(self.now, self.now, 10)
         for decision in cleared:
             assert decision.withheld_by is None
             self.take([decision])
