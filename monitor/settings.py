@@ -106,6 +106,8 @@ Brokers = Annotated[
     Field(min_length=1),
 ]
 
+Latching = Annotated[list[Priority | Kind], NoDecode, BeforeValidator(_listed)]
+
 HostNames = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_check_hosts)]
 
 
@@ -283,7 +285,7 @@ class AlarmSettings(Table):
     silent_after: float = Field(_POLICY.silent_after, ge=0)
     """Seconds without a beat after which a device is reported as silent. 0: never."""
 
-    latch: list[Priority | Kind] = []
+    latch: Latching = []
     """Priorities and kinds of alarm that stay until somebody has acknowledged them, also once their
     condition is over: ["high"], ["asystole", "ventricular-fibrillation"]. Default: none."""
 

@@ -469,8 +469,10 @@ class Alarms:
         name = self.open[identity]
         device = self.find(name)
         assert device is not None
-        return name, device, next(
-            kind for kind, each in device.alarms() if identity in (each.id, each.escalation)
+        return (
+            name,
+            device,
+            next(kind for kind, each in device.alarms() if identity in (each.id, each.escalation)),
         )
 
     def shelve(self, name: str, shelf: Shelf) -> list[Decision]:

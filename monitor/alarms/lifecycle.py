@@ -13,8 +13,8 @@ the alarms that stand. From that follow the rows:
 Whether somebody has seen the alarm is a second state beside the first: `SEEN`.
 
 An alarm may be set to latch: its condition being over, it stays until somebody has seen it, and is
-cleared then (a latching alarm signal of IEC 60601-1-8). Whoever was told of it comes to see it; what
-nobody was told of does not latch. If the condition comes back meanwhile, the same alarm goes on.
+cleared then (a latching alarm signal of IEC 60601-1-8). Whoever was told of it comes to see it;
+what nobody was told of does not latch. If the condition comes back, the same alarm goes on.
 
 A trigger that has no row in a state cannot come there. A restart is no transition: `restored` gives
 the state that an earlier process made known. This file knows nothing else of the monitor.

@@ -182,9 +182,7 @@ class Ownership:
             if alarm.id in alarms.ended or (untold and not withholds):
                 continue  # it is over, or nobody was told of it, and now we would
             escalated = alarm.escalation is not None
-            alarm.state = restored(
-                escalated, alarm.state.withheld, withholds, alarm.state.latched
-            )
+            alarm.state = restored(escalated, alarm.state.withheld, withholds, alarm.state.latched)
             if own is None:
                 alarms.adopt(name, device, kind, alarm)
                 adopted.append((kind, alarm))

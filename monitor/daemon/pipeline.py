@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from monitor.alarms import messages
@@ -168,9 +169,7 @@ class Changes:
             reconstruction=evidence.reconstruction,
             heart_rate=messages.or_unset(decision.heart_rate),
             pause_s=messages.or_unset(decision.pause_s),
-            over_since=(
-                messages.UNSET if decision.over_since is None else rfc3339(decision.over_since)
-            ),
+            over_since=UNSET if decision.over_since is None else rfc3339(decision.over_since),
         )
         self.events.append(AlarmEvent(decision, alert, messages.encode(alert), cause, deferred))
 

@@ -340,7 +340,9 @@ def minutes(file: Path, device: str, since: float) -> list[Minute]:
 
 
 def _acknowledged(seen: sqlite3.Row | None) -> Acknowledged | None:
-    return seen and Acknowledged(seen["person"], rfc3339(seen["time"]), seen["note"])
+    if seen is None:
+        return None
+    return Acknowledged(seen["person"], rfc3339(seen["time"]), seen["note"])
 
 
 def days(file: Path) -> list[tuple[str, str, Day]]:

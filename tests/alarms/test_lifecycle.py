@@ -1,5 +1,6 @@
 """The life cycle of an alarm: its table, and a walk through it with whatever may happen."""
 
+from collections.abc import Collection
 from itertools import count, product
 from pathlib import Path
 from typing import get_args
@@ -40,21 +41,38 @@ def test_the_table_has_a_row_for_all_that_can_come() -> None:
     for state, trigger, shelf in product(State, Trigger, (False, True)):
         withheld = state.withheld is not None
         possible = {
-            Trigger.RAISE: state is State.NONE,
+            Trigger.RAISE: state is State.NONE or state.latched,
             Trigger.ESCALATE: state in (State.RAISED, State.RAISED_UNTOLD) and shelf >= withheld,
             Trigger.CLEAR: state is not State.NONE and shelf >= withheld,
+            Trigger.LATCH: state is not State.NONE and not state.latched and shelf >= withheld,
             Trigger.ACKNOWLEDGE: state is not State.NONE and shelf >= withheld,
             Trigger.SHELVE: state is not State.NONE and shelf,
             Trigger.UNSHELVE: state is not State.NONE and not shelf,
-            Trigger.FORGET: state is not State.NONE and not shelf and not withheld,
+            Trigger.FORGET: state in (State.RAISED, State.ESCALATED) and not shelf,
         }[trigger]
         assert ((state, trigger, shelf) in TABLE) == possible, (state, trigger, shelf)
 
 
 def test_shelving_and_acknowledging_alert_nobody_and_leave_the_alarm_as_it_is() -> None:
     for (state, trigger, _), row in TABLE.items():
-        if trigger in (Trigger.SHELVE, Trigger.ACKNOWLEDGE):
+        if trigger is Trigger.SHELVE or (trigger is Trigger.ACKNOWLEDGE and not state.latched):
             assert row == Row(state)
+
+
+def test_an_alarm_that_people_were_told_of_latches_and_is_cleared_once_it_is_seen() -> None:
+    latched = {State.RAISED: State.RAISED_LATCHED, State.ESCALATED: State.ESCALATED_LATCHED}
+    for (state, trigger, shelf), row in TABLE.items():
+        assert row.state.latched == (
+            (trigger is Trigger.LATCH and state in latched)
+            or (state.latched and trigger in (Trigger.SHELVE, Trigger.UNSHELVE))
+        )
+        if trigger is Trigger.LATCH:
+            untold = state not in latched
+            assert row == (TABLE[state, Trigger.CLEAR, shelf] if untold else Row(latched[state]))
+        if state.latched and trigger is Trigger.ACKNOWLEDGE:
+            assert row == TABLE[state, Trigger.CLEAR, shelf]
+        if state.latched and trigger is Trigger.RAISE:
+            assert row == Row({after: before for before, after in latched.items()}[state])
 
 
 def test_an_alarm_comes_to_what_happens_to_it_and_its_end_is_told_if_its_beginning_was() -> None:
@@ -65,15 +83,16 @@ def test_an_alarm_comes_to_what_happens_to_it_and_its_end_is_told_if_its_beginni
         Trigger.FORGET: "cleared",
     }
     for (state, trigger, shelf), row in TABLE.items():
-        if trigger not in events:
-            assert row.state.value[0] == state.value[0]
+        if trigger not in events or (state.latched and trigger is Trigger.RAISE):
+            assert row.event == "cleared" or row.state.value[0] == state.value[0]
             continue
         assert row.event == events[trigger]
         if row.event == "cleared":
             assert row.state is State.NONE
             assert row.published == (state.withheld != "raised")
         else:
-            assert row.state.value == (row.event, state.withheld or (row.event if shelf else None))
+            withheld = state.withheld or (row.event if shelf else None)
+            assert row.state.value == (row.event, withheld, False)
             assert row.published == (not shelf)
 
 
@@ -91,11 +110,11 @@ def test_what_a_shelf_withholds_is_published_when_it_is_over() -> None:
 def test_whatever_was_saved_is_a_state_that_can_be_left(
     escalated: bool, withheld: Withheld | None, shelved: bool
 ) -> None:
-    state = restored(escalated, withheld, shelved)
-    assert (state, Trigger.CLEAR, shelved) in TABLE
-    assert escalated == (
-        state in (State.ESCALATED, State.ESCALATED_UNTOLD, State.ESCALATION_UNTOLD)
-    )
+    for latched in (False, True):
+        state = restored(escalated, withheld, shelved, latched)
+        assert (state, Trigger.CLEAR, shelved) in TABLE
+        assert escalated == (state.value[0] == "escalated")
+        assert state.latched == latched
 
 
 # -- the kinds
@@ -137,10 +156,12 @@ class Walk(RuleBasedStateMachine):
     """Two devices, one of which numbers its beats, and whatever happens to them."""
 
     names = st.sampled_from(["numbered", "plain"])
+    latching: Collection[Priority | Kind] = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.alarms = Alarms(Policy(window=4, raise_at=2, clear_at=0, silent_after=30.0))
+        policy = Policy(window=4, raise_at=2, clear_at=0, silent_after=30.0)
+        self.alarms = Alarms(policy, self.latching)
         self.listener = Listener()
         self.decided: set[str] = set()
         self.withheld: dict[tuple[str, Kind], list[str]] = {}  # the events of each open alarm
@@ -149,7 +170,13 @@ class Walk(RuleBasedStateMachine):
         self.now = self.begun = 1_795_262_400.0
         self.numbers = count()
 
-    def take(self, decisions: list[Decision], shelf_is_over: bool = False) -> None:
+    def take(
+        self,
+        decisions: list[Decision],
+        shelf_is_over: bool = False,
+        acknowledging: bool = False,
+    ) -> None:
+        seen = dict(self.seen)
         for decision in decisions:
             alarm = decision.device, decision.kind
             device = self.alarms.find(decision.device)
@@ -169,6 +196,9 @@ class Walk(RuleBasedStateMachine):
                 self.decided.add(decision.id)
                 assert (decision.before is None) == (decision.event == "raised")
             if decision.event == "cleared":
+                latches = decision.priority in self.latching or decision.kind in self.latching
+                assert acknowledging or alarm in self.withheld or alarm in seen or not latches
+                assert (decision.over_since is not None) == acknowledging
                 self.withheld.pop(alarm, None)
             elif decision.withheld_by is not None:
                 self.withheld.setdefault(alarm, []).append(decision.event)
@@ -207,7 +237,7 @@ class Walk(RuleBasedStateMachine):
         device = self.alarms.hear(name, self.now)
         self.take(self.alarms.hear_rhythm(name, device, finding, self.now))
         assert self.alarms.hear_rhythm(name, device, finding, self.now + 0.1) == []
-        open_now = [each for each, _ in device.alarms() if each in RHYTHM_KINDS]
+        open_now = [each for each in RHYTHM_KINDS if device.active(each)]
         assert open_now == ([kind] if kind else [])
 
     @rule(name=names)
@@ -221,12 +251,17 @@ class Walk(RuleBasedStateMachine):
     def acknowledge(self, data: st.DataObject) -> None:
         identity = data.draw(st.sampled_from(sorted(self.alarms.open)))
         seen = Acknowledged(f"nurse {next(self.numbers)}", "2026-11-21T12:00:00.000Z")
-        name = self.alarms.open[identity]
-        alarm = self.alarms.acknowledge(identity, seen)
+        name, raised = self.alarms.open[identity], self.alarms.raised_by(identity)
         device = self.alarms.find(name)
         assert device is not None
-        (kind,) = [kind for kind, each in device.alarms() if each is alarm]
-        self.seen[name, kind] = seen
+        ((kind, latched),) = [
+            (kind, each.state.latched) for kind, each in device.alarms() if each.id == raised
+        ]
+        decisions = self.alarms.acknowledge(identity, seen)
+        assert [(each.event, each.alarm) for each in decisions] == [("cleared", raised)] * latched
+        self.take(decisions, acknowledging=True)
+        if not latched:
+            self.seen[name, kind] = seen
 
     @rule(name=names, kinds=st.lists(st.sampled_from(list(KINDS)), max_size=4))
     def shelve(self, name: str, kinds: list[Kind]) -> None:
@@ -247,17 +282,18 @@ class Walk(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.take(self.alarms.fall_silent(self.now, self.begun, self.now, 10))
-        gone, cleared = self.alarms.forget(self.now, self.now, 10)
+        changed, cleared = self.alarms.forget(self.now, self.now, 10)
         for decision in cleared:
             assert decision.withheld_by is None
             self.take([decision])
-        for name in gone:
+        for name in changed:
             assert name not in self.alarms.shelved
-            self.last.pop(name, None)
+            if self.alarms.find(name) is None:
+                self.last.pop(name, None)
 
     @rule()
     def restart(self) -> None:
-        before, self.alarms = self.alarms, Alarms(self.alarms.policy)
+        before, self.alarms = self.alarms, Alarms(self.alarms.policy, self.latching)
         for devices in (before.devices, before.silent):
             for name, device in devices.items():
                 saved = messages.encode(as_it_stands(name, device, self.now))
@@ -286,11 +322,22 @@ class Walk(RuleBasedStateMachine):
                     assert alarm.withheld == self.withheld.get((name, alarm.kind), [None])[0]
                     assert alarm.acknowledged == self.seen.get((name, alarm.kind))
                     opened |= {alarm.id, alarm.escalation or alarm.id}
-                for _, active in device.alarms():
-                    event, _ = active.state.value
+                for kind, active in device.alarms():
+                    event, _, latched = active.state.value
                     assert event == ("escalated" if active.escalation else "raised")
+                    assert latched == (active.over_since is not None)
+                    assert not (latched and active.acknowledged)
+                    assert not latched or {kind, active.priority} & set(self.latching)
         assert set(self.alarms.open) == opened
 
 
+class LatchingWalk(Walk):
+    """The same, where some alarms latch."""
+
+    latching = ("high", "signal-quality", "silent")
+
+
 TestWalk = Walk.TestCase
+TestLatchingWalk = LatchingWalk.TestCase
 TestWalk.settings = settings(max_examples=150, stateful_step_count=40)
+TestLatchingWalk.settings = TestWalk.settings
