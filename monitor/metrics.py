@@ -201,6 +201,9 @@ class Metrics(ConnectionMetrics):
         for outcome in ("delivered", "failed", "missed"):
             self.notifications.labels(outcome)
         self.devices = gauge("devices", "Devices that send beats.")
+        self.connection_lost = gauge(
+            "devices_connection_lost", "Devices that fell silent together and are not heard yet."
+        )
         self.alarms = gauge("alarms", "Open alarms.", ("kind", "priority"))
         self.last_beat = gauge(
             "last_beat_timestamp_seconds", "Time of the last beat; 0 before the first."

@@ -289,6 +289,10 @@ class AlarmSettings(Table):
     """Priorities and kinds of alarm that stay until somebody has acknowledged them, also once their
     condition is over: ["high"], ["asystole", "ventricular-fibrillation"]. Default: none."""
 
+    silent_together: float = Field(60, ge=0, le=600)
+    """Seconds, 0 to 600, for which devices that fall silent together are reported as one lost
+    connection before each is reported by itself. 0: each by itself at once."""
+
     @model_validator(mode="after")
     def _check_order(self) -> "AlarmSettings":
         if self.raise_at > self.window:

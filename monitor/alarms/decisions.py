@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from sys import byteorder
 from typing import Final, NamedTuple, Self
 
+from msgspec import UNSET
+
 from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
 from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS, VENTRICULAR
 from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
+from monitor.alarms.lost_connection import LostConnection
 from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm, RhythmKind
 from monitor.ecg.rhythm import Finding, RhythmSettings
 from monitor.times import rfc3339
@@ -141,12 +144,25 @@ class Alarms:
     that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
     that are; `ended` has the ids of the last alarms that were cleared; `appeared` those that were
     heard and not known before, until somebody empties it; `discharged` those whose patients have
-    left, and when, while beats of theirs may be under way.
+    left, and when, while beats of theirs may be under way; `lost` those that fell silent together.
     """
 
-    def __init__(self, policy: Policy, latching: Collection[Priority | Kind] = ()) -> None:
-        """Decide by this policy; alarms of these priorities and kinds latch."""
+    def __init__(
+        self,
+        policy: Policy,
+        latching: Collection[Priority | Kind] = (),
+        silent_together: float = 0.0,
+    ) -> None:
+        """Decide by this policy.
+
+        Args:
+            policy: when an alarm is raised and cleared.
+            latching: priorities and kinds of alarms that latch.
+            silent_together: seconds for which devices that fall silent together are not reported
+                each by itself; 0 for none.
+        """
         self.policy = policy
+        self.lost = LostConnection(silent_together, policy.silent_after)
         self._latching = latching
         self.devices: dict[str, Device] = {}
         self.silent: dict[str, Device] = {}
@@ -351,19 +367,41 @@ class Alarms:
         after = self.policy.silent_after or FORGET_AFTER
         if since + after > now:
             return decisions
+        if self.lost.members:
+            decisions += self._report_lost(now, since, wall, most)
         fallen: list[str] = []
+        all_heard: list[float] = []
         for name, device in self.devices.items():
             if len(fallen) == most or device.heard + after > now:
                 break
             fallen.append(name)
             if device.active("silent") is not None or not self.policy.silent_after:
                 continue  # since then it has only repeated itself, or nobody wants to hear of it
+            heard = max(device.heard, since)
+            all_heard = all_heard or [max(each.heard, since) for each in self.devices.values()]
+            if self.lost.takes(name, heard, now, wall, all_heard):
+                device.silent_since = wall - (now - device.heard)
+                continue
             decisions += self._raise(name, device, "silent", KINDS["silent"].priorities[0], wall)
             device.clean = False
         for name in fallen:
             device = self.silent[name] = self.devices.pop(name)
             if self.policy.silent_after:
                 device.heard = now  # from here on, the time until it is forgotten
+        return decisions
+
+    def _report_lost(self, now: float, since: float, wall: float, most: int) -> list[Decision]:
+        """Report devices by themselves that fell silent with others, and stay so."""
+        decisions: list[Decision] = []
+        all_heard = (max(each.heard, since) for each in self.devices.values())
+        for name in self.lost.review(self.silent, all_heard, now)[:most]:
+            device = self.silent[name]
+            self.lost.report(name)
+            decisions += self._raise(name, device, "silent", KINDS["silent"].priorities[0], wall)
+            device.clean, device.silent_since = False, None
+        for name in self.lost.changed:
+            if name not in self.lost.members and (found := self.find(name)) is not None:
+                found.silent_since = None
         return decisions
 
     def forget(self, now: float, wall: float, most: int) -> tuple[list[str], list[Decision]]:
@@ -411,6 +449,7 @@ class Alarms:
             self.shelved[saved.device] = device
         self.appeared[saved.device] = None
         expected = device.active("silent") is None and not device.clean
+        expected = expected or saved.silent_since is not UNSET
         (self.devices if expected else self.silent)[saved.device] = device
 
     def _register(self, name: str, alarm: ActiveAlarm) -> None:

@@ -115,6 +115,8 @@ class Device:
         rhythm_ended: when the last alarm of its rhythm ended, RFC 3339; "" if none has.
         shelf: while it is shelved.
         handovers: how often it has gone from one monitor to another.
+        silent_since: when it was last heard, in seconds since 1970, while it is silent with many
+            others and not reported by itself.
     """
 
     __slots__ = (
@@ -132,6 +134,7 @@ class Device:
         "seq",
         "settled",
         "shelf",
+        "silent_since",
         "unsaved",
     )
 
@@ -147,6 +150,7 @@ class Device:
         self.settled = -1
         self.unsaved = False
         self.handovers = 0
+        self.silent_since: float | None = None
         self.changes = 0
         self.rhythm_ended = ""
         self.shelf: Shelf | None = None
@@ -271,6 +275,7 @@ def as_it_stands(
         rhythm_ended=device.rhythm_ended or None,
         counted_from=device.numbers[0] if len(device.numbers) == KEPT else None,
         handovers=device.handovers,
+        silent_since=UNSET if device.silent_since is None else rfc3339(device.silent_since),
         monitor=monitor,
     )
 

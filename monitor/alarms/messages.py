@@ -159,6 +159,8 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
         counted_from: the number of the first of them; None where the device numbers none, or where
             they are all that were counted.
         handovers: how often the device has gone from one monitor to another.
+        silent_since: when it was last heard, while it is silent with so many others that their
+            connection is taken to be lost, and it is not reported by itself.
         monitor: the client id of the one that watches it; None before there was this field. It
             comes last: by the end of a message a monitor knows its own.
     """
@@ -177,12 +179,33 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     rhythm_ended: str | None = None
     counted_from: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
     handovers: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    silent_since: str | UnsetType = UNSET
     monitor: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
         if self.rhythm_ended is not None:
             check_time(self.rhythm_ended)
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """Whether many devices have fallen silent together; on `ecg-monitor/<instance>/connection`.
+
+    Attributes:
+        since: when the first of them was last heard; None while the state is "ok".
+        devices: how many of them are not heard yet.
+        of: how many were heard before.
+        reported: how many of them are reported as `silent`, each by itself, as it lasts.
+        names: of the devices, at most 20.
+    """
+
+    state: Literal["lost", "ok"]
+    time: str
+    since: str | None
+    devices: int
+    of: int
+    reported: int
+    names: list[str]
 
 
 class Judged(msgspec.Struct, frozen=True):

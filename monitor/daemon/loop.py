@@ -85,7 +85,8 @@ class Daemon:
 
     def __init__(self, settings: Settings, detectors: Detectors, metrics: Metrics) -> None:
         self.settings, self.detectors, self.metrics = settings, detectors, metrics
-        self.alarms = Alarms(settings.alarm.policy, settings.alarm.latch)
+        alarm = settings.alarm
+        self.alarms = Alarms(alarm.policy, alarm.latch, alarm.silent_together)
         self.ownership = Ownership(self.alarms, settings.mqtt.client_id)
         filters = [subscription(topic) for topic in settings.input.topic]
         self.consumer = BeatConsumer(settings.mqtt, filters, settings.input.qos, metrics)
@@ -338,6 +339,11 @@ class Daemon:
         for decision in self.alarms.fall_silent(monotonic, since, now, MAX_SILENT_PER_TURN):
             changes.add(decision, now, self.detectors.for_device(decision.device))
             changes.save(decision.device)
+        for name in self.alarms.lost.changed:
+            if self.alarms.find(name) is not None:  # else it is gone, and another's perhaps
+                changes.save(name)
+        self.alarms.lost.changed.clear()
+        changes.connection = self.alarms.lost.news(now)
         changed, cleared = self.alarms.forget(monotonic, now, MAX_SILENT_PER_TURN)
         for decision in cleared:
             changes.add(decision, now, self.detectors.for_device(decision.device))
@@ -360,9 +366,11 @@ class Daemon:
         """Save every open alarm again, for a broker that has lost its memory."""
         if self._mqtt.announced is not None:
             self._mqtt.announced.clear()  # each is announced again with its next beat
+        self.alarms.lost.repeat()
         for devices in (self.alarms.devices, self.alarms.silent):
             for name, device in devices.items():
-                if not device.clean or device.open or device.shelf is not None:
+                kept = device.open or device.shelf is not None or device.silent_since is not None
+                if kept or not device.clean:
                     changes.save(name)
 
     # -- housekeeping

@@ -130,6 +130,7 @@ class Changes:
         judged: answers to judgements of alarms.
         handovers: what came from other monitors or went to them, with the alarms that are open.
         patients: what is to be made known of them, by device; None for one who has left.
+        connection: whether many devices have fallen silent together, if that has changed.
         passed_on: what people asked over HTTP, or a setting asks, and the learner has to hear, too.
     """
 
@@ -139,6 +140,7 @@ class Changes:
     judged: list[messages.Judged] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
     patients: dict[str, Patient | None] = field(default_factory=dict)
+    connection: messages.Connection | None = None
     passed_on: list[tuple[str, Admit | Discharge | Choose]] = field(default_factory=list)
 
     def add(

@@ -105,6 +105,10 @@ class MqttSink:
             topic = topic_of(self._topic, name, "alarm")
             held = self._held.pop(name, [])
             self._sender.publish(topic, payload, retain=True, cause=cause, waiting=held)
+        if changes.connection is not None:
+            topic = f"ecg-monitor/{self._client_id}/connection"
+            payload = messages.encode(changes.connection)
+            self._sender.publish(topic, payload, retain=True, apart=True)
         for name, patient in changes.patients.items():
             payload = b"" if patient is None else messages.encode(patient)
             topic = topic_of(self._topic, name, "patient")
@@ -144,9 +148,11 @@ class HistorySink:
     def __init__(self, history: HistoryWriter, detectors: Detectors) -> None:
         self._history, self._detectors = history, detectors
         self._lines = Throttle(LINES)
+        self._lost = False
 
     def keep(self, changes: Changes) -> None:
         """Keep every alert, those withheld from people as well, and where alarms go on."""
+        self._log_connection(changes.connection)
         for handover in changes.handovers:
             if handover.taken:
                 self._keep_taken(handover)
@@ -192,6 +198,17 @@ class HistorySink:
             )
             self._history.keep(alert, messages.encode(alert))
 
+    def _log_connection(self, connection: messages.Connection | None) -> None:
+        """Log that devices have fallen silent together, and that they are back."""
+        lost = connection is not None and connection.state == "lost"
+        if connection is None or lost == self._lost:
+            return
+        self._lost = lost
+        if lost:
+            log.warning("connection lost", devices=connection.devices, of=connection.of)
+        else:
+            log.info("connection back")
+
     def _log_handover(self, handover: Handover) -> None:
         event = "taken over" if handover.taken else "given away"
         if self._lines.admits((event, handover.device), time.monotonic()):
@@ -219,6 +236,8 @@ class MetricsSink:
         One that was deferred has been counted before.
         """
         self._count_batch(batch, now)
+        if changes.connection is not None:
+            self._metrics.connection_lost.set(changes.connection.devices)
         for judged in changes.judged:
             if judged.kind is not None:
                 verdict = "true" if judged.verdict else "false"
