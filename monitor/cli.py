@@ -434,16 +434,22 @@ def acknowledge(
             "least 6.",
         ),
     ],
+    note: Annotated[
+        str, typer.Option(metavar="TEXT", help="What you found or did, up to 200 characters.")
+    ] = "",
     by: By = None,
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Acknowledge an open alarm: record that somebody has seen it."""
+    """Acknowledge an open alarm: record that somebody has seen it.
+
+    One that is latched, its condition being over, is cleared.
+    """
     from monitor import configuration
     from monitor.commands import acknowledge
 
     acknowledge.acknowledge(
-        configuration.load(config, configuration.flags(broker=broker)), alarm, by
+        configuration.load(config, configuration.flags(broker=broker)), alarm, by, note
     )
 
 

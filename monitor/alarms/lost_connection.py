@@ -100,10 +100,15 @@ class LostConnection:
 
     def news(self, wall: float) -> Connection | None:
         """Return what is to be made known; None if nothing has changed since the last call."""
-        number, reported = len(self.members), sum(map(inf.__eq__, self.members.values()))
-        if (number, reported) == self._published:
+        counts = self._counts()
+        if counts == self._published:
             return None
-        self._published = number, reported
+        self._published = counts
+        return self.as_it_stands(wall)
+
+    def as_it_stands(self, wall: float) -> Connection:
+        """Return what is made known at `wall` seconds since 1970."""
+        number, reported = self._counts()
         return Connection(
             state="lost" if number else "ok",
             time=rfc3339(wall),
@@ -113,6 +118,9 @@ class LostConnection:
             reported=reported,
             names=sorted(self.members)[:MOST_NAMES],
         )
+
+    def _counts(self) -> tuple[int, int]:
+        return len(self.members), sum(when == inf for when in self.members.values())
 
     def repeat(self) -> None:
         """Have it made known again, for a broker that has lost its memory."""

@@ -262,6 +262,8 @@ decode_alarm = msgspec.json.Decoder(RetainedAlarm).decode
 
 decode_alert = msgspec.json.Decoder(Alert).decode
 
+decode_connection = msgspec.json.Decoder(Connection).decode
+
 decode_judged = msgspec.json.Decoder(Judged).decode
 
 

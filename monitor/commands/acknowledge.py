@@ -18,7 +18,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from monitor.alarms import messages
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.messages import Judged, OpenAlarm, RetainedAlarm, decode_alarm, decode_judged
-from monitor.alarms.operator_requests import LONGEST_NOTE, Acknowledge, Judge, Request, Shelve
+from monitor.alarms.operator_requests import (
+    LONGEST_NOTE,
+    LONGEST_REASON,
+    Acknowledge,
+    Judge,
+    Request,
+    Shelve,
+)
 from monitor.errors import Failure, UsageError
 from monitor.history import query
 from monitor.mqtt import client
@@ -177,13 +184,14 @@ def _alarm(payload: bytes, device: str) -> RetainedAlarm:
     return alarm
 
 
-def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
+def acknowledge(settings: Settings, identity: str, by: str | None, note: str = "") -> None:
     """Acknowledge an open alarm by its id or a unique prefix of it.
 
     Raises:
-        UsageError: no such alarm is open.
+        UsageError: no such alarm is open, or the note is not allowed.
         Failure: the broker or the monitor does not answer.
     """
+    _check_note(note, LONGEST_REASON)
     by = by or getpass.getuser()
     with Connection(settings, "+") as connection:
         matching = [
@@ -200,13 +208,18 @@ def acknowledge(settings: Settings, identity: str, by: str | None) -> None:
         device, alarm = matching[0]
 
         def done(payload: bytes) -> bool:
-            now = _alarm(payload, device.device)
-            seen = [a.acknowledged for a in now.alarms if a.id == alarm.id]
+            now = _alarm(payload, device.device) if payload else None
+            if alarm.latched is True and (
+                now is None or alarm.id not in {a.id for a in now.alarms}
+            ):
+                return True
+            seen = [a.acknowledged for a in now.alarms if a.id == alarm.id] if now else []
             # Ours differs from the one before; the times cannot be compared, as clocks may differ.
             return any(a and a != alarm.acknowledged and a.by == by for a in seen)
 
-        connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by), done)
-    print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}")
+        connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by, note), done)
+    cleared = " and cleared" if alarm.latched is True else ""
+    print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}{cleared}")
 
 
 def judge(
@@ -226,11 +239,7 @@ def judge(
             f"ALARM {identity!r}: allowed is an alarm's id, 32 digits or letters from a to f, or "
             f"its first {SHORTEST_ID} or more"
         )
-    if not note.isprintable() or len(note) > LONGEST_NOTE:
-        raise UsageError(
-            f"--note of {len(note)} characters: allowed are {LONGEST_NOTE}, all of which can be "
-            "printed"
-        )
+    _check_note(note, LONGEST_NOTE)
     by = by or getpass.getuser()
     with Connection(settings, "+") as connection:
         found = _past(settings, identity) | {
@@ -265,6 +274,13 @@ def judge(
     if judged.problem is not None:
         raise Failure(f"{whose}: not recorded: {judged.problem}")
     print(f"{whose}: {judged.kind} {alarm[:8]} is judged {str(verdict).lower()} by {by}")
+
+
+def _check_note(note: str, longest: int) -> None:
+    if not note.isprintable() or len(note) > longest:
+        raise UsageError(
+            f"--note of {len(note)} characters: allowed are {longest}, all of which can be printed"
+        )
 
 
 def _past(settings: Settings, identity: str) -> dict[str, str]:

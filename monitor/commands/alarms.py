@@ -89,7 +89,7 @@ def _print_csv(found: Iterable[PastAlarm]) -> None:
     writer.writerow(
         ["id", "device", "kind", "priority", "raised", "escalated", "cleared", "acknowledged_by",
          "acknowledged_at", "shelved_by", "score", "threshold", "beats_anomalous", "beats_seen",
-         "model", "verdict", "note", "judged_by", "judged_at"]
+         "model", "verdict", "note", "judged_by", "judged_at", "acknowledged_note"]
     )  # fmt: skip
     for alarm in found:
         seen, said = alarm.acknowledged, alarm.judged
@@ -99,7 +99,7 @@ def _print_csv(found: Iterable[PastAlarm]) -> None:
              alarm.shelved_by and _no_formula(alarm.shelved_by), alarm.score, alarm.threshold,
              alarm.beats_anomalous, alarm.beats_seen, alarm.model,
              said and str(said.verdict).lower(), said and _no_formula(said.note),
-             said and _no_formula(said.by), said and said.time]
+             said and _no_formula(said.by), said and said.time, seen and _no_formula(seen.note)]
         )  # fmt: skip
 
 
@@ -120,6 +120,7 @@ def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
     for alarm in reversed(found):
         seen = alarm.acknowledged
         by = f"{escape(seen.by)}, {_local(seen.time)}" if seen else ""
+        by += f": {escape(seen.note)}" if seen and seen.note else ""
         if alarm.shelved_by:
             by += f" (shelved by {escape(alarm.shelved_by)})"
         said = alarm.judged
@@ -138,9 +139,10 @@ def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
     console.print(table if found else "no alarms")
     for action in actions:
         until = f" until {_local(rfc3339(action.until))}" if action.until else ""
+        of = f", {', '.join(action.kinds)} only" if action.kinds else ""
         console.print(
             f"{_local(rfc3339(action.time))} {escape(action.device)} {action.action} by "
-            f"{escape(action.by)}{until}"
+            f"{escape(action.by)}{until}{of}"
         )
 
 

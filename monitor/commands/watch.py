@@ -1,4 +1,4 @@
-"""Show alerts in the terminal as they arrive.
+"""Show alerts in the terminal as they arrive, which alarms are latched, and lost connections.
 
 Anyone who may publish on the topic decides what an alert contains, so only its printable text
 reaches the terminal.
@@ -14,7 +14,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 from rich.text import Text
 
-from monitor.alarms.messages import Alert, decode_alert
+from monitor.alarms.messages import Alert, decode_alarm, decode_alert, decode_connection
 from monitor.commands.drawing import draw
 from monitor.ecg.beat import SAMPLES
 from monitor.errors import Failure, UsageError
@@ -26,19 +26,25 @@ from monitor.topics import topic_of
 _COLOURS = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 _MARKS = {"raised": "▲", "escalated": "⏫", "cleared": "✓"}
 
+CONNECTION = "ecg-monitor/+/connection"
+
 
 def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     """Subscribe to the alerts of one device, or of all, and print them until interrupted.
+
+    As JSON, the alerts alone are printed.
 
     Raises:
         Failure: the broker cannot be reached, refuses the subscription, or drops the connection.
     """
     if device is not None and set("/+#") & set(device):
         raise UsageError(f"--device {device!r}: a device ID must not contain /, + or #")
-    arrivals: Queue[bytes | Failure] = Queue()
+    arrivals: Queue[tuple[str, bytes] | Failure] = Queue()
     where = settings.mqtt.where
     watcher = client.join(settings.mqtt, "watch")
-    watcher.on_message = lambda _client, _data, message: arrivals.put(bytes(message.payload))
+    watcher.on_message = lambda _client, _data, message: arrivals.put(
+        (message.topic, bytes(message.payload))
+    )
     watcher.on_disconnect = lambda *_: arrivals.put(Failure(f"lost the connection to {where}"))
 
     def on_subscribe(
@@ -48,7 +54,11 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
             arrivals.put(Failure(f"{where} refused the subscription ({reasons[0]})"))
 
     watcher.on_subscribe = on_subscribe
-    watcher.subscribe(topic_of(settings.output.topic, device or "+", "alerts"), qos=1)
+    topics = [topic_of(settings.output.topic, device or "+", "alerts")]
+    if not as_json:
+        topics += [topic_of(settings.output.topic, device or "+", "alarm"), CONNECTION]
+    watcher.subscribe([(topic, 1) for topic in topics])
+    latched = LatchedAlarms()
     console = Console(highlight=False)
     print(f"listening at {where}; press Ctrl-C to stop", file=sys.stderr)
     try:
@@ -56,10 +66,15 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
             arrival = arrivals.get()
             if isinstance(arrival, Failure):
                 raise arrival
+            topic, payload = arrival
             if as_json:
-                print_json(arrival)
+                print_json(payload)
+            elif topic.startswith("ecg-monitor/"):
+                show_connection(console, payload)
+            elif topic.endswith("/alarm"):
+                latched.show(console, payload)
             else:
-                show(console, arrival)
+                show(console, payload)
     finally:
         watcher.on_disconnect = None
         client.leave(watcher)
@@ -87,6 +102,47 @@ def show(console: Console, payload: bytes) -> None:
         console.print(draw(alert.beat, alert.reconstruction, console.width), end="")
 
 
+class LatchedAlarms:
+    """Prints each alarm whose condition is over and that nobody has seen, once."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, set[str]] = {}
+
+    def show(self, console: Console, payload: bytes) -> None:
+        """Print the latched ones of a device that are new; `payload`: its retained alarm."""
+        if b'"latched":true' not in payload and not self._shown:
+            return  # nearly always
+        try:
+            alarm = decode_alarm(payload)
+        except (ValueError, RecursionError):
+            return
+        latched = {each.id: each for each in alarm.alarms if each.latched is True}
+        for each in latched.values():
+            if each.id not in self._shown.get(alarm.device, ()):
+                since = "" if each.over_since is UNSET else each.over_since[11:19]
+                head = f"{alarm.time[11:23]} ◷ latched   {each.kind:14} {each.priority:6}"
+                line = f" {alarm.device}  over since {since}, to be acknowledged: {each.id[:8]}"
+                text = Text.assemble((printable(head), _COLOURS[each.priority]), printable(line))
+                console.print(text, soft_wrap=True)
+        self._shown[alarm.device] = set(latched)
+        if not latched:
+            del self._shown[alarm.device]
+
+
+def show_connection(console: Console, payload: bytes) -> None:
+    """Print that many devices have fallen silent together, if they have."""
+    try:
+        found = decode_connection(payload)
+    except (ValueError, RecursionError):
+        return
+    if found.state == "lost":
+        names = ", ".join(found.names[:5]) + (", …" if found.devices > 5 else "")
+        head = f"{found.time[11:23]} ▲ connection lost, {found.devices} of {found.of} devices"
+        line = f" {names}" + (f"  {found.reported} reported as silent" if found.reported else "")
+        text = Text.assemble((printable(head), _COLOURS["high"]), printable(line))
+        console.print(text, soft_wrap=True)
+
+
 def _decode(payload: bytes) -> Alert:
     alert = decode_alert(payload)
     for samples in (alert.beat, alert.reconstruction):
@@ -106,6 +162,8 @@ def headline(alert: Alert) -> Text:
         line += f"  pause {alert.pause_s:.1f} s"
     if alert.beats_seen:
         line += f"  {alert.beats_anomalous} of {alert.beats_seen} beats"
+    if alert.over_since is not UNSET:
+        line += f"  over since {alert.over_since[11:19]}"
     if alert.score is not None:
         line += f"  score {alert.score:.3g} (threshold {alert.threshold:.3g})"
     return Text.assemble((printable(f"{head} {alert.priority:6}"), colour), printable(line))

@@ -214,6 +214,7 @@ class LiveFeed:
             beats={name: list(watched.beats) for name, watched in self._watched_devices.items()},
             full=len(self._watched_devices) == MAX_WATCHED,
             topics=self._topics,
+            connection=alarms.lost.as_it_stands(wall) if alarms.lost.members else None,
         )
         self._available.set()
 

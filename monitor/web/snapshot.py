@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitor.alarms.decisions import Policy
 from monitor.alarms.device import HIGHEST_FIRST, Device, shelved
-from monitor.alarms.messages import Acknowledged, Kind, Priority, Shelved
+from monitor.alarms.messages import Acknowledged, Connection, Kind, Priority, Shelved
 from monitor.alarms.patients import Patient
 
 DIGITS = 4
@@ -52,6 +52,7 @@ class ShownAlarm(msgspec.Struct, frozen=True):
         beats, seen: how many of how many last beats are affected; both 0 for other kinds of alarm.
         shelved: who shelved it; None if it is not shelved.
         heart_rate, pause_s: what a rhythm alarm is about, in beats a minute or seconds.
+        over_since: when the condition ended, in seconds since 1970 UTC, while the alarm is latched.
     """
 
     id: str
@@ -65,6 +66,7 @@ class ShownAlarm(msgspec.Struct, frozen=True):
     shelved: Shelved | None
     heart_rate: float | None
     pause_s: float | None
+    over_since: float | None = None
 
 
 class DeviceRow(msgspec.Struct, frozen=True):
@@ -110,6 +112,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         beats: the last beats of each watched device, newest last.
         full: whether no further device can be watched.
         topics: where to publish beats.
+        connection: the devices that have fallen silent together; None while there are none.
     """
 
     time: float
@@ -123,11 +126,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     beats: dict[str, list[ShownBeat]]
     full: bool
     topics: list[str]
+    connection: Connection | None = None
 
 
 def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
-    """Return the open alarms of some devices, by priority and then newest first: first those that
-    need attention, then acknowledged ones, then shelved ones."""
+    """Return the open alarms of some devices, by priority, latched ones behind the others, and then
+    newest first: first those that need attention, then acknowledged ones, then shelved ones."""
     alarms: list[ShownAlarm] = []
     for name, device in devices:
         for kind, alarm in device.alarms():
@@ -146,6 +150,7 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
                     shelved(device) if device.withholds(kind) else None,
                     alarm.heart_rate,
                     alarm.pause_s,
+                    alarm.over_since,
                 )
             )
     alarms.sort(
@@ -153,6 +158,7 @@ def open_alarms(devices: Iterable[tuple[str, Device]]) -> list[ShownAlarm]:
             alarm.shelved is not None,
             alarm.acknowledged is not None,
             HIGHEST_FIRST.index(alarm.priority),
+            alarm.over_since is not None,
             -alarm.since,
         )
     )

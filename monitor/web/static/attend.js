@@ -3,14 +3,16 @@
 //
 // The token is in the address (#token=…) or typed in, and is kept until the tab is closed.
 
-import { note, say, the } from "./elements.js";
+import { element, note, say, the } from "./elements.js";
 import { KINDS } from "./units.js";
 
+// What is found most often where somebody looks after an alarm.
+const REASONS = ["Patient well", "Physician called", "Treated", "Electrode changed", "Patient moving", "Care or washing"];
 const LINGER = 6000; // milliseconds for which a confirmation is shown
 
 let allowed = false; // whether the daemon accepts requests
 let waiting = null; // the request to send once the person is known
-let questioned = null; // the alarm that the person is asked about
+let questioned = null; // the alarm that the person is asked about, or acknowledges with a note
 let over = 0; // the timer of the last confirmation
 
 /** Remove the token from the address, so that nobody can read it there. */
@@ -36,10 +38,23 @@ export function reach(reached) {
   for (const button of document.querySelectorAll("button.attends")) button.disabled = !reached;
 }
 
-export const acknowledge = (alarm) => ask("acknowledge", { id: alarm.id }, `${alarm.device}: acknowledged`);
+export const acknowledge = ({ id, device }, note = "") => ask("acknowledge", { id, note }, `${device}: acknowledged`);
 
-export const shelve = (device, minutes) =>
-  ask("shelve", { device, minutes }, minutes ? `${device}: shelved` : `${device}: no longer shelved`);
+/** Ask what the person found, and acknowledge with that. */
+export function askForNote(alarm) {
+  questioned = alarm;
+  say(the("acknowledge-what"), `${alarm.device}: ${KINDS[alarm.kind]}`);
+  the("reason").value = "";
+  the("acknowledge").showModal();
+}
+
+function acknowledgeWith(note) {
+  the("acknowledge").close();
+  acknowledge(questioned, note.trim());
+}
+
+export const shelve = (device, minutes, kinds = []) =>
+  ask("shelve", { device, minutes, kinds }, minutes ? `${device}: shelved` : `${device}: no longer shelved`);
 
 /** Ask whether an alarm was right, and why. */
 export function askWhetherRight(alarm) {
@@ -110,6 +125,16 @@ the("identify").addEventListener("click", () => {
   waiting = null;
   identify();
 });
+for (const reason of REASONS) {
+  const button = element("button", { type: "button", class: "attends" }, reason);
+  button.addEventListener("click", () => acknowledgeWith(reason));
+  the("reasons").append(button);
+}
+the("acknowledge").addEventListener("submit", (event) => {
+  event.preventDefault();
+  acknowledgeWith(the("reason").value);
+});
+the("unacknowledged").addEventListener("click", () => the("acknowledge").close());
 the("judge-true").addEventListener("click", () => judge(true));
 the("judge-false").addEventListener("click", () => judge(false));
 the("judge-cancel").addEventListener("click", () => the("judge").close());

@@ -44,7 +44,7 @@ function showShelf(shelved) {
 
 /** Say for how long a device has been silent; nothing if it has no such alarm. */
 function silent(name, view) {
-  const alarm = view.alarms.find((each) => each.device === name && each.kind === "silent");
+  const alarm = view.alarms.find((each) => each.device === name && each.kind === "silent" && each.over_since === null);
   if (!alarm) return "";
   const since = begun(alarm, view);
   return `No beat since ${time(since)} (${duration(view.time - since)}). The next one will be shown.`;
@@ -129,7 +129,28 @@ function step(by) {
   if (beats[place]) hold(beats[place].number);
 }
 
-the("shelve").addEventListener("click", () => device && shelve(device, Number(the("minutes").value)));
+/** Return the kinds of alarm that are ticked. */
+const ticked = () => [...the("kinds").querySelectorAll(":checked")].map((box) => box.value);
+
+/** Say which kinds of alarm would be shelved. */
+function showKinds() {
+  const kinds = ticked();
+  say(the("which").firstElementChild, kinds.length ? kinds.map((kind) => KINDS[kind]).join(", ") : "All but the rhythm");
+}
+
+for (const [kind, name] of Object.entries(KINDS)) {
+  const box = element("input", { type: "checkbox", value: kind });
+  the("kinds").append(element("li", {}, element("label", {}, box, ` ${name}`)));
+}
+the("kinds").addEventListener("change", showKinds);
+showKinds();
+the("shelve").addEventListener("click", () => {
+  if (!device) return;
+  shelve(device, Number(the("minutes").value), ticked());
+  for (const box of the("kinds").querySelectorAll(":checked")) box.checked = false;
+  the("which").open = false;
+  showKinds();
+});
 the("unshelve").addEventListener("click", () => device && shelve(device, 0));
 the("hold").addEventListener("click", () => hold(held === null ? (beats.at(-1)?.number ?? null) : null));
 the("earlier").addEventListener("click", () => step(-1));

@@ -4,7 +4,7 @@ import { askWhetherRight } from "./attend.js";
 import { drawBeat, range } from "./chart.js";
 import { element, list, mark, note, say, shape, the } from "./elements.js";
 import { drawPaper } from "./paper.js";
-import { KINDS, duration, rhythm, several, short, time } from "./units.js";
+import { KINDS, duration, rhythm, seenBy, several, short, time } from "./units.js";
 
 const EVERY = 5000; // milliseconds between two requests
 const LATER = 1200; // milliseconds until the history contains what has just happened
@@ -94,7 +94,7 @@ function updateRow(row, alarm) {
 
 function whoKnew({ acknowledged, shelved_by: shelver, judgements }) {
   const said = [];
-  if (acknowledged) said.push(`acknowledged by ${acknowledged.by}, ${time(seconds(acknowledged.time))}`);
+  if (acknowledged) said.push(seenBy(acknowledged, (text) => time(seconds(text))));
   if (shelver) said.push(`shelved by ${shelver}`);
   const judged = judgements.at(-1); // the last one counts
   if (judged) said.push(`judged ${judged.verdict} by ${judged.by}${judged.note && `: ${judged.note}`}`);

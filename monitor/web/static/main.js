@@ -10,7 +10,7 @@ import { showSignal } from "./signal.js";
 import { showTab } from "./tab.js";
 import { showTrend } from "./trend.js";
 import { several, time } from "./units.js";
-import { counts, inOrder, showAlarms, showDevices } from "./ward.js";
+import { counts, inOrder, showAlarms, showConnection, showDevices } from "./ward.js";
 
 const EVERY = 300; // milliseconds from an answer to the next request
 const HIDDEN = 2000; // … while nobody sees the page, which still calls
@@ -64,6 +64,7 @@ function show(trouble, uncalled) {
   const { models, version } = view;
   say(the("running"), `ecg-monitor ${version} · ${models.map(({ name, sha256 }) => `${name} (${sha256.slice(0, 12)})`).join(", ")}`);
   showState(trouble);
+  showConnection(view);
   showAlarms(view);
   if (document.hidden) return; // nor did it ask for the device's beats
   showDevices(view, chosen);

@@ -57,6 +57,10 @@ export const KINDS = {
   silent: "Silent",
 };
 
+/** Format who has acknowledged an alarm, when, and with which note. */
+export const seenBy = ({ by, time: when, note }, format) =>
+  `acknowledged by ${by}, ${format(when)}${note && `: ${note}`}`;
+
 /** Format the cause of a rhythm alarm: "38/min", "pause 5.2 s"; nothing for other alarms. */
 export function rhythm({ heart_rate: rate, pause_s: pause }) {
   if (rate !== null) return `${Math.round(rate)}/min`;

@@ -1,8 +1,8 @@
 // The open alarms, and the list of devices.
 
-import { acknowledge, askWhetherRight } from "./attend.js";
+import { acknowledge, askForNote, askWhetherRight } from "./attend.js";
 import { element, list, mark, note, say, the } from "./elements.js";
-import { KINDS, ago, count, duration, rhythm, several, time, toTheMinute } from "./units.js";
+import { KINDS, ago, count, duration, rhythm, seenBy, several, time, toTheMinute } from "./units.js";
 
 let known = null; // the priority of each alarm that was announced, by its id; null before the first snapshot
 
@@ -38,6 +38,8 @@ function keepFocus(focused) {
 function makeAlarm(alarm) {
   const button = element("button", { type: "button", class: "attends", "aria-label": `Acknowledge: ${alarm.device}` }, "Acknowledge");
   button.addEventListener("click", () => acknowledge(alarm));
+  const noted = element("button", { type: "button", class: "attends", "aria-label": `Acknowledge with a note: ${alarm.device}` }, "Note …");
+  noted.addEventListener("click", () => askForNote(alarm));
   const right = element("button", { type: "button", class: "attends", "aria-label": `Was it right? ${alarm.device}` }, "Was it right?");
   right.addEventListener("click", () => askWhetherRight(alarm));
   return element(
@@ -48,27 +50,38 @@ function makeAlarm(alarm) {
     element("span", { class: "kind" }, KINDS[alarm.kind]),
     element("span", { class: "why" }),
     element("span", { class: "seen" }),
-    element("div", { class: "actions" }, button, right),
+    element("div", { class: "actions" }, button, noted, right),
   );
 }
 
 function updateAlarm(card, alarm, view) {
-  const { acknowledged, shelved, priority } = alarm;
-  const state = `${priority}${shelved ? " shelved" : acknowledged ? " attended" : ""}`;
+  const { acknowledged, shelved, priority, over_since: over } = alarm;
+  const state = `${priority}${over === null ? "" : " latched"}${shelved ? " shelved" : acknowledged ? " attended" : ""}`;
   if (card.className !== state) {
     card.className = state;
     card.querySelector(".priority").replaceChildren(mark(priority), priority);
   }
   const since = begun(alarm, view);
-  const lasts = `for ${duration(view.time - since)}`;
+  const lasts = `for ${duration((over ?? view.time) - since)}`;
   const why = card.querySelector(".why");
   say(why, [reason(alarm), lasts].filter(Boolean).join(", "));
   why.title = `since ${time(since)}`;
   const who = [];
-  if (acknowledged) who.push(`acknowledged by ${acknowledged.by} ${toTheMinute(acknowledged.time)}`);
+  if (over !== null) who.push(`latched: over since ${time(over)}, until somebody acknowledges it`);
+  if (acknowledged) who.push(seenBy(acknowledged, toTheMinute));
   if (shelved) who.push(`shelved by ${shelved.by} until ${toTheMinute(shelved.until)}`);
   note(card.querySelector(".seen"), who.join(", "));
-  card.querySelector("button").hidden = Boolean(acknowledged);
+  const [acknowledges] = card.querySelectorAll("button");
+  acknowledges.hidden = Boolean(acknowledged);
+}
+
+/** Say that many devices have fallen silent together. */
+export function showConnection({ connection, policy }) {
+  if (!connection) return note(the("connection"), "");
+  const { devices, of, names, since, reported } = connection;
+  const some = names.slice(0, 5).join(", ") + (devices > 5 ? `, and ${count(devices - 5)} more` : "");
+  const next = reported === devices ? "Each is reported as silent." : "Each is reported as silent if it lasts.";
+  note(the("connection"), `Connection lost, ${several(devices, "device")} of ${count(of)}: not heard since ${time(Date.parse(since) / 1000)}: ${some}. ${next}`);
 }
 
 /** Return what caused an alarm; nothing if its kind says it all. */
