@@ -77,6 +77,7 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
     [
         messages.Acknowledged,
         messages.Alert,
+        messages.Connection,
         messages.Judged,
         messages.RetainedAlarm,
         messages.Score,
@@ -144,6 +145,9 @@ def test_encoded_messages_fit_their_schemas() -> None:
             counted=["0" * 16],
             changes=1,
         ),
+        messages.OpenAlarm("1" * 32, "asystole", "high", TIME, latched=True, over_since=TIME),
+        messages.Connection("lost", TIME, TIME, 40, 100, 0, ["bed-7"]),
+        messages.Connection("ok", TIME, None, 0, 0, 0, []),
         messages.Scores(
             "bed-7", [messages.Score(None, TIME, 0.5, False), messages.Score(7, TIME, 2.0, True)]
         ),
@@ -259,6 +263,8 @@ def test_a_strip_is_taken_where_it_fits_and_else_not(changed: dict[str, object])
         ("acknowledge", {"id": "0" * 32}),
         ("acknowledge", {"id": "0" * 32, "by": "Anna", "ward": 3}),
         ("acknowledge", {"id": "0" * 31}),
+        ("acknowledge", {"id": "0" * 32, "note": "electrode changed"}),
+        ("acknowledge", {"id": "0" * 32, "note": "x" * 201}),
         ("acknowledge", {"id": "0" * 32, "by": ""}),
         ("acknowledge", {"id": "0" * 32, "by": "x" * 101}),
         ("acknowledge", {"by": "Anna"}),
