@@ -396,8 +396,8 @@ class Alarms:
         all_heard = (max(each.heard, since) for each in self.devices.values())
         for name in self.lost.review(self.silent, all_heard, now)[:most]:
             device = self.silent[name]
-            self.lost.report(name)
-            decisions += self._raise(name, device, "silent", KINDS["silent"].priorities[0], wall)
+            silent = wall - (now - self.lost.report(name))
+            decisions += self._raise(name, device, "silent", KINDS["silent"].priorities[0], silent)
             device.clean, device.silent_since = False, None
         for name in self.lost.changed:
             if name not in self.lost.members and (found := self.find(name)) is not None:

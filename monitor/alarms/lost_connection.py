@@ -94,9 +94,10 @@ class LostConnection:
             self.members.clear()
         return due
 
-    def report(self, name: str) -> None:
-        """Note that a device is reported by itself."""
-        self.members[name] = inf
+    def report(self, name: str) -> float:
+        """Note that a device is reported by itself; return since when it has counted as silent."""
+        since, self.members[name] = self.members[name] - self._hold, inf
+        return since
 
     def news(self, wall: float) -> Connection | None:
         """Return what is to be made known; None if nothing has changed since the last call."""

@@ -98,6 +98,9 @@ def test_forty_devices_are_one_number_and_each_is_reported_if_it_lasts() -> None
     assert set(ward.raised) == set(beds(40))
     assert max(ward.raised.values()) <= cut + AFTER + HOLD + 1
     assert (ward.news[-1].state, ward.news[-1].reported) == ("lost", 40)
+    device = ward.alarms.find("bed-0")
+    assert device is not None
+    assert device.open["silent"].since == pytest.approx(WALL + cut + AFTER - 1, abs=1)
     ward.sending |= dict.fromkeys(beds(40), 0.0)
     ward.alarms.hear("bed-0", ward.now)
     ward.run(2)
