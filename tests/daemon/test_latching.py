@@ -12,7 +12,7 @@ from monitor.ecg.simulator import Simulator
 from monitor.history import query
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.devices import Ward, as_json
+from tests.harness.devices import Ward, as_json, in_turn
 from tests.harness.waiting import wait_until
 
 
@@ -87,8 +87,7 @@ def test_devices_that_fall_silent_together_are_one_number_and_then_each_by_itsel
         ward._client.subscribe("ecg-monitor/test/connection", 1)
         with RunningDaemon(tmp_path, broker.url, **settings) as daemon:
             ward.wait(lambda: [each.state for each in connections()] == ["ok"])
-            for bed in beds:
-                ward.send(as_json(bed, simulator.normal(2)))
+            ward.send(in_turn([as_json(bed, simulator.normal(2)) for bed in beds]))
             ward.wait(lambda: connections()[-1].devices == 8)
             told = connections()[-1]
             assert (told.of, told.reported, told.names) == (8, 0, beds)

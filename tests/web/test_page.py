@@ -21,8 +21,8 @@ from tests.detector.test_per_device import model
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.devices import Sent, Ward, as_json
 from tests.harness.receivers import Webhook
+from tests.harness.devices import Sent, Ward, as_json, in_turn
 
 PHONE = ViewportSize(width=360, height=740)
 DESK = ViewportSize(width=1440, height=900)
@@ -441,6 +441,86 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     expect(page.locator("#shelved")).to_be_hidden()
     expect(page.locator("#past li")).to_contain_text("acknowledged by <b>Anna</b>")
     assert complaints(page) == []
+
+
+def test_what_is_latched_is_seen_with_a_note_and_kinds_are_shelved(
+    browser: Browser, tmp_path: Path
+) -> None:
+    since, over = rfc3339(time.time() - 60), rfc3339(time.time() - 48)
+    alarm = messages.OpenAlarm(
+        "1" * 32, "asystole", "high", since, pause_s=5.2, latched=True, over_since=over
+    )
+    stands = messages.RetainedAlarm(
+        device="bed-1",
+        state="alarm",
+        priority="high",
+        time=since,
+        alarms=[alarm],
+        anomalous="",
+        poor="",
+        seq=None,
+        counted=[],
+        changes=0,
+    )
+    with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        ward.publish("ecg/bed-1/alarm", messages.encode(stands), retain=True)
+        with RunningDaemon(tmp_path, broker.url, METRICS__TOKEN=TOKEN) as daemon:
+            page = opened(browser, Scene(broker, daemon, ward), PHONE, hash_="#device=bed-1")
+            named(page, "Anna")
+            card = page.locator("#alarm-list li")
+            expect(card).to_have_class("high latched")
+            expect(card).to_contain_text("pause 5.2 s, for 12 s")
+            expect(card).to_contain_text("latched: over since")
+            page.get_by_text("All but the rhythm").click()
+            page.get_by_label("Tachycardia", exact=True).check()
+            page.get_by_label("Asystole", exact=True).check()
+            expect(page.locator("#which summary")).to_have_text("Asystole, Tachycardia")
+            page.get_by_role("button", name="Shelve", exact=True).click()
+            expect(page.locator("#shelved")).to_contain_text("published of asystole, tachycardia.")
+            expect(page.locator("#which summary")).to_have_text("All but the rhythm")
+            expect(card).to_have_class("high latched shelved")
+            card.get_by_role("button", name="Acknowledge with a note: bed-1").click()
+            expect(page.locator("#acknowledge-what")).to_have_text("bed-1: Asystole")
+            contrasts = page.evaluate(CONTRASTS)
+            assert [each for each in contrasts if each["contrast"] < each["least"]] == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+            page.get_by_role("button", name="Physician called").click()
+            expect(page.locator("#done")).to_have_text("bed-1: acknowledged by Anna.")
+            expect(card).to_have_count(0)
+            (cleared,) = ward.alerts()
+            assert (cleared["event"], cleared["over_since"]) == ("cleared", over)
+            assert ward.on("alarm")[-1][1]["shelved"]["kinds"] == ["asystole", "tachycardia"]
+            assert complaints(page) == []
+
+
+def test_a_lost_connection_is_told_once_and_a_note_stays_with_the_alarm(
+    browser: Browser, tmp_path: Path
+) -> None:
+    simulator = Simulator(7)
+    own = {"METRICS__TOKEN": TOKEN, "ALARM__SILENT_AFTER": "6", "ALARM__SILENT_TOGETHER": "2"}
+    with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url, **own) as daemon:
+        with Ward(broker.port) as ward:
+            scene = Scene(broker, daemon, ward)
+            page = opened(browser, scene, hash_="#device=bed-1")
+            named(page, "Anna")
+            beds = [f"bed-{i}" for i in range(6)]
+            ward.send(in_turn([as_json(bed, simulator.normal(2)) for bed in beds]))
+            lost = page.locator("#connection")
+            expect(lost).to_contain_text("Connection lost, 6 devices of 6: not heard since")
+            expect(lost).to_contain_text("bed-4, and 1 more. Each is reported as silent if it")
+            cards = page.locator("#alarm-list li")
+            expect(cards).to_have_count(6)  # it lasts
+            expect(lost).to_contain_text("Each is reported as silent.")
+            page.get_by_role("button", name="Acknowledge with a note: bed-1").click()
+            page.get_by_label("Or in your own words").fill("<i>access point</i>")
+            page.keyboard.press("Enter")
+            seen = re.compile("acknowledged by Anna, .*: <i>access point</i>")
+            expect(cards.filter(has_text="bed-1")).to_contain_text(seen)
+            expect(page.locator("#past li").filter(has_text="bed-1")).to_contain_text(seen)
+            ward.send(in_turn([as_json(bed, simulator.normal(2), first=2) for bed in beds]))
+            expect(lost).to_be_hidden()
+            expect(cards).to_have_count(0)
+            assert complaints(page) == []
 
 
 def test_a_patient_is_admitted_tried_and_discharged_by_keyboard(
