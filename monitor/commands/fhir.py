@@ -195,9 +195,10 @@ def _issue(alarm: PastAlarm, device: str) -> dict[str, Any]:
     if any(remarks):
         issue["detail"] = "; ".join(filter(None, remarks))
     if alarm.acknowledged is not None:
+        note = alarm.acknowledged.note
         issue["mitigation"] = [
             {
-                "action": {"text": "acknowledged"},
+                "action": {"text": f"acknowledged: {note}" if note else "acknowledged"},
                 "date": alarm.acknowledged.time,
                 "author": {"type": "Practitioner", "display": alarm.acknowledged.by},
             }

@@ -21,8 +21,8 @@ from tests.detector.test_per_device import model
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.receivers import Webhook
 from tests.harness.devices import Sent, Ward, as_json, in_turn
+from tests.harness.receivers import Webhook
 
 PHONE = ViewportSize(width=360, height=740)
 DESK = ViewportSize(width=1440, height=900)
