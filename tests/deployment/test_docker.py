@@ -345,7 +345,9 @@ ASKED = {
     for end in ("alarm/acknowledge", "alarm/judge", "alarm/shelve", "admit", "discharge", "model")
 }
 ABOUT_PATIENTS = {f"ecg/bed-1/{end}" for end in ("admit", "discharge", "model")}
-STATUS, ACTIVE, MARK = (f"ecg-monitor/ward/{end}" for end in ("status", "active", "mark"))
+STATUS, ACTIVE, MARK, CONNECTION = (
+    f"ecg-monitor/ward/{end}" for end in ("status", "active", "mark", "connection")
+)
 ANNOUNCED = "homeassistant/device/x/config"
 TOLD = {f"ecg/bed-1/{end}" for end in ("alerts", "alarm", "alarm/judged", "scores", "patient")}
 SAMPLES = {"ecg/bed-1/samples", "ecg/bed-2/samples"}
@@ -368,10 +370,10 @@ MAY_PUBLISH = {
         *beats_but_of("monitor"),
         *TOLD,
         *ABOUT_PATIENTS,
-        *(STRIP, STATUS, ACTIVE, MARK, ANNOUNCED),
+        *(STRIP, STATUS, ACTIVE, MARK, CONNECTION, ANNOUNCED),
     },
 }
-SEEN = {*TOLD, STRIP, *ASKED, *SAMPLES, "ecg/bed-1/learning", STATUS}
+SEEN = {*TOLD, STRIP, *ASKED, *SAMPLES, "ecg/bed-1/learning", STATUS, CONNECTION}
 MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
