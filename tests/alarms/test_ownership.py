@@ -1,6 +1,7 @@
 """Whose a device is: taken over, given away, and what two have found at once put together."""
 
 from collections import deque
+from collections.abc import Collection
 from itertools import count
 
 import pytest
@@ -12,7 +13,7 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Decision, Policy
 from monitor.alarms.device import Shelf, as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
-from monitor.alarms.messages import Acknowledged
+from monitor.alarms.messages import Acknowledged, Kind
 from monitor.alarms.ownership import Ownership
 
 EPOCH = 1_795_262_400.0
@@ -29,8 +30,10 @@ class Tree:
 class Monitor:
     """One of the monitors on a tree; what others make known comes to it when it is let."""
 
-    def __init__(self, name: str, tree: Tree, policy: Policy) -> None:
-        self.alarms = Alarms(policy)
+    def __init__(
+        self, name: str, tree: Tree, policy: Policy, latching: Collection[Kind] = ()
+    ) -> None:
+        self.alarms = Alarms(policy, latching)
         self.alarms.save_all()
         self.ownership = Ownership(self.alarms, name)
         self.beats: deque[tuple[int, int]] = deque()
@@ -196,6 +199,37 @@ def test_one_of_two_keeps_a_device_whose_alarm_somebody_removes(old: Monitor, ne
     assert old.ownership.hear("bed-7", None, 0.0, EPOCH).unsaved
     new.ownership.hear("bed-7", None, 0.0, EPOCH)
     assert not new.ownership.elsewhere
+
+
+@pytest.mark.parametrize("seen_late", [False, True])
+def test_a_latched_alarm_goes_along_and_is_cleared_once_somebody_has_seen_it(
+    tree: Tree, seen_late: bool
+) -> None:
+    """Or, before it was latched, somebody has seen it at the one that watched the device before."""
+    latching: Collection[Kind] = ("anomaly",)
+    old, new = (Monitor(f"ward-{i}", tree, THREE_OF_TEN, latching) for i in range(2))
+    old.beats.extend((i, ANOMALOUS if i < 3 else NORMAL) for i in range(13))
+    while old.beats and not (seen_late and len(old.beats) == 1):
+        old.observe()
+    old.save()
+    while new.behind:
+        new.listen()
+    new.beats.append((12 if seen_late else 13, NORMAL))
+    new.observe()
+    device = new.alarms.devices["bed-7"]
+    (raised,) = tree.alerts
+    alarm = device.open["anomaly"]
+    assert (alarm.id, alarm.state.latched) == (raised.id, True)
+    seen = Acknowledged("Anna", "2026-11-21T12:00:00.000Z")
+    if seen_late:
+        assert old.alarms.acknowledge(raised.id, seen) == []
+        old.save()
+    else:
+        tree.alerts += new.alarms.acknowledge(raised.id, seen)
+    catch_up(old, new)
+    assert [(each.event, each.alarm) for each in tree.alerts[1:]] == [("cleared", raised.id)]
+    assert not device.open
+    assert not new.alarms.open
 
 
 class Partitions(RuleBasedStateMachine):
