@@ -13,7 +13,7 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Decision, Policy
 from monitor.alarms.device import Shelf, as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, NORMAL, POOR
-from monitor.alarms.messages import Acknowledged, Kind
+from monitor.alarms.messages import Acknowledged, Kind, Priority
 from monitor.alarms.ownership import Ownership
 
 EPOCH = 1_795_262_400.0
@@ -31,7 +31,7 @@ class Monitor:
     """One of the monitors on a tree; what others make known comes to it when it is let."""
 
     def __init__(
-        self, name: str, tree: Tree, policy: Policy, latching: Collection[Kind] = ()
+        self, name: str, tree: Tree, policy: Policy, latching: Collection[Kind | Priority] = ()
     ) -> None:
         self.alarms = Alarms(policy, latching)
         self.alarms.save_all()
@@ -206,7 +206,7 @@ def test_a_latched_alarm_goes_along_and_is_cleared_once_somebody_has_seen_it(
     tree: Tree, seen_late: bool
 ) -> None:
     """Or, before it was latched, somebody has seen it at the one that watched the device before."""
-    latching: Collection[Kind] = ("anomaly",)
+    latching: list[Kind | Priority] = ["anomaly"]
     old, new = (Monitor(f"ward-{i}", tree, THREE_OF_TEN, latching) for i in range(2))
     old.beats.extend((i, ANOMALOUS if i < 3 else NORMAL) for i in range(13))
     while old.beats and not (seen_late and len(old.beats) == 1):

@@ -149,7 +149,8 @@ def test_a_broker_that_forbids_the_mark_costs_time_and_no_alarm(
     tmp_path: Path, hearts: Hearts
 ) -> None:
     rights = tmp_path / "acl"
-    rights.write_text("topic readwrite ecg/#\ntopic readwrite ecg-monitor/+/status\n")
+    own = "topic readwrite ecg-monitor/+/status\ntopic write ecg-monitor/+/connection\n"
+    rights.write_text(f"topic readwrite ecg/#\n{own}")
     with Mosquitto(tmp_path, f"allow_anonymous true\nacl_file {rights}\n") as broker:
         identities = publish_alarms(broker, 3)
         with Ward(broker.port) as ward, RunningDaemon(tmp_path, broker.url) as daemon:
