@@ -697,9 +697,10 @@ def _identity(
 
     An alarm is raised by what was seen last, mostly a beat. Beats without a number may be the same
     again and again, such as those of a lead that is off; there the number of the change tells one
-    from the next, and the hour of the alarm from those before the device was forgotten. Of the
-    rhythm it is when it began. Once it is raised, it escalates once and is cleared once, whoever
-    finds so: of that the id is derived from the alarm.
+    from the next, and the hour of the alarm from those before the device was forgotten. So they do
+    of silence, which may come again behind the same beat. Of the rhythm it is when it began. Once
+    it is raised, it escalates once and is cleared once, whoever finds so: of that the id is derived
+    from the alarm.
     """
     if trigger is Trigger.UNSHELVE:
         return alarm.id if event == "raised" else alarm.escalation or alarm.id
@@ -711,7 +712,8 @@ def _identity(
         return _digest(alarm.id, event)
     keys = device.keys()
     last = keys[-1] if keys else 0
-    number = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}" if device.seq < 0 else "0"
+    change = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}"
+    number = change if device.seq < 0 or kind == "silent" else "0"
     return _digest(name, kind, event, str(last), number)
 
 
