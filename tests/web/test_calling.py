@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
 
 from monitor.alarms import messages
+from monitor.ecg.simulator import Simulator
 from monitor.times import rfc3339
 from tests.harness.brokers import Mosquitto
 from tests.harness.browser import chromium
 from tests.harness.daemons import RunningDaemon
-from tests.harness.devices import Ward
+from tests.harness.devices import Ward, as_json, in_turn
 from tests.web.test_page import CONTRASTS, DESK, PHONE, TOKEN, Scene, complaints, named, opened
 
 PULSES = """
@@ -272,6 +273,23 @@ NOTIFICATIONS = """
   };
 """
 """Notifications that are kept instead of shown: Chromium has no desktop here to show them on."""
+
+
+def test_devices_that_are_lost_together_call_with_high_priority(
+    browser: Browser, tmp_path: Path
+) -> None:
+    own = {"METRICS__TOKEN": TOKEN, "ALARM__SILENT_AFTER": "6"}
+    with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url, **own) as daemon:
+        with Ward(broker.port) as ward:
+            scene = Scene(broker, daemon, ward)
+            page = page_of(browser, scene)
+            switch(page, "Sound").click()
+            ward.wait(lambda: pulses(page) > 0)  # the trial
+            before = pulses(page)
+            simulator = Simulator(7)
+            ward.send(in_turn([as_json(f"bed-{i}", simulator.normal(2)) for i in range(6)]))
+            expect(page.locator("#connection")).to_contain_text("Connection lost, 6 devices")
+            assert pulses_of_a_burst(page, scene, before) == 10
 
 
 def test_notifications_are_asked_for_on_a_click_and_tell_what_is_new(

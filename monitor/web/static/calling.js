@@ -13,7 +13,8 @@ const PAUSE = 120; // seconds; longer, a page forgotten in a pause would miss to
 const GRACE = 5; // seconds without the monitor before it calls: a standby takes over within two
 const OFTEN = 250; // milliseconds between two looks at the clock
 const RANKS = { low: 1, medium: 2, high: 3 };
-const LOST = "the connection to the monitor"; // stands among the alarms' ids
+const LOST = "the connection to the monitor"; // stands among the alarms' ids, as does
+const TOGETHER = "the connection of many devices";
 
 let wanted = localStorage.getItem("sound") === "on"; // whether a person switched the sound on here
 let notifies = localStorage.getItem("notifications") === "on";
@@ -33,15 +34,16 @@ const highest = () => ["high", "medium", "low"].find((each) => [...calls.values(
 export function call(view, blind) {
   const alarms = (view?.alarms ?? []).filter((alarm) => !alarm.shelved && !alarm.acknowledged);
   const standing = new Map(alarms.map((alarm) => [alarm.id, alarm.priority]));
+  if (view?.connection) standing.set(TOGETHER, "high");
   if (blind !== null && blind > GRACE) standing.set(LOST, "high");
   const news = [...standing].filter(([id, priority]) => RANKS[priority] > (RANKS[calls.get(id)] ?? 0));
   calls = standing;
-  if (begun || standing.has(LOST)) tell(new Set(news.map(([id]) => id)), alarms);
+  if (begun || standing.has(LOST)) tell(new Set(news.map(([id]) => id)), alarms, view);
   begun ||= view !== null;
   keep();
 }
 
-function tell(news, alarms) {
+function tell(news, alarms, view) {
   if (!news.size) return;
   const rank = Math.max(...[...news].map((id) => RANKS[calls.get(id)]));
   if (paused && (rank === RANKS.high || rank > paused.rank)) {
@@ -49,7 +51,10 @@ function tell(news, alarms) {
   }
   const fresh = alarms.filter((alarm) => news.has(alarm.id));
   if (news.has(LOST)) notify("No connection to the monitor", "No alarm can reach this page.", true);
-  else notify(...inWords(fresh), rank === RANKS.high, fresh[0].device);
+  else if (news.has(TOGETHER)) {
+    const { devices, names } = view.connection;
+    notify(`Connection lost, ${several(devices, "device")}`, names.slice(0, 4).join(", "), true);
+  } else notify(...inWords(fresh), rank === RANKS.high, fresh[0].device);
 }
 
 /** Return the title and the text of a notification of some alarms, the most serious first. */
