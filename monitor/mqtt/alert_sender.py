@@ -221,10 +221,10 @@ class AlertSender(Connection):
         if self._retained is not None:
             self._retained.tick(time.monotonic())
             self._show_reading()
-            if self._retained.finished and self._retained.collected:
-                if self._others is not None:
-                    self._others.listen()
-                self._ask_for_what_is_left()
+        if self._retained is None or (self._retained.finished and self._retained.collected):
+            if self._others is not None:
+                self._others.listen()
+            self._ask_for_what_is_left()
 
     def _ask_for_what_is_left(self) -> None:
         if self._left and self._client is not None and self._accepted:

@@ -310,7 +310,9 @@ def test_beats_under_way_are_known_after_a_crash(
     scene.send("bed-7", beats(5, 3.0))
     with running(tmp_path, broker, ward) as scene:
         scene.daemon.wait_until("ecg_monitor_beats_received_total", 5)
-        assert scene.daemon.value("ecg_monitor_devices") == 0
+        scene.send("bed-8", beats(2))
+        scene.is_said("bed-8", state="shared")
+        assert scene.patients("bed-7")[-1] is None
 
 
 def test_what_an_earlier_process_said_of_a_patient_does_not_stay(
