@@ -27,8 +27,8 @@ from monitor.times import from_rfc3339, rfc3339
 from monitor.topics import Topics, subscription
 
 LEARNER_TIMEOUT = 30.0
-"""Seconds that the learner may be away before the shared model watches again: it needs ten to
-start, with TensorFlow, and its service is started again after one."""
+"""Seconds that the learner may be away, or unable to write a model, before the shared model watches
+again: it needs ten to start, with TensorFlow, and its service is started again after one."""
 
 ANSWER_TIMEOUT = 10.0
 """Seconds that the learner may take to report of a patient who was admitted."""
@@ -60,6 +60,8 @@ class _Record:
     Attributes:
         state, since: as they were made known last; `since` in seconds since 1970.
         learning: the last report of the learner, and when it came, on the monotonic clock.
+        held_up: since when, on the same clock, the learner has not been able to write the model,
+            also while it tries again; None while nothing is in its way.
         asked: when the patient was admitted, on the same clock, until the learner reports.
         wanted: whether something was asked about the device, so that it is made known.
         published: what is retained on the broker, by us or by an earlier process.
@@ -69,6 +71,7 @@ class _Record:
     since: float = 0.0
     learning: Learning | None = None
     reported: float = 0.0
+    held_up: float | None = None
     asked: float | None = None
     wanted: bool = False
     published: Patient | None = None
@@ -150,6 +153,10 @@ class Patients:
                 return
             record = self._add(name)
         record.learning, record.reported, record.asked = learning, now, None
+        if learning is None or learning.state not in ("waiting", "fitting"):
+            record.held_up = None
+        elif learning.state == "waiting" and learning.problem and record.held_up is None:
+            record.held_up = now
         self._dirty[name] = None
         self._update(name, record, wall, now)
 
@@ -365,7 +372,8 @@ class Patients:
             and self._detectors.problem(name) is None
         )
         late = awaited and now >= record.reported + TAKE_OVER_TIMEOUT
-        gone = self._away is not None and now >= self._away + LEARNER_TIMEOUT
+        stops = [each for each in (self._away, record.held_up) if each is not None]
+        gone = bool(stops) and now >= min(stops) + LEARNER_TIMEOUT
         learns = learning is not None and learning.state in LEARNS
         state: State = "shared"
         if own is not None:
@@ -383,11 +391,7 @@ class Patients:
             self.unwatched.add(name)
         else:
             self.unwatched.discard(name)
-        if (
-            record.asked is not None
-            or (learns and self._away is not None)
-            or (awaited and not late)
-        ):
+        if record.asked is not None or (learns and stops) or (awaited and not late):
             self._waiting[name] = None
         else:
             self._waiting.pop(name, None)

@@ -336,15 +336,41 @@ def test_what_an_earlier_process_said_of_a_patient_does_not_stay(
         assert scene.patients()[-1] is None
 
 
+def watched_by_hand(folder: Path) -> tuple[Patients, Alarms]:
+    """Return patients whose clock the test moves, and the alarms; bed-9 is another monitor's."""
+    settings = load(None, {"model": {"folder": folder}, "history": {"days": 0}})
+    detectors, alarms = Detectors(settings.model), Alarms(settings.alarm.policy)
+    history = HistoryWriter(settings.history, folder / "h.db", Counter("lost", "", registry=None))
+    trials, drifts = TrialWatch(detectors, alarms.policy), DriftWatch(detectors, history)
+    return Patients(settings, detectors, alarms, trials, drifts, 0.0, {"bed-9"}), alarms
+
+
+def test_a_folder_that_stays_unwritable_leaves_the_shape_unwatched_for_a_while_only(
+    tmp_path: Path,
+) -> None:
+    patients, alarms = watched_by_hand(tmp_path)
+    patients.report(b"ecg-monitor/ecg-monitor-learn/status", b"online", 0.0, 0.0)
+    alarms.hear("bed-7", 0.0)
+
+    def said(now: float, state: Any, problem: str | None = None) -> Any:
+        report = Learning(state=state, since=ADMITTED, beats=9, needed=9, problem=problem)
+        patients.report(b"ecg/bed-7/learning", msgspec.json.encode(report), now, now)
+        return dict(patients.changes(now, now)).get("bed-7")
+
+    assert said(0, "waiting", "read-only; trying again").state == "learning"
+    assert said(20, "fitting").state == "learning"
+    assert said(25, "waiting", "read-only; trying again").state == "learning"
+    (held_up,) = dict(patients.changes(30.0, 30.0)).values()
+    assert held_up is not None
+    assert (held_up.state, held_up.problem) == ("shared", "read-only; trying again")
+    assert "bed-7" not in patients.unwatched
+    assert said(60, "fitting").state == "shared"
+    assert said(70, "collecting").state == "learning"  # admitted anew
+
+
 def test_a_device_that_nobody_hears_again_is_forgotten(tmp_path: Path) -> None:
     said = Patient(device="bed-7", state="shared", since=ADMITTED)
-    settings = load(None, {"model": {"folder": tmp_path}, "history": {"days": 0}})
-    detectors, alarms = Detectors(settings.model), Alarms(settings.alarm.policy)
-    history = HistoryWriter(settings.history, tmp_path / "h.db", Counter("lost", "", registry=None))
-    patients = Patients(
-        settings, detectors, alarms, TrialWatch(detectors, settings.alarm.policy),
-        DriftWatch(detectors, history), 0.0, {"bed-9"},
-    )  # fmt: skip
+    patients, alarms = watched_by_hand(tmp_path)
     for name in ("bed-7", "bed-8", "bed-9"):
         payload = msgspec.json.encode(replace(said, device=name))
         patients.recover(f"ecg/{name}/patient".encode(), payload, 0.0)
