@@ -4,7 +4,7 @@ The learner reports on `ecg/<device>/learning`, the monitor publishes on `ecg/<d
 both are retained.
 """
 
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,8 @@ LEARNS: Final[frozenset[Progress]] = frozenset({"collecting", "waiting", "fittin
 """The stages in which a model is being learnt."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
+
+_Said = TypeVar("_Said", bound=msgspec.Struct)
 
 Line = Annotated[str, Meta(max_length=1000)]
 
@@ -69,8 +71,12 @@ def decode_learning(payload: bytes) -> Learning:
     Raises:
         Rejected: with the reason.
     """
+    return _decode(payload, Learning)
+
+
+def _decode(payload: bytes, kind: type[_Said]) -> _Said:
     try:
-        return msgspec.json.decode(payload, type=Learning)
+        return msgspec.json.decode(payload, type=kind)
     except msgspec.ValidationError as error:
         raise Rejected("shape", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -127,3 +133,17 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     place: int | None = None
     trial: Trial | None = None
     relearn: bool = False
+
+
+def decode_patient(payload: bytes) -> Patient:
+    """Read what is retained of a patient.
+
+    Raises:
+        Rejected: with the reason.
+    """
+    patient = _decode(payload, Patient)
+    try:
+        check_time(patient.since)
+    except ValueError as error:
+        raise Rejected("shape", str(error)) from None
+    return patient

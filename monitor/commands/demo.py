@@ -103,7 +103,7 @@ def run(seconds: float | None) -> None:
         console.print(f"patients simulated, one beat every {BEAT_EVERY:g} s each:")
         for patient in ward:
             when = f" from second {patient.begins:g} to {patient.ends:g}" if patient.kind else ""
-            console.print(f"  {patient.device} {patient.story}{when}")
+            console.print(f"  {patient.device} {patient.story}{when}", soft_wrap=True)
         if ADMITTED not in ward:
             console.print("learning a patient's own model needs pip install 'ecg-monitor\\[train]'")
         console.print("Press Ctrl-C to stop. Alerts:\n")

@@ -63,11 +63,12 @@ def admit(
 
 def _progress(patient: Patient) -> str:
     """Return how far a patient's model is, in words."""
+    problem = f" ({patient.problem})" if patient.problem else ""
     if patient.progress == "waiting" and patient.place is not None:
-        return f"waiting to be fitted, number {patient.place} in line"
+        return f"waiting to be fitted, number {patient.place} in line{problem}"
     if patient.progress == "fitting":
-        return "being fitted"
-    return f"learning, {patient.beats} of {patient.needed} beats"
+        return f"being fitted{problem}"
+    return f"learning, {patient.beats} of {patient.needed} beats{problem}"
 
 
 def discharge(settings: Settings, device: str, keep_model: bool, by: str | None) -> None:

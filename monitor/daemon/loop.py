@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.alarms import messages, operator_requests, strips
-from monitor.alarms.decisions import Alarms
+from monitor.alarms.decisions import IN_FLIGHT_AGAIN, Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
 from monitor.alarms.patients import STATES
@@ -25,7 +25,7 @@ from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, N
 from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, Rejected, UsageError
-from monitor.history.query import open_alarms
+from monitor.history.query import care, open_alarms
 from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
@@ -94,7 +94,13 @@ class Daemon:
         self._trials = TrialWatch(detectors, settings.alarm.policy)
         self._drifts = DriftWatch(detectors, self.history)
         self.patients = Patients(
-            settings, detectors, self.alarms, self._trials, self._drifts, time.monotonic()
+            settings,
+            detectors,
+            self.alarms,
+            self._trials,
+            self._drifts,
+            time.monotonic(),
+            self.ownership.elsewhere,
         )
         requests = [
             f"{settings.output.topic}/{topic}" for topic in (*operator_requests.TOPICS, "strip")
@@ -104,7 +110,12 @@ class Daemon:
         self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
         self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
         self.sender = AlertSender(
-            settings.mqtt, filters, metrics, retained=self.retained, others=self.others
+            settings.mqtt,
+            filters,
+            metrics,
+            retained=self.retained,
+            others=self.others,
+            left=self.patients.left,
         )
         self.notifier = Notifier(settings, metrics)
         raw = settings.segment
@@ -276,6 +287,8 @@ class Daemon:
             )
             if heard.handover is not None:
                 changes.handovers.append(heard.handover)
+                if not heard.handover.taken:
+                    self.patients.give_away(name)
             for decision in heard.decisions:
                 changes.add(decision, now, detector)
             if heard.unsaved:
@@ -290,6 +303,10 @@ class Daemon:
             try:
                 if self.patients.is_report(asked.topic):
                     self.patients.report(asked.topic, asked.payload, now, time.monotonic())
+                    continue
+                if self.patients.is_patient(asked.topic):
+                    if asked.retain:  # else it is ours, as everybody hears it
+                        self.patients.recover(asked.topic, asked.payload, time.monotonic())
                     continue
                 if asked.retain:
                     continue  # it may be of any age
@@ -418,6 +435,7 @@ class Daemon:
         self._restore(self.retained.collect(), monotonic)
         if not self._recovered and not self.retained.complete:
             self._recover_from_history(monotonic)
+        self._recall_discharges(monotonic)
         self._recovered = True
         self.notifier.begin()
         self._all_recovered = self.retained.finished
@@ -435,6 +453,15 @@ class Daemon:
         except Failure as failure:
             problem = f"{problem}; {failure}"
         log.warning("not all retained alarms were read", reason=problem, from_history=restored)
+
+    def _recall_discharges(self, monotonic: float) -> None:
+        """Take what the broker kept of patients who left just before the start for theirs."""
+        if self.history.file is None:
+            return
+        with suppress(Failure):  # nothing is known of them then
+            for action in care(self.history.file, time.time() - IN_FLIGHT_AGAIN):
+                if action.action == "discharged":
+                    self.alarms.discharged[action.device] = monotonic
 
     def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
         """Take over the alarms of devices that nothing is known of; return of how many."""

@@ -1,16 +1,24 @@
 """By what each patient is watched: the shared model, his own, or for the time being neither.
 
 All of it follows from the model files and from what the learner reports, which the broker keeps:
-nothing has to be saved here for a restart.
+nothing has to be saved here for a restart. What an earlier process made known of patients is read
+back only so that none stays retained of whom nothing is true any more.
 """
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
-from monitor.alarms.decisions import Alarms
-from monitor.alarms.patients import LEARNS, Learning, Patient, State, decode_learning
+from monitor.alarms.decisions import FORGET_AFTER, Alarms
+from monitor.alarms.patients import (
+    LEARNS,
+    Learning,
+    Patient,
+    State,
+    decode_learning,
+    decode_patient,
+)
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.detector.per_device import Detectors
 from monitor.errors import Rejected
@@ -19,8 +27,8 @@ from monitor.times import from_rfc3339, rfc3339
 from monitor.topics import Topics, subscription
 
 LEARNER_TIMEOUT = 30.0
-"""Seconds that the learner may be away before the shared model watches again: it needs ten to
-start, with TensorFlow, and its service is started again after one."""
+"""Seconds that the learner may be away, or unable to write a model, before the shared model watches
+again: it needs ten to start, with TensorFlow, and its service is started again after one."""
 
 ANSWER_TIMEOUT = 10.0
 """Seconds that the learner may take to report of a patient who was admitted."""
@@ -41,6 +49,9 @@ MAX_PER_TURN = 200
 MAX_REPORTS = 65536
 """Devices whose reports of the learner are kept: whoever may write there could make up more."""
 
+MAX_LEARNERS = 100
+"""Learners whose statuses are kept; where several monitors share devices, they share one."""
+
 
 @dataclass(slots=True)
 class _Record:
@@ -49,15 +60,18 @@ class _Record:
     Attributes:
         state, since: as they were made known last; `since` in seconds since 1970.
         learning: the last report of the learner, and when it came, on the monotonic clock.
+        held_up: since when, on the same clock, the learner has not been able to write the model,
+            also while it tries again; None while nothing is in its way.
         asked: when the patient was admitted, on the same clock, until the learner reports.
         wanted: whether something was asked about the device, so that it is made known.
-        published: what is retained on the broker, as far as we have published it.
+        published: what is retained on the broker, by us or by an earlier process.
     """
 
     state: State | None = None
     since: float = 0.0
     learning: Learning | None = None
     reported: float = 0.0
+    held_up: float | None = None
     asked: float | None = None
     wanted: bool = False
     published: Patient | None = None
@@ -80,8 +94,13 @@ class Patients:
         trials: TrialWatch,
         drifts: DriftWatch,
         started: float,
+        elsewhere: Container[str] = (),
     ) -> None:
-        """Follow these; `started` is on the monotonic clock."""
+        """Follow these, but for devices that are `elsewhere`: another monitor makes those known.
+
+        `started` is on the monotonic clock.
+        """
+        self._elsewhere = elsewhere
         self.unwatched: set[str] = set()
         self.counts: Counter[State] = Counter()
         self._detectors, self._alarms = detectors, alarms
@@ -89,15 +108,19 @@ class Patients:
         self._folder = settings.model.folder
         self._automatic = settings.learn.automatic and self._folder is not None
         learning = f"{settings.output.topic}/learning"
-        self._topics = Topics([learning])
-        self._learner = f"ecg-monitor/{settings.mqtt.client_id}-learn/status"
-        self.filters = [subscription(learning), self._learner]
-        self._status = ""  # of the learner, as it was last reported
+        patient = f"{settings.output.topic}/patient"
+        self._topics, self._patient_topics = Topics([learning]), Topics([patient])
+        learner = f"ecg-monitor/{settings.mqtt.client_id}-learn/status"
+        self.filters = [subscription(learning), learner]
+        self.left = [] if self._folder is None else [subscription(patient)]
+        self._learner = learner.encode()
+        self._statuses: dict[bytes, str] = {}  # of learners, by topic
         self._away: float | None = started  # since when the learner is; None while it is there
         self._records: dict[str, _Record] = {}
         self._dirty: dict[str, None] = {}
         self._waiting: dict[str, None] = {}  # of which the clock may change something
         self._removed: dict[str, None] = {}
+        self._unheard: dict[str, float] = {}  # known by what was retained, and until when
         self._to_admit: list[tuple[float, str]] = []
         self._trials_at = 0.0
 
@@ -105,7 +128,7 @@ class Patients:
 
     def is_report(self, topic: bytes) -> bool:
         """Return whether a message is one that the learner retains."""
-        return topic.endswith(b"/learning") or topic == self._learner.encode()
+        return topic.endswith((b"/learning", b"-learn/status"))
 
     def report(self, topic: bytes, payload: bytes, wall: float, now: float) -> None:
         """Take in what the learner says of itself or of a patient.
@@ -119,8 +142,8 @@ class Patients:
         Raises:
             Rejected: it is no report.
         """
-        if topic == self._learner.encode():
-            self._hear_status(payload, now)
+        if topic.endswith(b"/status"):
+            self._hear_status(topic, payload, now)
             return
         name = self._topics.device(topic)
         learning = decode_learning(payload) if payload else None
@@ -128,24 +151,87 @@ class Patients:
         if record is None:
             if learning is None:
                 return
-            if len(self._records) >= MAX_REPORTS and self._alarms.find(name) is None:
-                raise Rejected("topic", f"{name[:40]!r}: too many devices are reported of")
-            record = self._records[name] = _Record()
+            record = self._add(name)
         record.learning, record.reported, record.asked = learning, now, None
+        if learning is None or learning.state not in ("waiting", "fitting"):
+            record.held_up = None
+        elif learning.state == "waiting" and learning.problem and record.held_up is None:
+            record.held_up = now
         self._dirty[name] = None
         self._update(name, record, wall, now)
 
-    def _hear_status(self, payload: bytes, now: float) -> None:
+    def is_patient(self, topic: bytes) -> bool:
+        """Return whether a message says what is retained of a patient."""
+        return topic.endswith(b"/patient")
+
+    def recover(self, topic: bytes, payload: bytes, now: float) -> None:
+        """Take in what an earlier process left retained of a patient.
+
+        A device that is not heard for as long as one that fell silent is forgotten as that is.
+
+        Args:
+            topic: for which `is_patient` is true.
+            payload: what is retained.
+            now: on the monotonic clock.
+
+        Raises:
+            Rejected: it says nothing of a patient at this device.
+        """
+        name = self._patient_topics.device(topic)
+        patient = decode_patient(payload)
+        if patient.device != name:
+            raise Rejected("topic", f"{name[:40]!r}: it is of another device")
+        record = self._records.get(name)
+        if name in self._elsewhere or (record is not None and record.published is not None):
+            return
+        if record is None and name in self._alarms.discharged:  # and it was ended before it said so
+            self._removed[name] = None
+            return
+        record = record or self._add(name)
+        if record.state in (None, patient.state):
+            record.state, record.since = patient.state, from_rfc3339(patient.since)
+        record.published = patient
+        self.counts[patient.state] += 1
+        self._dirty[name] = None
+        self._unheard[name] = now + FORGET_AFTER
+
+    def _add(self, name: str) -> _Record:
+        """Add a device of which was told, and which need not have been heard.
+
+        Raises:
+            Rejected: there are too many.
+        """
+        if len(self._records) >= MAX_REPORTS and self._alarms.find(name) is None:
+            raise Rejected("topic", f"{name[:40]!r}: too many devices are reported of")
+        record = self._records[name] = _Record()
+        return record
+
+    def give_away(self, name: str) -> None:
+        """Leave it to another monitor, which hears the device now, to make a patient known."""
+        record = self._records.get(name)
+        if record is not None and record.published is not None:
+            self.counts[record.published.state] -= 1
+            record.published = None
+
+    def _hear_status(self, topic: bytes, payload: bytes, now: float) -> None:
         if payload not in (b"online", b"stopped", b"offline", b""):
             raise Rejected("shape", "the status of the learner is online, stopped or offline")
-        self._status = payload.decode()
-        if payload == b"online":
+        if topic not in self._statuses and len(self._statuses) >= MAX_LEARNERS:
+            raise Rejected("topic", f"there are more than {MAX_LEARNERS} learners")
+        self._statuses[topic] = payload.decode()
+        if self._learner_status == "online":
             self._away = None
         elif self._away is None:
             self._away = now
         for name, record in self._records.items():
             if record.asked is not None or record.learning is not None:
                 self._dirty[name] = None
+
+    @property
+    def _learner_status(self) -> str:
+        """The last status of our learner or, where we have none, of one that several share."""
+        shared = "online" if "online" in self._statuses.values() else ""
+        return self._statuses.get(self._learner, shared or next(iter(self._statuses.values()), ""))
 
     def appear(self, names: Iterable[str], now: float) -> None:
         """Take in devices that were heard and not known before."""
@@ -203,7 +289,7 @@ class Patients:
         if self._folder is None:
             return "model.folder is not set: no models of patients' own can be used"
         if self._away is not None:
-            status = self._status or "not seen"
+            status = self._learner_status or "not seen"
             return f"ecg-train learn is not running ({status}): nothing is learnt until it is"
         return None
 
@@ -243,6 +329,7 @@ class Patients:
         if now >= self._trials_at:
             self._trials_at = now + TRIAL_INTERVAL
             self._dirty.update(dict.fromkeys(self._trials.devices))
+            self._forget_the_unheard(now)
         for name in list(self._dirty)[:MAX_PER_TURN]:
             del self._dirty[name]
             record = self._records.get(name)
@@ -257,14 +344,22 @@ class Patients:
             record.published = patient
             yield name, patient
 
+    def _forget_the_unheard(self, now: float) -> None:
+        for name in [name for name, until in self._unheard.items() if until <= now]:
+            del self._unheard[name]
+            if self._alarms.find(name) is None:
+                self.forget(name)
+
     def patient(self, name: str) -> Patient | None:
         """Return what was last made known of a patient; None if nothing was."""
         record = self._records.get(name)
         return None if record is None else record.published
 
     def _is_made_known(self, name: str, record: _Record) -> bool:
+        if name in self._elsewhere:
+            return False
         heard = self._folder is not None and self._alarms.find(name) is not None
-        return record.wanted or heard
+        return record.wanted or heard or record.published is not None
 
     def _update(self, name: str, record: _Record, wall: float, now: float) -> Patient:
         """Bring the state of a patient up to date, and return what is to be said of him."""
@@ -277,7 +372,8 @@ class Patients:
             and self._detectors.problem(name) is None
         )
         late = awaited and now >= record.reported + TAKE_OVER_TIMEOUT
-        gone = self._away is not None and now >= self._away + LEARNER_TIMEOUT
+        stops = [each for each in (self._away, record.held_up) if each is not None]
+        gone = bool(stops) and now >= min(stops) + LEARNER_TIMEOUT
         learns = learning is not None and learning.state in LEARNS
         state: State = "shared"
         if own is not None:
@@ -295,11 +391,7 @@ class Patients:
             self.unwatched.add(name)
         else:
             self.unwatched.discard(name)
-        if (
-            record.asked is not None
-            or (learns and self._away is not None)
-            or (awaited and not late)
-        ):
+        if record.asked is not None or (learns and stops) or (awaited and not late):
             self._waiting[name] = None
         else:
             self._waiting.pop(name, None)

@@ -67,6 +67,7 @@ class AlertSender(Connection):
         client_id: str | None = None,
         retained: RetainedAlarms | None = None,
         others: OtherMonitors | None = None,
+        left: Sequence[str] = (),
     ) -> None:
         """Publish over this broker.
 
@@ -77,11 +78,13 @@ class AlertSender(Connection):
             client_id: the program's own; None for `mqtt.client_id`.
             retained: the alarms to be read before anything is published; None for none.
             others: what hears of other monitors; None where there can be none.
+            left: the filters of what an earlier process may have left retained, beside the alarms;
+                it is asked for once, behind those, and comes among the requests.
         """
         program = client_id or mqtt.client_id
         super().__init__(mqtt, f"{program}-alerts", keep_session=False)
         self._metrics = metrics
-        self._filters = requests
+        self._filters, self._left = requests, left
         self._watched: set[str] = set()
         self._requests: list[Publish] = []
         self._topic = f"ecg-monitor/{program}/status"
@@ -218,8 +221,15 @@ class AlertSender(Connection):
         if self._retained is not None:
             self._retained.tick(time.monotonic())
             self._show_reading()
-            if self._others is not None and self._retained.finished and self._retained.collected:
+        if self._retained is None or (self._retained.finished and self._retained.collected):
+            if self._others is not None:
                 self._others.listen()
+            self._ask_for_what_is_left()
+
+    def _ask_for_what_is_left(self) -> None:
+        if self._left and self._client is not None and self._accepted:
+            self._client.subscribe([(topic, 1) for topic in self._left])
+            self._left = ()
 
     # -- what subclasses of Connection fill in
 

@@ -69,7 +69,7 @@ class OtherMonitors:
             name = topic.split(b"/")[1].decode(errors="replace")
             other = name != self._program and not name.endswith(NO_MONITORS)
             self.present |= other and payload == b"online"
-            return name != f"{self._program}-learn"  # that of our learner others here wait for
+            return not name.endswith("-learn")  # others here wait for those of learners
         if not self._listening or not topic.endswith(self._suffix):
             return False
         if not payload.endswith(self._own):

@@ -15,11 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from prometheus_client import Counter
 
+from monitor.alarms.decisions import FORGET_AFTER, Alarms
 from monitor.alarms.patients import Learning, Patient
+from monitor.configuration import load
+from monitor.daemon.model_watch import DriftWatch, TrialWatch
+from monitor.daemon.patients import Patients
 from monitor.detector.folder import in_use, on_trial
+from monitor.detector.per_device import Detectors
 from monitor.history import query
 from monitor.history.store import Action
+from monitor.history.writer import HistoryWriter
 from monitor.times import rfc3339
 from tests.detector.test_per_device import model
 from tests.harness.brokers import ANYBODY, Mosquitto
@@ -287,6 +295,124 @@ def test_a_patient_who_is_discharged_is_forgotten_at_once(
         assert ecg_monitor(broker, "discharge", "bed-9").result().returncode == 1
     kept = query.care(tmp_path / "history.db")
     assert [each.action for each in kept] == ["shelved", "discharged"]
+
+
+def test_beats_under_way_are_known_after_a_crash(
+    tmp_path: Path, broker: Mosquitto, ward: Ward
+) -> None:
+    with running(tmp_path, broker, ward) as scene:
+        scene.send("bed-7", beats(5))
+        scene.is_said(state="shared")
+        scene.ask("bed-7", "discharge", by="Anna")
+        wait_until(lambda: query.care(tmp_path / "history.db"))
+        scene.daemon.process.kill()
+        scene.daemon.process.wait()
+    scene.send("bed-7", beats(5, 3.0))
+    with running(tmp_path, broker, ward) as scene:
+        scene.daemon.wait_until("ecg_monitor_beats_received_total", 5)
+        scene.send("bed-8", beats(2))
+        scene.is_said("bed-8", state="shared")
+        assert scene.patients("bed-7")[-1] is None
+
+
+def test_what_an_earlier_process_said_of_a_patient_does_not_stay(
+    tmp_path: Path, broker: Mosquitto, ward: Ward
+) -> None:
+    own = in_use(tmp_path / "models", "bed-7")
+    with running(tmp_path, broker, ward) as scene:
+        scene.write(own, "anna", 1.0)
+        scene.send("bed-7", beats(2))
+        scene.is_said(state="own")
+        scene.daemon.process.kill()
+        scene.daemon.process.wait()
+    own.unlink()  # by the learner, who has heard the discharge
+    ward.publish("ecg/bed-8/patient", b'{"state": "own"}', retain=True)
+    with running(tmp_path, broker, ward) as scene:
+        scene.is_said(state="shared")
+        assert scene.daemon.value('ecg_monitor_patients{state="shared"}') == 1
+        scene.daemon.wait_until('ecg_monitor_messages_rejected_total{reason="shape"}', 1)
+        left = ecg_monitor(broker, "discharge", "bed-7").result()
+        assert left.returncode == 0, left.stderr
+        assert scene.patients()[-1] is None
+
+
+def watched_by_hand(folder: Path) -> tuple[Patients, Alarms]:
+    """Return patients whose clock the test moves, and the alarms; bed-9 is another monitor's."""
+    settings = load(None, {"model": {"folder": folder}, "history": {"days": 0}})
+    detectors, alarms = Detectors(settings.model), Alarms(settings.alarm.policy)
+    history = HistoryWriter(settings.history, folder / "h.db", Counter("lost", "", registry=None))
+    trials, drifts = TrialWatch(detectors, alarms.policy), DriftWatch(detectors, history)
+    return Patients(settings, detectors, alarms, trials, drifts, 0.0, {"bed-9"}), alarms
+
+
+def test_a_folder_that_stays_unwritable_leaves_the_shape_unwatched_for_a_while_only(
+    tmp_path: Path,
+) -> None:
+    patients, alarms = watched_by_hand(tmp_path)
+    patients.report(b"ecg-monitor/ecg-monitor-learn/status", b"online", 0.0, 0.0)
+    alarms.hear("bed-7", 0.0)
+
+    def said(now: float, state: Any, problem: str | None = None) -> Any:
+        report = Learning(state=state, since=ADMITTED, beats=9, needed=9, problem=problem)
+        patients.report(b"ecg/bed-7/learning", msgspec.json.encode(report), now, now)
+        return dict(patients.changes(now, now)).get("bed-7")
+
+    assert said(0, "waiting", "read-only; trying again").state == "learning"
+    assert said(20, "fitting").state == "learning"
+    assert said(25, "waiting", "read-only; trying again").state == "learning"
+    (held_up,) = dict(patients.changes(30.0, 30.0)).values()
+    assert held_up is not None
+    assert (held_up.state, held_up.problem) == ("shared", "read-only; trying again")
+    assert "bed-7" not in patients.unwatched
+    assert said(60, "fitting").state == "shared"
+    assert said(70, "collecting").state == "learning"  # admitted anew
+
+
+def test_a_device_that_nobody_hears_again_is_forgotten(tmp_path: Path) -> None:
+    said = Patient(device="bed-7", state="shared", since=ADMITTED)
+    patients, alarms = watched_by_hand(tmp_path)
+    for name in ("bed-7", "bed-8", "bed-9"):
+        payload = msgspec.json.encode(replace(said, device=name))
+        patients.recover(f"ecg/{name}/patient".encode(), payload, 0.0)
+    alarms.hear("bed-8", 0.0)
+    known = dict(patients.changes(0.0, 0.0))
+    assert {name: each and each.since for name, each in known.items()} == {
+        "bed-7": ADMITTED,
+        "bed-8": ADMITTED,
+    }
+    assert not dict(patients.changes(0.0, FORGET_AFTER - 1))
+    assert not dict(patients.changes(0.0, FORGET_AFTER + 5))  # as it is forgotten
+    assert dict(patients.changes(0.0, FORGET_AFTER + 10)) == {"bed-7": None}
+
+
+def test_a_patient_goes_with_his_device_to_another_monitor(
+    tmp_path: Path, broker: Mosquitto, ward: Ward
+) -> None:
+    """Both have one learner, who goes by the name of the first."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.mkdir()
+    learning = 'ecg_monitor_patients{state="learning"}'
+    with (
+        running(own, broker, ward) as scene,
+        running(
+            other, broker, ward, MQTT__CLIENT_ID="other", INPUT__TOPIC="other/{device}"
+        ) as second,
+    ):
+        scene.learner()
+        scene.send("bed-7", beats(2))
+        scene.ask("bed-7", "admit", by="Anna")
+        scene.report("bed-7", "collecting")
+        scene.is_said(state="learning", problem=None)
+        wait_until(lambda: scene.daemon.value(learning) == 1)
+        assert second.daemon.value(learning) == 0
+
+        ward.publish("other/bed-7", beats(1).tobytes())
+        wait_until(lambda: second.daemon.value(learning) == 1)
+        wait_until(lambda: scene.daemon.value(learning) == 0)
+        scene.report("bed-7", "collecting", 130)
+        scene.is_said(state="learning", beats=130, problem=None)
+        assert scene.daemon.value(learning) == 0
 
 
 def test_a_new_model_is_tried_beside_the_old_one(scene: Scene) -> None:

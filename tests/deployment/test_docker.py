@@ -378,14 +378,19 @@ MAY_READ = {
     "bed-1": set(),
     "bed-2": set(),
     "segmenter": {*SAMPLES, "ecg/bed-1/alerts", STATUS, ACTIVE},
-    "learner": {*beats_but_of("learner"), *ABOUT_PATIENTS, STATUS, ACTIVE},
+    "learner": {
+        *beats_but_of("learner"),
+        *ABOUT_PATIENTS,
+        *("ecg/bed-1/learning", STATUS, ACTIVE),
+    },
     "viewer": {*beats_but_of("viewer"), *SEEN, ANNOUNCED},
     "attendant": {*beats_but_of("attendant"), *SEEN, MARK},
     "monitor": {
         *beats_but_of("monitor"),
         *SAMPLES,
         *ASKED,
-        *("ecg/bed-1/alarm", "ecg/bed-1/alerts", STRIP, "ecg/bed-1/learning"),
+        *(f"ecg/bed-1/{end}" for end in ("alarm", "alerts", "learning", "patient")),
+        STRIP,
         *(STATUS, ACTIVE, MARK),
     },
 }

@@ -248,6 +248,22 @@ def test_a_model_that_was_fitted_is_put_in_its_place_after_a_kill(
         assert not (tmp_path / "models" / "a.onnx").exists()
 
 
+def test_a_report_on_who_is_not_in_the_journal_does_not_stay(
+    tmp_path: Path, broker: Mosquitto, bed: Bed
+) -> None:
+    with learner(tmp_path, broker) as running:
+        bed.admit("a")
+        bed.admit("b")
+        running.process.kill()
+        running.process.wait()
+        for file in tmp_path.glob("learn.db*"):
+            file.unlink()
+        bed.ask("c", "admit")
+        running.start()
+        bed.wait_for(lambda: all((each, None) in bed.reports for each in "ab"))
+        bed.wait("c", "collecting")
+
+
 def test_fits_stand_in_line_and_one_that_dies_twice_is_given_up(
     tmp_path: Path, broker: Mosquitto, bed: Bed
 ) -> None:

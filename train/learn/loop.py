@@ -107,9 +107,13 @@ class Learner:
         self._consumer = BeatConsumer(
             settings.mqtt, filters, 1, metrics, client_id=name, setting="output.topic"
         )
-        self._sender = AlertSender(settings.mqtt, [], metrics, client_id=name)
+        reports = f"{settings.output.topic}/learning"
+        self._sender = AlertSender(
+            settings.mqtt, [], metrics, client_id=name, left=[subscription(reports)]
+        )
         self.lifecycle = Lifecycle((self._consumer, self._sender))
         self._requested, self._topics = Topics(requested), Topics(settings.input.topic)
+        self._reports = Topics([reports])
         self._admissions: dict[str, Admission] = {}
         self._keys: dict[str, set[int]] = {}  # of the beats that each device has in the journal
         self._held: list[Message] = []  # that the journal has not taken yet
@@ -144,6 +148,7 @@ class Learner:
             self._next_clock = monotonic + CLOCK_INTERVAL
             self._written(lambda: self._do_what_is_due(now, monotonic), monotonic)
             self._keep_house()
+            self._withdraw()
             self._report(monotonic)
         self._sender.send()
         self._sender.write()
@@ -498,6 +503,18 @@ class Learner:
                 continue
             self._reported[device] = monotonic, said
             self._sender.publish(self._topic(device), msgspec.json.encode(said), retain=True)
+
+    def _withdraw(self) -> None:
+        """Empty what is retained of patients of whom the journal knows nothing, as after its loss:
+        the monitor would wait for their models for ever."""
+        for report in self._sender.take_requests():
+            if not (report.retain and report.payload):  # ours, as everybody hears it
+                continue
+            with suppress(Rejected):
+                device = self._reports.device(report.topic)
+                if device not in self._admissions:
+                    log.warning("not in the journal, and learnt no more", device=device)
+                    self._sender.publish(self._topic(device), b"", retain=True)
 
     def _learning(self, known: Admission, place: int | None) -> Learning:
         problem = known.problem
