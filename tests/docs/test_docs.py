@@ -231,6 +231,7 @@ def _write_parquet(path: Path, beats: np.ndarray) -> None:
         ("devices.md", ['"kind":"signal-quality"', "published 60 beats", "segmentation: "]),
         ("images.md", []),
         ("operating.md", ["SUCCESS", "made a login for bed-7", "made tls/monitor.crt", "[mqtt]"]),
+        ("speed.md", []),
         ("runbook.md", ["ok\n", "ecg_monitor_build_info", "ecg/bed-1/beats 560"]),
     ],
 )

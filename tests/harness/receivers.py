@@ -1,9 +1,11 @@
 """Those who are called: a mail server, a webhook that answers as it is told, an Alertmanager."""
 
+import gc
 import json
 import subprocess
 import threading
 import urllib.request
+import warnings
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,6 +48,10 @@ class MailServer:
 
     def __exit__(self, *_: object) -> None:
         self._controller.stop()
+        del self._controller
+        # It leaves the connections open that it has when it is stopped.
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()
 
 
 class Webhook:
