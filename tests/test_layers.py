@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[1]
 STOREYS = {
     "monitor": [
         "__init__ errors text processors",
-        "times topics secret_files",
+        "journal_file times topics secret_files",
         "ecg",
         "alarms",
         "settings",

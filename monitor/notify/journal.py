@@ -5,14 +5,13 @@ somebody, by our clock, and who was told of it. A call is written down once the 
 a process that dies in between makes it again, for twice is better than not at all.
 """
 
-import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from monitor.errors import ConfigurationError
+from monitor.journal_file import open_journal
 from monitor.notify.duty import UnansweredAlarm
 from monitor.notify.line import MAX_REMEMBERED
 
@@ -42,20 +41,10 @@ class Journal:
         Raises:
             ConfigurationError: the file cannot be used.
         """
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file.touch(mode=0o600)  # alarms are about patients
-            self._database = sqlite3.connect(file, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {VERSION}")
-            self._waiting: dict[str, float] = {}
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(f"notify.journal = '{file}': {error}") from None
+        self._database = open_journal(
+            "notify.journal", file, _SCHEMA, VERSION, check_same_thread=False
+        )
+        self._waiting: dict[str, float] = {}
 
     def waiting(self) -> dict[str, float]:
         """Return since when each alert wants somebody, in seconds since 1970."""

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from monitor.errors import ConfigurationError
+from monitor.journal_file import open_journal
 
 KEPT: Final = 20.0
 """Seconds of each signal: what a beat is cut from (11.5), and a chunk of some more."""
@@ -88,20 +88,10 @@ class Journal:
         Raises:
             ConfigurationError: the file cannot be used.
         """
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)  # signals are about patients
-            self._database = sqlite3.connect(file, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = OFF")  # the process may die at any time
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {VERSION}")
-            self._last = 0
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(f"segment.journal = '{file}': {error}") from None
+        self._database = open_journal(
+            "segment.journal", file, _SCHEMA, VERSION, "OFF", isolation_level=None
+        )
+        self._last = 0
 
     def read(self) -> list[Entry]:
         """Return all entries, in the order in which their chunks came; called before `number`."""

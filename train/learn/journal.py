@@ -3,7 +3,6 @@
 What a message changes is written in one transaction before the message is acknowledged.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from monitor.alarms.patients import Progress
-from monitor.errors import ConfigurationError
+from monitor.journal_file import open_journal
 
 VERSION: Final = 1
 
@@ -106,19 +105,7 @@ class Journal:
         Raises:
             ConfigurationError: the file cannot be used.
         """
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)  # beats are about patients
-            self._database = sqlite3.connect(file, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")  # the process may die at any time
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {VERSION}")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(f"learn.journal = '{file}': {error}") from None
+        self._database = open_journal("learn.journal", file, _SCHEMA, VERSION, isolation_level=None)
 
     @property
     def changes(self) -> int:
