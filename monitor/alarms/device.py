@@ -61,15 +61,18 @@ class BeatWindow:
         bits: which of them do.
         ventricular: which of those are ventricular.
         seen: how many beats there are.
+        first: the key of the first that spoke for an alarm since none did, or since an alarm was
+            cleared; None before there is one.
     """
 
-    __slots__ = ("bits", "seen", "ventricular")
+    __slots__ = ("bits", "first", "seen", "ventricular")
 
-    def __init__(self, window: str = "") -> None:
-        """Go on from a window that `window` wrote."""
+    def __init__(self, window: str = "", first: str | None = None) -> None:
+        """Go on from a window that `window` wrote; `first` is the key in hexadecimal."""
         self.bits = int(window.translate(_TO_BITS) or "0", 2)
         self.ventricular = int(window.translate(_TO_VENTRICULAR) or "0", 2)
         self.seen = len(window)
+        self.first = None if first is None else int(first, 16)
 
     def window(self) -> str:
         """The window as text, oldest beat first: `x` speaks for the alarm, `v` is ventricular."""
@@ -269,6 +272,8 @@ def as_it_stands(
         shelved=shelved(device),
         anomalous=device.anomaly.window(),
         poor=device.quality.window() if device.quality else "",
+        anomalous_since=_written(device.anomaly.first),
+        poor_since=_written(device.quality.first) if device.quality else None,
         seq=None if device.seq < 0 else device.seq,
         counted=[f"{key:016x}" for key in device.keys()[-KEPT:]],
         changes=device.changes,
@@ -278,6 +283,10 @@ def as_it_stands(
         silent_since=UNSET if device.silent_since is None else rfc3339(device.silent_since),
         monitor=monitor,
     )
+
+
+def _written(key: int | None) -> str | None:
+    return None if key is None else f"{key:016x}"
 
 
 def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
@@ -310,9 +319,9 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
             or_none(alarm.pause_s),
             _over_since(alarm),
         )
-    device.anomaly = BeatWindow(saved.anomalous[-window:])
+    device.anomaly = BeatWindow(saved.anomalous[-window:], saved.anomalous_since)
     if "x" in saved.poor or "signal-quality" in device.open:
-        device.quality = BeatWindow(saved.poor[-window:])
+        device.quality = BeatWindow(saved.poor[-window:], saved.poor_since)
     device.changes = saved.changes
     device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
