@@ -81,6 +81,11 @@ class Ward:
         row = (time.monotonic(), message.topic, bytes(message.payload), message.retain)
         self.seen.append(row)
 
+    def subscribe(self, topic: str, hear: Callable[[bytes], None]) -> None:
+        """Have what comes on a topic heard, beside what is kept."""
+        self._client.message_callback_add(topic, lambda _c, _d, message: hear(message.payload))
+        self._client.subscribe(topic, 1)
+
     @property
     def connected(self) -> bool:
         """Whether the client is connected."""
