@@ -222,14 +222,17 @@ class Alarms:
         anomaly, numbered = device.anomaly, seq is not None or device.seq >= 0
         remembered = REMEMBERED_NUMBERED if numbered else REMEMBERED
         for beat, verdict in enumerate(verdicts):
-            key = keys[beat]
+            key, over = keys[beat], False
             if seq is not None or redelivered:
                 number = seqs[beat] if seqs is not None else None if seq is None else seq + beat
                 if _counted(device, number, key, redelivered):
                     continue
                 if number is not None:
                     device.number(number, redelivered)
+                    over = number <= device.cleared
             device.remember(key.to_bytes(8, byteorder), remembered)
+            if over and verdict != POOR:
+                continue  # late, and of an episode that is over: it must not raise another alarm
             if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.ventricular = anomaly.ventricular << 1 & self._full
@@ -305,6 +308,9 @@ class Alarms:
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
         elif number <= policy.clear_at and window.seen == policy.window:
             decisions += self._end(name, device, kind, time, beat)
+            window.first = None
+            if kind == "anomaly":
+                device.cleared = device.seq
 
     def _raises(self, verdict: int, window: BeatWindow) -> bool:
         """Return whether the last beat, which must speak for the alarm itself, raises it."""
@@ -651,11 +657,8 @@ class Alarms:
         if row.event is None:
             return []
         identity = _identity(trigger, name, device, kind, row.event, alarm)
-        window = device.window(kind)
         if row.event == "cleared":
             del device.open[kind]
-            if window is not None:
-                window.first = None
             for own in (alarm.id, alarm.escalation):
                 self.open.pop(own or "", None)
             self.ended[alarm.id] = None
@@ -668,6 +671,7 @@ class Alarms:
                 alarm.escalation = identity
             self.open[identity] = name
         assert row.published or shelf is not None  # the table withholds nothing else
+        window = device.window(kind)
         decision = Decision(
             identity,
             alarm.id,

@@ -112,6 +112,7 @@ class Device:
         numbers: those of its last beats, at most `KEPT`, in the order in which they were counted.
         settled: the number up to which a beat that the broker sends again was counted by an earlier
             process, whose last keys tell of those behind it; -1 without one.
+        cleared: the number of the last beat when an anomaly was last cleared; -1 where none was.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
         changes: how often an alarm of it has changed by its beats, or by their absence.
         intervals: what follows its rhythm by the intervals between its beats; None until it must.
@@ -126,6 +127,7 @@ class Device:
         "anomaly",
         "changes",
         "clean",
+        "cleared",
         "handovers",
         "heard",
         "intervals",
@@ -150,7 +152,7 @@ class Device:
         self.seq = -1
         self.known = bytearray()
         self.numbers = array("Q")
-        self.settled = -1
+        self.settled = self.cleared = -1
         self.unsaved = False
         self.handovers = 0
         self.silent_since: float | None = None
@@ -175,7 +177,7 @@ class Device:
         if number > self.seq:
             self.seq = number
         elif not redelivered and not (numbers and number >= min(numbers)):
-            self.seq, self.settled = number, -1
+            self.seq, self.settled, self.cleared = number, -1, -1
             del numbers[:]
         numbers.append(number)
         if len(numbers) > KEPT:
@@ -278,6 +280,7 @@ def as_it_stands(
         counted=[f"{key:016x}" for key in device.keys()[-KEPT:]],
         changes=device.changes,
         rhythm_ended=device.rhythm_ended or None,
+        cleared_at=None if device.cleared < 0 else device.cleared,
         counted_from=device.numbers[0] if len(device.numbers) == KEPT else None,
         handovers=device.handovers,
         silent_since=UNSET if device.silent_since is None else rfc3339(device.silent_since),
@@ -327,6 +330,7 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
     device.seq = -1 if saved.seq is None else saved.seq
     device.remember(array("Q", [int(key, 16) for key in saved.counted]).tobytes(), KEPT)
     device.settled = _settled(saved)
+    device.cleared = -1 if saved.cleared_at is None else saved.cleared_at
     device.numbers = _numbers(saved)
     device.handovers = saved.handovers
     device.update_clean()
