@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -48,7 +49,7 @@ def test_a_replay_goes_on_at_another_node_with_what_was_not_accepted(
     ):
         nodes, wards = (broker, other), (one, two)
         for node, ward in enumerate(wards):
-            ward.subscribe("ecg/bed-7/beats", lambda beats, at=node: heard.append((at, seq(beats))))
+            ward.subscribe("ecg/bed-7/beats", partial(hear, heard, node))
         options = [f"--broker={each.url}" for each in nodes]
         options += ["--device=bed-7", "--rate=10"]
         with running(tmp_path, "replay", str(table), *options) as replay:
@@ -61,9 +62,9 @@ def test_a_replay_goes_on_at_another_node_with_what_was_not_accepted(
     assert list(dict.fromkeys(number for _, number in heard)) == list(range(50))
 
 
-def seq(beats: bytes) -> int:
-    """Return the number of the first beat of a message."""
-    return int(msgspec.json.decode(beats)["seq"])
+def hear(heard: list[tuple[int, int]], node: int, beats: bytes) -> None:
+    """Note the number of a message's first beat, and the node that it came from."""
+    heard.append((node, msgspec.json.decode(beats)["seq"]))
 
 
 def test_watching_goes_on(tmp_path: Path, broker: Mosquitto) -> None:
@@ -81,7 +82,12 @@ def test_watching_goes_on(tmp_path: Path, broker: Mosquitto) -> None:
 def see(broker: Mosquitto, out: Path, identity: str) -> bool:
     """Publish an alert and return whether one of that id was printed."""
     moment = "2026-11-21T12:00:00.000Z"
-    alert = {"id": identity, "alarm": identity, "device": "bed-7", "event": "raised"}
+    alert: dict[str, object] = {
+        "id": identity,
+        "alarm": identity,
+        "device": "bed-7",
+        "event": "raised",
+    }
     alert |= {"kind": "silent", "priority": "medium", "time": moment, "since": moment}
     alert |= {"beats_anomalous": 0, "beats_seen": 0, "model": "ecg", "threshold": 1.0}
     alert |= dict.fromkeys(("score", "beat", "reconstruction"))
