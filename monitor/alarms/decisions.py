@@ -308,9 +308,6 @@ class Alarms:
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
         elif number <= policy.clear_at and window.seen == policy.window:
             decisions += self._end(name, device, kind, time, beat)
-            window.first = None
-            if kind == "anomaly":
-                device.cleared = device.seq
 
     def _raises(self, verdict: int, window: BeatWindow) -> bool:
         """Return whether the last beat, which must speak for the alarm itself, raises it."""
@@ -623,6 +620,11 @@ class Alarms:
         if latches and alarm.acknowledged is None:
             trigger, alarm.over_since = Trigger.LATCH, time
         device.unsaved = True
+        window = device.window(kind)
+        if window is not None:
+            window.first = None  # of this alarm; the next one has another
+        if kind == "anomaly":
+            device.cleared = device.seq
         return self._step(trigger, name, device, kind, beat)
 
     def _step(

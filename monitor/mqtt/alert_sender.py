@@ -249,8 +249,8 @@ class AlertSender(Connection):
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
         # Whether the broker grants this is not checked: alerts go out without requests, too.
-        # NATS, which speaks 3.1.1 alone, makes a consumer for each filter at QoS 1, and while one of
-        # its nodes has just died hears nothing else from us for 5 s each.
+        # NATS, which speaks 3.1.1 alone, makes a consumer for each filter at QoS 1, and while one
+        # of its nodes has just died hears nothing else from us for 5 s each.
         heard = [(topic, 1 if self.protocol == "5" else 0) for topic in self._filters]
         heard += [(topic, 0) for topic in sorted(self._watched)]
         if heard:

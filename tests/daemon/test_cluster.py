@@ -25,9 +25,7 @@ def faults(
     load.wait(3 * second)
 
 
-def test_alarms_are_raised_and_cleared_once_whatever_fails(
-    tmp_path: Path, ecg: Beats
-) -> None:
+def test_alarms_are_raised_and_cleared_once_whatever_fails(tmp_path: Path, ecg: Beats) -> None:
     outcome = run(tmp_path, Hearts(ecg), faults, devices=DEVICES, rate=5 * DEVICES)
     assert outcome.sent > 0
     assert (outcome.lost, outcome.alarms, outcome.other) == (0, DEVICES, 0)
