@@ -222,21 +222,24 @@ class Alarms:
         anomaly, numbered = device.anomaly, seq is not None or device.seq >= 0
         remembered = REMEMBERED_NUMBERED if numbered else REMEMBERED
         for beat, verdict in enumerate(verdicts):
-            key = keys[beat]
+            key, over = keys[beat], False
             if seq is not None or redelivered:
                 number = seqs[beat] if seqs is not None else None if seq is None else seq + beat
                 if _counted(device, number, key, redelivered):
                     continue
                 if number is not None:
                     device.number(number, redelivered)
+                    over = number <= device.cleared
             device.remember(key.to_bytes(8, byteorder), remembered)
+            if over and verdict != POOR:
+                continue  # late, and of an episode that is over: it must not raise another alarm
             if verdict == NORMAL and not device.open and device.quality is None:
                 anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
                 anomaly.ventricular = anomaly.ventricular << 1 & self._full
                 anomaly.seen = min(anomaly.seen + 1, self.policy.window)
                 continue
             device.unsaved |= verdict != NORMAL
-            self._count(name, device, beat, verdict, times[beat], decisions)
+            self._count(name, device, beat, verdict, key, times[beat], decisions)
         device.update_clean()
         device.unsaved |= bool(decisions) or (device.clean and not was_clean)
         return decisions
@@ -258,6 +261,7 @@ class Alarms:
         device: Device,
         beat: int,
         verdict: int,
+        key: int,
         time: float,
         decisions: list[Decision],
     ) -> None:
@@ -268,10 +272,12 @@ class Alarms:
         if device.quality is not None:
             poor = ANOMALOUS if verdict == POOR else NORMAL
             self._decide(
-                name, device, "signal-quality", device.quality, beat, poor, time, decisions
+                name, device, "signal-quality", device.quality, beat, poor, key, time, decisions
             )
         if verdict != POOR:  # a beat that cannot be believed says nothing about the heart
-            self._decide(name, device, "anomaly", device.anomaly, beat, verdict, time, decisions)
+            self._decide(
+                name, device, "anomaly", device.anomaly, beat, verdict, key, time, decisions
+            )
 
     def _decide(
         self,
@@ -281,11 +287,15 @@ class Alarms:
         window: BeatWindow,
         beat: int,
         verdict: int,
+        key: int,
         time: float,
         decisions: list[Decision],
     ) -> None:
         policy = self.policy
-        window.bits = ((window.bits << 1) | (verdict != NORMAL)) & self._full
+        before = window.bits << 1 & self._full
+        window.bits = before | (verdict != NORMAL)
+        if verdict != NORMAL and (window.first is None or not before):
+            window.first = key
         window.ventricular = ((window.ventricular << 1) | (verdict == VENTRICULAR)) & self._full
         window.seen = min(window.seen + 1, policy.window)
         number, alarm = window.bits.bit_count(), device.active(kind)
@@ -610,6 +620,11 @@ class Alarms:
         if latches and alarm.acknowledged is None:
             trigger, alarm.over_since = Trigger.LATCH, time
         device.unsaved = True
+        window = device.window(kind)
+        if window is not None:
+            window.first = None  # of this alarm; the next one has another
+        if kind == "anomaly":
+            device.cleared = device.seq
         return self._step(trigger, name, device, kind, beat)
 
     def _step(
@@ -695,12 +710,14 @@ def _identity(
 ) -> str:
     """Return the id of a change: derived from what causes it, so that this gives it again.
 
-    An alarm is raised by what was seen last, mostly a beat. Beats without a number may be the same
-    again and again, such as those of a lead that is off; there the number of the change tells one
-    from the next, and the hour of the alarm from those before the device was forgotten. So they do
-    of silence, which may come again behind the same beat. Of the rhythm it is when it began. Once
-    it is raised, it escalates once and is cleared once, whoever finds so: of that the id is derived
-    from the alarm.
+    An alarm of beats is named by the first one in sight that spoke for it, not by the one that
+    raised it: whoever takes the device over between the two raises the same alarm, also if the
+    broker delivers again in another order. Silence is named by the last beat. Beats without a
+    number may be the same again and again, such as those of a lead that is off; there the number of
+    the change tells one alarm from the next, and the hour of the alarm from those before the device
+    was forgotten. So they do of silence, which may come again behind the same beat. Of the rhythm
+    it is when it began. Once it is raised, it escalates once and is cleared once, whoever finds so:
+    of that the id is derived from the alarm.
     """
     if trigger is Trigger.UNSHELVE:
         return alarm.id if event == "raised" else alarm.escalation or alarm.id
@@ -710,11 +727,13 @@ def _identity(
         device.changes += 1
     if event != "raised":
         return _digest(alarm.id, event)
-    keys = device.keys()
-    last = keys[-1] if keys else 0
+    window, keys = device.window(kind), device.keys()
+    named = window.first if window else None
+    if named is None:
+        named = keys[-1] if keys else 0
     change = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}"
     number = change if device.seq < 0 or kind == "silent" else "0"
-    return _digest(name, kind, event, str(last), number)
+    return _digest(name, kind, event, str(named), number)
 
 
 def _digest(*parts: str) -> str:

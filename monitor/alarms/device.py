@@ -61,15 +61,18 @@ class BeatWindow:
         bits: which of them do.
         ventricular: which of those are ventricular.
         seen: how many beats there are.
+        first: the key of the first that spoke for an alarm since none did, or since an alarm was
+            cleared; None before there is one.
     """
 
-    __slots__ = ("bits", "seen", "ventricular")
+    __slots__ = ("bits", "first", "seen", "ventricular")
 
-    def __init__(self, window: str = "") -> None:
-        """Go on from a window that `window` wrote."""
+    def __init__(self, window: str = "", first: str | None = None) -> None:
+        """Go on from a window that `window` wrote; `first` is the key in hexadecimal."""
         self.bits = int(window.translate(_TO_BITS) or "0", 2)
         self.ventricular = int(window.translate(_TO_VENTRICULAR) or "0", 2)
         self.seen = len(window)
+        self.first = None if first is None else int(first, 16)
 
     def window(self) -> str:
         """The window as text, oldest beat first: `x` speaks for the alarm, `v` is ventricular."""
@@ -109,6 +112,7 @@ class Device:
         numbers: those of its last beats, at most `KEPT`, in the order in which they were counted.
         settled: the number up to which a beat that the broker sends again was counted by an earlier
             process, whose last keys tell of those behind it; -1 without one.
+        cleared: the number of the last beat when an anomaly was last cleared; -1 where none was.
         unsaved: whether the alarm as it stands is not yet what was last made known of it.
         changes: how often an alarm of it has changed by its beats, or by their absence.
         intervals: what follows its rhythm by the intervals between its beats; None until it must.
@@ -123,6 +127,7 @@ class Device:
         "anomaly",
         "changes",
         "clean",
+        "cleared",
         "handovers",
         "heard",
         "intervals",
@@ -147,7 +152,7 @@ class Device:
         self.seq = -1
         self.known = bytearray()
         self.numbers = array("Q")
-        self.settled = -1
+        self.settled = self.cleared = -1
         self.unsaved = False
         self.handovers = 0
         self.silent_since: float | None = None
@@ -172,7 +177,7 @@ class Device:
         if number > self.seq:
             self.seq = number
         elif not redelivered and not (numbers and number >= min(numbers)):
-            self.seq, self.settled = number, -1
+            self.seq, self.settled, self.cleared = number, -1, -1
             del numbers[:]
         numbers.append(number)
         if len(numbers) > KEPT:
@@ -269,15 +274,22 @@ def as_it_stands(
         shelved=shelved(device),
         anomalous=device.anomaly.window(),
         poor=device.quality.window() if device.quality else "",
+        anomalous_since=_written(device.anomaly.first),
+        poor_since=_written(device.quality.first) if device.quality else None,
         seq=None if device.seq < 0 else device.seq,
         counted=[f"{key:016x}" for key in device.keys()[-KEPT:]],
         changes=device.changes,
         rhythm_ended=device.rhythm_ended or None,
+        cleared_at=None if device.cleared < 0 else device.cleared,
         counted_from=device.numbers[0] if len(device.numbers) == KEPT else None,
         handovers=device.handovers,
         silent_since=UNSET if device.silent_since is None else rfc3339(device.silent_since),
         monitor=monitor,
     )
+
+
+def _written(key: int | None) -> str | None:
+    return None if key is None else f"{key:016x}"
 
 
 def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
@@ -310,14 +322,15 @@ def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
             or_none(alarm.pause_s),
             _over_since(alarm),
         )
-    device.anomaly = BeatWindow(saved.anomalous[-window:])
+    device.anomaly = BeatWindow(saved.anomalous[-window:], saved.anomalous_since)
     if "x" in saved.poor or "signal-quality" in device.open:
-        device.quality = BeatWindow(saved.poor[-window:])
+        device.quality = BeatWindow(saved.poor[-window:], saved.poor_since)
     device.changes = saved.changes
     device.rhythm_ended = saved.rhythm_ended or ""
     device.seq = -1 if saved.seq is None else saved.seq
     device.remember(array("Q", [int(key, 16) for key in saved.counted]).tobytes(), KEPT)
     device.settled = _settled(saved)
+    device.cleared = -1 if saved.cleared_at is None else saved.cleared_at
     device.numbers = _numbers(saved)
     device.handovers = saved.handovers
     device.update_clean()

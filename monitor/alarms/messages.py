@@ -158,6 +158,10 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
         counted: the keys of the last beats, the newest last.
         counted_from: the number of the first of them; None where the device numbers none, or where
             they are all that were counted.
+        cleared_at: the number of the last beat when an anomaly was last cleared: late ones from
+            before raise no other. None where none was, or the device numbers none.
+        anomalous_since, poor_since: the key of the first beat that spoke for the alarm, by which it
+            is named; None before there is one.
         handovers: how often the device has gone from one monitor to another.
         silent_since: when it was last heard, while it is silent with so many others that their
             connection is taken to be lost, and it is not reported by itself.
@@ -178,6 +182,9 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     changes: int
     rhythm_ended: str | None = None
     counted_from: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    cleared_at: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    anomalous_since: Key | None = None
+    poor_since: Key | None = None
     handovers: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     silent_since: str | UnsetType = UNSET
     monitor: str | None = None

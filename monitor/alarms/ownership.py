@@ -199,7 +199,8 @@ class Ownership:
         recent = abs(wall - from_rfc3339(saved.time)) <= RECENT
         if recent or any(map(device.knows, keys)):
             late = [i for i, key in enumerate(keys) if not device.knows(key)]
-            if late:
+            over = 0 <= was.seq <= device.cleared  # of an episode that is over here
+            if late and not over:
                 decisions += alarms.observe(
                     name,
                     device,
@@ -209,6 +210,7 @@ class Ownership:
                     redelivered=True,
                 )
         device.seq = max(device.seq, was.seq)
+        device.cleared = max(device.cleared, was.cleared)
         device.changes = max(device.changes, was.changes)
         device.rhythm_ended = max(device.rhythm_ended, was.rhythm_ended)
         device.update_clean()

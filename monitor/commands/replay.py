@@ -1,11 +1,11 @@
 """Publish the beats of a file, or the samples of a recording, as a device would."""
 
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,10 @@ INTERVAL = 1.0
 
 MAX_UNACKNOWLEDGED = 20
 """Messages at QoS 1 that may wait for the broker's acknowledgement: mosquitto's default limit."""
+
+PATIENCE = 60.0
+"""Seconds for which a connection that was lost is made again: as long as the nodes of a cluster may
+be without a leader on a busy machine."""
 
 CHUNK = 1.0
 """Seconds of samples in a message, as devices send them."""
@@ -134,7 +138,7 @@ def publish(
 
     Raises:
         UsageError: the device cannot have that name.
-        Failure: the broker cannot be reached, refuses a message, or drops the connection.
+        Failure: the broker cannot be reached, also after a connection was lost, or refuses us.
     """
     topic = topic_to_publish(settings.input.topic[0], device)
     _send(settings, _beat_messages(source, beats_per_message, payload), topic, pace, qos, "beats")
@@ -154,7 +158,7 @@ def publish_samples(
 
     Raises:
         UsageError: the device cannot have that name.
-        Failure: the broker cannot be reached, refuses a message, or drops the connection.
+        Failure: the broker cannot be reached, also after a connection was lost, or refuses us.
     """
     topic = topic_to_publish(settings.segment.topic[0], device)
     _send(settings, _sample_messages(source, payload), topic, pace, qos, "samples")
@@ -240,40 +244,56 @@ def _send(
 
 
 class _Publisher:
-    """Publishes no faster than the broker accepts messages."""
+    """Publishes no faster than the broker accepts messages, and again what it has not accepted."""
 
     def __init__(self, settings: Settings, topic: str, qos: int) -> None:
-        self._where, self._topic, self._qos = settings.mqtt.where, topic, qos
-        self._client = client.join(settings.mqtt, "replay")
-        self._room = threading.Semaphore(MAX_UNACKNOWLEDGED)
-        self._refusal = ""
+        self._mqtt, self._topic, self._qos = settings.mqtt, topic, qos
+        self._answers: SimpleQueue[tuple[object, int, str]] = SimpleQueue()
+        self._unacknowledged: dict[int, bytes] = {}  # by packet identifier
+        self._client = client.join(self._mqtt, "replay")
         self._client.on_publish = self._on_publish
 
     def _on_publish(
-        self, _client: object, _data: object, _mid: int, reason: object, _: object
+        self, publisher: object, _data: object, mid: int, reason: object, _: object
     ) -> None:
-        if getattr(reason, "is_failure", False):
-            self._refusal = str(reason)
-        self._room.release()
+        refusal = str(reason).lower() if getattr(reason, "is_failure", False) else ""
+        self._answers.put((publisher, mid, refusal))
 
     def publish(self, payload: bytes) -> None:
         """Publish one message, as soon as fewer than `MAX_UNACKNOWLEDGED` are waiting."""
-        self._take_room()
-        self._client.publish(self._topic, payload, self._qos)
+        while len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
+            self._take_answer()
+        self._send(payload)
 
     def finish(self) -> None:
         """Wait until the broker has acknowledged everything."""
-        for _ in range(MAX_UNACKNOWLEDGED):
-            self._take_room()
+        while self._unacknowledged:
+            self._take_answer()
 
-    def _take_room(self) -> None:
-        while not self._room.acquire(timeout=1.0):
+    def _send(self, payload: bytes) -> None:
+        self._unacknowledged[self._client.publish(self._topic, payload, self._qos).mid] = payload
+
+    def _take_answer(self) -> None:
+        try:
+            publisher, mid, refusal = self._answers.get(timeout=1.0)
+        except Empty:
             if not self._client.is_connected():
-                raise Failure(f"lost the connection to {self._where}")
-        if self._refusal:
-            raise Failure(
-                f"{self._where} refused a message on {self._topic}: {self._refusal.lower()}"
-            )
+                self._connect_again()
+            return
+        if publisher is not self._client:
+            return  # over the connection that was lost
+        if refusal:
+            raise Failure(f"{self._mqtt.where} refused a message on {self._topic}: {refusal}")
+        self._unacknowledged.pop(mid, None)
+
+    def _connect_again(self) -> None:
+        print(f"lost the connection to {self._mqtt.where}; connecting again", file=sys.stderr)
+        client.leave(self._client)
+        self._client = client.join_again(self._mqtt, "replay", PATIENCE)
+        self._client.on_publish = self._on_publish
+        waiting, self._unacknowledged = self._unacknowledged, {}
+        for payload in waiting.values():
+            self._send(payload)
 
     def close(self) -> None:
         client.leave(self._client)

@@ -5,11 +5,13 @@ reaches the terminal.
 """
 
 import json
+import math
 import sys
 from queue import Queue
 
 import msgspec
 from msgspec import UNSET
+from paho.mqtt.client import Client
 from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 from rich.text import Text
@@ -29,35 +31,28 @@ _MARKS = {"raised": "▲", "escalated": "⏫", "cleared": "✓"}
 CONNECTION = "ecg-monitor/+/connection"
 
 
+Arrivals = Queue[tuple[str, bytes] | Failure | None]
+"""Topic and payload of what came, a refusal; None for the end of the connection."""
+
+
 def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     """Subscribe to the alerts of one device, or of all, and print them until interrupted.
 
-    As JSON, the alerts alone are printed.
+    As JSON, the alerts alone are printed. A connection that is lost is made again; the alerts
+    meanwhile are not shown.
 
     Raises:
-        Failure: the broker cannot be reached, refuses the subscription, or drops the connection.
+        Failure: the broker cannot be reached at the start, or refuses the subscription.
     """
     if device is not None and set("/+#") & set(device):
         raise UsageError(f"--device {device!r}: a device ID must not contain /, + or #")
-    arrivals: Queue[tuple[str, bytes] | Failure] = Queue()
-    where = settings.mqtt.where
-    watcher = client.join(settings.mqtt, "watch")
-    watcher.on_message = lambda _client, _data, message: arrivals.put(
-        (message.topic, bytes(message.payload))
-    )
-    watcher.on_disconnect = lambda *_: arrivals.put(Failure(f"lost the connection to {where}"))
-
-    def on_subscribe(
-        _client: object, _data: object, _mid: int, reasons: list[ReasonCode], _: object
-    ) -> None:
-        if reasons[0].is_failure:
-            arrivals.put(Failure(f"{where} refused the subscription ({reasons[0]})"))
-
-    watcher.on_subscribe = on_subscribe
     topics = [topic_of(settings.output.topic, device or "+", "alerts")]
     if not as_json:
         topics += [topic_of(settings.output.topic, device or "+", "alarm"), CONNECTION]
-    watcher.subscribe([(topic, 1) for topic in topics])
+    arrivals: Arrivals = Queue()
+    where = settings.mqtt.where
+    watcher = client.join(settings.mqtt, "watch")
+    _listen(watcher, topics, where, arrivals)
     latched = LatchedAlarms()
     console = Console(highlight=False)
     print(f"listening at {where}; press Ctrl-C to stop", file=sys.stderr)
@@ -66,6 +61,15 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
             arrival = arrivals.get()
             if isinstance(arrival, Failure):
                 raise arrival
+            if arrival is None:
+                print(f"lost the connection to {where}; connecting again", file=sys.stderr)
+                watcher.on_disconnect = None
+                client.leave(watcher)
+                watcher = client.join_again(settings.mqtt, "watch", math.inf)
+                _listen(watcher, topics, where, arrivals)
+                said = f"listening at {where} again; alerts of the meantime are not shown"
+                print(said, file=sys.stderr)
+                continue
             topic, payload = arrival
             if as_json:
                 print_json(payload)
@@ -78,6 +82,23 @@ def watch(settings: Settings, device: str | None, as_json: bool) -> None:
     finally:
         watcher.on_disconnect = None
         client.leave(watcher)
+
+
+def _listen(watcher: Client, topics: list[str], where: str, arrivals: Arrivals) -> None:
+    """Have all that comes on these topics put into a queue."""
+
+    def on_subscribe(
+        _client: object, _data: object, _mid: int, reasons: list[ReasonCode], _: object
+    ) -> None:
+        if reasons[0].is_failure:
+            arrivals.put(Failure(f"{where} refused the subscription ({reasons[0]})"))
+
+    watcher.on_message = lambda _client, _data, message: arrivals.put(
+        (message.topic, bytes(message.payload))
+    )
+    watcher.on_disconnect = lambda *_: arrivals.put(None)
+    watcher.on_subscribe = on_subscribe
+    watcher.subscribe([(topic, 1) for topic in topics])
 
 
 def print_json(payload: bytes) -> None:

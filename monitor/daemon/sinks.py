@@ -87,6 +87,7 @@ class MqttSink:
                 continue
             for message in self._held.pop(handover.device, ()):
                 message.waiting -= 1
+            self._sender.withdraw(topic_of(self._topic, handover.device, "alarm"))
             if self.announced is not None:  # the other announces it under its own name
                 self.announced.discard(handover.device)
                 self._sender.publish(self._discovery_topic(handover.device), b"", retain=True)

@@ -132,6 +132,10 @@ class AlertSender(Connection):
         publication.causes += waiting
         self._outbox.add(publication)
 
+    def withdraw(self, topic: str) -> None:
+        """Publish no state for a topic that is not under way yet: it is another's now."""
+        self._outbox.withdraw(topic)
+
     def take_requests(self) -> list[Publish]:
         """Return the requests and reports that have arrived, and acknowledge them."""
         requests, self._requests = self._requests, []
@@ -159,8 +163,10 @@ class AlertSender(Connection):
     def send(self) -> None:
         """Hand over as many publications as the broker takes at once."""
         client = self._client
+        held = self._others is not None and self._others.behind(time.monotonic(), self.since)
+        lane = self._topic.rpartition("/")[0] if held else None
         while client is not None and self._accepted and self._outbox.under_way < self._window:
-            publication = self._outbox.take()
+            publication = self._outbox.take(lane)
             if publication is None:
                 return
             payload = self._fitting(publication)
@@ -223,7 +229,7 @@ class AlertSender(Connection):
             self._show_reading()
         if self._retained is None or (self._retained.finished and self._retained.collected):
             if self._others is not None:
-                self._others.listen()
+                self._others.listen(time.monotonic())
             self._ask_for_what_is_left()
 
     def _ask_for_what_is_left(self) -> None:
@@ -243,7 +249,9 @@ class AlertSender(Connection):
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
         # Whether the broker grants this is not checked: alerts go out without requests, too.
-        heard = [(topic, 1) for topic in self._filters]
+        # NATS, which speaks 3.1.1 alone, makes a consumer for each filter at QoS 1, and while one
+        # of its nodes has just died hears nothing else from us for 5 s each.
+        heard = [(topic, 1 if self.protocol == "5" else 0) for topic in self._filters]
         heard += [(topic, 0) for topic in sorted(self._watched)]
         if heard:
             client.subscribe(heard)
@@ -300,6 +308,8 @@ class AlertSender(Connection):
         if self._retained is not None and client is self._client:
             refusals = [str(each).lower() if each.is_failure else None for each in reasons]
             self._retained.on_subscribed(mid, refusals, time.monotonic())
+            if self._others is not None:
+                self._others.on_subscribed(mid, any(refusals), time.monotonic())
 
     def _on_lost(self) -> None:
         self._outbox.lose()

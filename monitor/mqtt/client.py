@@ -5,6 +5,7 @@ import random
 import secrets
 import ssl
 import threading
+import time
 from typing import TypeVar
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -27,6 +28,9 @@ UNKNOWN_VERSION = "Unsupported protocol version"
 
 CONNACK_TIMEOUT = 5.0
 """Seconds that a broker may take to answer."""
+
+RETRY_DELAY = 1.0
+"""Seconds between two rounds of a broker's addresses, when a connection was lost."""
 
 
 def in_turn(mqtt: MqttSettings) -> list[tuple[str, int]]:
@@ -167,6 +171,25 @@ def join(mqtt: MqttSettings, role: str, client_id: str | None = None) -> Client:
             raise refused_login(mqtt, where, outcome)
         problem = Failure(f"{where}: the broker refuses us ({outcome.lower() or 'it hangs up'})")
     raise problem
+
+
+def join_again(mqtt: MqttSettings, role: str, patience: float) -> Client:
+    """Return what `join` does after a connection was lost, tried for `patience` seconds.
+
+    Raises:
+        ConfigurationError: the broker refuses the login, or its certificate is not to be trusted.
+        Failure: none of its nodes could be reached for so long.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return join(mqtt, role)
+        except ConfigurationError:
+            raise
+        except Failure:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_DELAY)
 
 
 def _attempt(

@@ -17,6 +17,16 @@ NO_MONITORS = ("-segment", "-learn", "-standby")
 """How the names end of programs that publish a status and watch no device."""
 
 
+RETRY_DELAY = 5.0
+"""Seconds after which a subscription that was refused is tried again: NATS refuses them while its
+nodes elect a leader."""
+
+
+CATCH_UP, CATCH_UP_WITHIN = 0.5, 15.0
+"""Seconds after the broker has granted the subscription within which what is retained has come, and
+those since we were connected after which it is not waited for: as in `retained`."""
+
+
 class MadeKnown(NamedTuple):
     """The alarm of a device as another monitor has published it.
 
@@ -47,21 +57,46 @@ class OtherMonitors:
         self._heard: list[MadeKnown] = []
         self._client: Client | None = None
         self._listening = False
+        self._subscription, self._retry_at = 0, 0.0
+        self._granted_at: float | None = None
 
     def begin(self, client: Client) -> None:
         """Begin over a connection that was just accepted."""
-        self._client, self._listening = client, False
-        client.subscribe("ecg-monitor/+/status", 1)
+        self._client, self._listening, self._granted_at = client, False, None
+        client.subscribe("ecg-monitor/+/status", 0)  # retained, and cheaper than at 1 (`standby`)
 
     def lose(self) -> None:
         """The connection is lost."""
         self._client, self._listening = None, False
 
-    def listen(self) -> None:
+    def listen(self, now: float) -> None:
         """Ask for the alarms, if there are others; called once those from before are read."""
-        if self.present and not self._listening and self._client is not None:
+        client = self._client
+        if self.present and not self._listening and client is not None and now >= self._retry_at:
             self._listening = True
-            self._client.subscribe(topic_of(self._output, "+", "alarm"), 1)
+            self._subscription = client.subscribe(topic_of(self._output, "+", "alarm"), 1)[1] or 0
+
+    def on_subscribed(self, mid: int, refused: bool, now: float) -> None:
+        """The broker has answered a subscription; if ours was refused, it is tried again."""
+        if not self._listening or mid != self._subscription:
+            return
+        if refused:
+            self._listening, self._retry_at = False, now + RETRY_DELAY
+        else:
+            self._granted_at = now
+
+    def behind(self, now: float, connected: float) -> bool:
+        """Return whether what others retained while we were away may still be unread.
+
+        A device may be theirs since then, whose alarm an older one of ours must not replace.
+
+        Args:
+            now: the time.
+            connected: since when we have been connected.
+        """
+        if not self.present or now - connected > CATCH_UP_WITHIN:
+            return False
+        return self._granted_at is None or now - self._granted_at < CATCH_UP
 
     def take(self, topic: bytes, payload: bytes, retain: bool) -> bool:
         """Take in a message; return False if it says nothing of the others."""

@@ -131,10 +131,22 @@ class Outbox:
         self.size += len(publication.payload)
         self._schedule(publication.lane)
 
-    def take(self) -> Publication | None:
+    def withdraw(self, topic: str) -> None:
+        """Drop the state for a topic that is queued, if there is one: it is another's now."""
+        name = topic.rpartition("/")[0]
+        state = self._lanes[name].states.pop(topic, None) if name in self._lanes else None
+        if state is not None:
+            self._queued -= 1
+            self.size -= len(state.payload)
+            for cause in state.causes:
+                cause.waiting -= 1
+            self._schedule(name)
+
+    def take(self, held_except: str | None = None) -> Publication | None:
         """Return the next one to hand to the broker, None where all wait for its answers.
 
-        It must go to `hand_over` or `put_back` before anything else is done.
+        It must go to `hand_over` or `put_back` before anything else is done. Where `held_except`
+        is given, states of this lane alone are taken.
         """
         name = next(iter(self._with_alert), None)
         if name is not None:
@@ -142,7 +154,10 @@ class Outbox:
             lane.alert_under_way = True
             publication = lane.alerts.popleft()
         else:
-            name = next(iter(self._with_state), None)
+            if held_except is None:
+                name = next(iter(self._with_state), None)
+            elif held_except in self._with_state:
+                name = held_except
             if name is None:
                 return None
             lane = self._lanes[name]

@@ -35,6 +35,13 @@ NO_PROBE = (
 )
 """What is said where the mark came and the probe did not."""
 
+SUBSCRIPTIONS = 3
+"""Times that it is asked for them before a refusal without a reason counts: NATS refuses, 5 s after
+it was asked, while its nodes elect a leader."""
+
+NO_REASON = "unspecified error"
+"""What a refusal says in MQTT 3.1.1."""
+
 LINGER = 60.0
 """Seconds, from then on, for which what comes late is still taken."""
 
@@ -83,6 +90,7 @@ class RetainedAlarms:
         self._probe, self._mark = f"retained {nonce}".encode(), f"last {nonce}".encode()
         self._probe_mid = self._mark_mid = self._subscription = 0
         self._probed, self._marked_at = False, None if retains else now
+        self._refusals = 0  # of the subscription
         self._heard_at = now  # a retained message, or from the broker at all
         self._client = client
         if not retains:
@@ -103,7 +111,10 @@ class RetainedAlarms:
             self.problem = f"the broker refused a publish to {self._own} ({refusal})"
         if mid == self._probe_mid:
             self._heard_at = now
-            self._subscription = client.subscribe([(each, 1) for each in self._filters])[1] or 0
+            self._subscribe(client)
+
+    def _subscribe(self, client: Client) -> None:
+        self._subscription = client.subscribe([(each, 1) for each in self._filters])[1] or 0
 
     def on_subscribed(self, mid: int, refusals: list[str | None], now: float) -> None:
         """The broker has answered a subscription; `refusals` has a reason for each filter."""
@@ -113,7 +124,12 @@ class RetainedAlarms:
         for topic, refusal in zip(self._filters, refusals, strict=False):
             if refusal is not None:
                 self.problem = f"the broker refused the subscription to {topic} ({refusal})"
-                self._finish(self.problem)
+                self._refusals += 1
+                if refusal == NO_REASON and self._refusals < SUBSCRIPTIONS:
+                    self._heard_at = now
+                    self._subscribe(client)
+                else:
+                    self._finish(self.problem)
                 return
         self._heard_at = now
         self._mark_mid = client.publish(self._own, self._mark, qos=1).mid

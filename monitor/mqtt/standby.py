@@ -129,7 +129,9 @@ class Watcher(Connection):
     def _on_accepted(
         self, client: PahoClient, _flags: ConnectFlags, _properties: Properties | None
     ) -> None:
-        client.subscribe([(self._topic, 1), (self._status, 1)])
+        # At QoS 0, for what is said is said again. At 1 each filter costs a cluster of NATS a
+        # consumer, and 5 s each while one of its nodes has just died.
+        client.subscribe([(self._topic, 0), (self._status, 0)])
 
     def _on_subscribe(
         self,

@@ -361,6 +361,43 @@ def test_a_restart_at_any_point_changes_no_later_decision_and_no_id(
     ]
 
 
+def test_whoever_takes_over_raises_the_same_alarm_by_other_beats() -> None:
+    """A broker may deliver those in hand again behind newer ones, and an alarm may not be kept."""
+    beats = beats_of([NORMAL] * 5 + [ANOMALOUS] * 6, numbered=True)
+    alarms = Alarms(THREE_OF_TEN)
+    for beat in beats[:7]:
+        send(alarms, "bed-7", [beat])
+    other = restarted(alarms, 0.0)
+    (raised,) = send(alarms, "bed-7", [beats[7]])
+    decisions = [said for beat in beats[8:] for said in send(other, "bed-7", [beat])]
+    decisions += send(other, "bed-7", [beats[7]], redelivered=True)
+    assert [said.id for said in decisions] == [raised.id]
+
+
+def test_late_beats_of_an_episode_that_is_over_raise_no_other_alarm() -> None:
+    beats = beats_of([ANOMALOUS] * 8 + [NORMAL] * 12 + [ANOMALOUS] * 3, numbered=True)
+    alarms = Alarms(THREE_OF_TEN)
+    decisions = [said for beat in beats[:4] + beats[8:20] for said in send(alarms, "a", [beat])]
+    assert [said.event for said in decisions] == ["raised", "cleared"]
+    alarms = restarted(alarms, 0.0)
+    for beat in beats[4:8]:
+        assert send(alarms, "a", [beat], redelivered=True) == []
+    (again,) = [said for beat in beats[20:] for said in send(alarms, "a", [beat])]
+    assert again.event == "raised"
+
+
+def test_an_alarm_that_clears_while_beats_still_speak_for_it_does_not_name_the_next() -> None:
+    policy = Policy(window=10, raise_at=3, clear_at=2)
+    verdicts = [ANOMALOUS, *[NORMAL] * 4, ANOMALOUS, ANOMALOUS, *[NORMAL] * 4, ANOMALOUS]
+    alarms = Alarms(policy)
+    decisions: list[Decision] = []
+    for beat in beats_of(verdicts, numbered=True):
+        alarms = restarted(alarms, 0.0) if decisions else alarms
+        decisions += send(alarms, "bed-7", [beat])
+    assert [said.event for said in decisions] == ["raised", "cleared", "raised"]
+    assert len({said.id for said in decisions}) == 3
+
+
 @given(policies(), STREAMS)
 def test_events_of_other_devices_have_other_ids(policy: Policy, verdicts: list[int]) -> None:
     beats = beats_of(verdicts, numbered=True)

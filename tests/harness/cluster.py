@@ -335,7 +335,7 @@ def run(
             begun[fault] = time.monotonic()
         begun[""] = time.monotonic()
         load.anomalous = False
-        load.wait(15)
+        load.wait(30)  # beats that were late may stand behind the first of these
         outcome = Outcome(load.finish())
         _settle(ward, outcome.sent)
     _count(ward, outcome)
@@ -350,8 +350,11 @@ def _ids(ward: Ward, event: str) -> int:
 
 
 def _settle(ward: Ward, sent: int) -> None:
-    """Wait until all is scored, or nothing has come for longer than NATS takes to send it again."""
-    while sum(len(set(of)) for of in ward.scored().values()) < sent:
+    """Wait until all is scored and what was raised is cleared, or nothing has come for longer than
+    NATS takes to send it again."""
+    while sum(len(set(of)) for of in ward.scored().values()) < sent or (
+        _ids(ward, "cleared") < _ids(ward, "raised")
+    ):
         if time.monotonic() - ward.seen[-1][0] > 3 * ACK_WAIT:
             return
         time.sleep(0.5)  # each look counts all that came

@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from monitor.batch.datasets import Beats
 from monitor.detector.model_file import Detector, shipped
 from monitor.mqtt import client
-from monitor.settings import MqttSettings, Protocol
+from monitor.settings import Protocol
 from tests.harness.waiting import WITHIN, wait_until
 
 
@@ -47,7 +48,10 @@ class Ward:
         self.seen: list[tuple[float, str, bytes, bool]] = []
         self._device, self._within = device, within
         self._room = threading.Semaphore(100)
-        self._client = client.make(Client, MqttSettings(), name, protocol, keep=True)
+        # Not `client.make`, whose clients of 3.1.1 do not connect again.
+        version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
+        clean = None if protocol == "5" else False
+        self._client = Client(CallbackAPIVersion.VERSION2, name, clean, protocol=version)
         self._client.max_inflight_messages_set(100)
         self._client.on_message = self._on_message
         self._client.on_publish = lambda *_: self._room.release()
@@ -80,6 +84,13 @@ class Ward:
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         row = (time.monotonic(), message.topic, bytes(message.payload), message.retain)
         self.seen.append(row)
+
+    def subscribe(self, topic: str, hear: Callable[[bytes], None]) -> None:
+        """Have what comes on a topic heard, beside what is kept."""
+        self._client.message_callback_add(
+            topic, lambda _c, _d, message: hear(bytes(message.payload))
+        )
+        self._client.subscribe(topic, 1)
 
     @property
     def connected(self) -> bool:

@@ -108,3 +108,24 @@ def test_nothing_is_kept_of_devices_with_nothing_to_publish() -> None:
         mid += 1
     assert mid == 201
     assert not any(vars(outbox).values())
+
+
+def test_a_state_that_is_withdrawn_goes_out_no_more_and_nothing_waits_for_it() -> None:
+    outbox, waiting = Outbox(), cause()
+    outbox.add(state(b"alarm", because=waiting))
+    outbox.withdraw("ecg/1/alarm")
+    outbox.withdraw("ecg/2/alarm")
+    assert hand_over(outbox) == []
+    assert (waiting.waiting, len(outbox), outbox.size) == (0, 0, 0)
+
+
+def test_states_that_are_held_let_alerts_and_one_lane_pass() -> None:
+    outbox = Outbox()
+    outbox.add(state(b"alarm"))
+    outbox.add(alert(b"raised", "2"))
+    outbox.add(state(b"online", "our"))
+    assert outbox.take("ecg/none") is not None
+    publication = outbox.take("ecg/our")
+    assert publication is not None and publication.payload == b"online"
+    assert outbox.take("ecg/our") is None
+    assert hand_over(outbox) == [b"alarm"]

@@ -9,7 +9,14 @@ from monitor.alarms import messages
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import READING, AlertSender
 from monitor.mqtt.connection import MAX_FLAPPING_DELAY, wait
-from monitor.mqtt.retained import LINGER, PROBE_WITHIN, QUIET, TIMEOUT, RetainedAlarms
+from monitor.mqtt.retained import (
+    LINGER,
+    PROBE_WITHIN,
+    QUIET,
+    SUBSCRIPTIONS,
+    TIMEOUT,
+    RetainedAlarms,
+)
 from monitor.settings import MqttSettings
 from tests.harness.fake_broker import NOT_AUTHORIZED, FakeBroker, Line
 
@@ -34,6 +41,9 @@ def payload(changes: int, device: str = "bed-7") -> bytes:
             changes=changes,
         )
     )
+
+
+UNSPECIFIED = 0x80
 
 
 class Reading:
@@ -280,6 +290,19 @@ def test_a_subscription_that_is_refused_is_not_waited_for(reading: Reading) -> N
     reading.turn()
     assert reading.alarms.finished and not reading.alarms.complete
     assert "refused the subscription to ecg/+/alarm (not authorized)" in reading.alarms.problem
+
+
+def test_a_cluster_without_a_leader_is_asked_again(reading: Reading) -> None:
+    reading.connect()
+    reading.subscribe()
+    for asked in range(1, SUBSCRIPTIONS):
+        reading.line.grant(UNSPECIFIED)
+        reading.turn()
+        assert not reading.alarms.finished
+        assert reading.line.filters == FILTERS * (asked + 1)
+    reading.line.grant(UNSPECIFIED)
+    reading.turn()
+    assert reading.alarms.finished and not reading.alarms.complete
 
 
 @pytest.mark.parametrize("since", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])

@@ -142,6 +142,8 @@ class Learner:
         messages = self._receive()
         now, monotonic = time.time(), time.monotonic()
         self.lifecycle.tick(monotonic)
+        if self._consumer.suspended or self._sender.suspended:
+            return  # another one may be active, and write into the same journal
         self._take_in(messages, now, monotonic)
         self._written(lambda: self._fit(now, monotonic), monotonic)
         if monotonic >= self._next_clock:
