@@ -23,7 +23,8 @@ def of_recording(source: Path, settings: Settings, lead: str | None, out: Path |
     if not records.is_record(source):
         raise UsageError(f"SOURCE {source}: must be a WFDB record or an EDF file")
     record = read_record(source, lead, every_lead=lead is None)
-    _write(recording.report(record, source.stem, settings), out or Path(f"{source.stem}.html"))
+    content = recording.report(record, source.stem, settings, records.begin(source))
+    _write(content, out or Path(f"{source.stem}.html"))
 
 
 def of_device(device: str, settings: Settings, since: str, out: Path | None) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import re
 import warnings
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -151,6 +152,24 @@ def read(path: Path, lead: str | None = None, annotated: bool = True) -> Record:
     if annotated and not edf and Path(f"{name}.atr").is_file():
         positions, classes = _annotations(path, name, chosen.rate)
     return Record(leads[chosen.name], chosen.rate, positions, classes, chosen.name, leads)
+
+
+def begin(path: Path) -> float | None:
+    """Return when a recording began, in seconds since 1970; None if its header does not say.
+
+    Headers have no time zone: UTC is assumed, which `segment.record` writes. 1985-01-01 is what
+    EDF has of recordings that were made anonymous.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        if _is_edf(path):
+            with path.open("rb") as file:
+                moment = datetime.strptime(file.read(184)[168:].decode(), "%d.%m.%y%H.%M.%S")
+            return None if moment.year == 1985 else moment.replace(tzinfo=UTC).timestamp()
+        lines = Path(f"{_name(path) or path}.hea").read_text("latin-1").splitlines()
+        fields = next(line for line in lines if line.strip() and line[0] != "#").split()
+        form = "%H:%M:%S.%f %d/%m/%Y" if "." in fields[4] else "%H:%M:%S %d/%m/%Y"
+        return datetime.strptime(" ".join(fields[4:6]), form).replace(tzinfo=UTC).timestamp()
+    return None
 
 
 def beats(record: Record, start: float = 0, stop: float | None = None) -> list[CutBeat]:

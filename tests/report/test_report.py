@@ -143,3 +143,28 @@ def test_runs_are_found_from_end_to_end() -> None:
         (0, 3),
         (7, 11),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "begin"),
+    [
+        ("x 1 250 1000", None),
+        ("x 1 250 1000 12:00:00", None),
+        ("x 1 250 1000 12:00:00 26/11/2026", 1795694400.0),
+        ("x 1 250(0) 1000 12:00:00.500 26/11/2026", 1795694400.5),
+        ("x 1 250 1000 noon today", None),
+        ("", None),
+    ],
+)
+def test_a_record_says_when_it_began(tmp_path: Path, line: str, begin: float | None) -> None:
+    (tmp_path / "x.hea").write_text(f"# a comment\n{line}\nx.dat 16 200 16 0 0 0 0 II\n")
+    assert records.begin(tmp_path / "x") == begin
+
+
+@pytest.mark.parametrize(
+    ("stamp", "begin"), [("26.11.2612.00.00", 1795694400.0), ("01.01.8500.00.00", None)]
+)
+def test_an_edf_says_when_it_began(tmp_path: Path, stamp: str, begin: float | None) -> None:
+    file = tmp_path / "x.edf"
+    file.write_bytes(b"0".ljust(168) + stamp.encode() + b" " * 72)
+    assert records.begin(file) == begin
