@@ -287,8 +287,8 @@ class Daemon:
             )
             if heard.handover is not None:
                 changes.handovers.append(heard.handover)
-                if not heard.handover.taken:
-                    self.patients.give_away(name)
+            if name in self.ownership.elsewhere:
+                self.patients.give_away(name)
             for decision in heard.decisions:
                 changes.add(decision, now, detector)
             if heard.unsaved:

@@ -115,7 +115,7 @@ def test_samples_become_beats(tmp_path: Path, broker: Mosquitto, bed: Bed) -> No
         bed.wait(lambda: bed.beats("a") == expected())
         assert running.value("ecg_monitor_chunks_received_total") == 60
         assert running.value("ecg_monitor_beats_cut_total") == len(expected())
-        assert running.value("ecg_monitor_streams") == 1
+        running.wait_until("ecg_monitor_streams", 1)  # set twice a second
         assert running.stop() == 0
     bed.wait(lambda: bed.statuses[-1:] == ["test-segment stopped"])
 

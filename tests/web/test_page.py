@@ -657,7 +657,7 @@ def test_what_somebody_has_seen_to_is_quiet_and_below_the_rest(
     expect(cards.first).to_contain_text("bed-1")
     loud = cards.first.evaluate("e => getComputedStyle(e).backgroundColor")
     page.get_by_role("button", name="Acknowledge: bed-1").click()
-    expect(cards.last).to_contain_text(re.compile(r"bed-1.*acknowledged by Anna \d\d:\d\d"))
+    expect(cards.last).to_contain_text(re.compile(r"bed-1.*acknowledged by Anna, \d\d:\d\d"))
     state = page.locator("#state")
     expect(state).to_have_text("3 of 3 devices in alarm, 2 not acknowledged")
     named(page, "Bert")
