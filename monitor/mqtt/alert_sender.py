@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import structlog
+from msgspec import structs
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
 from paho.mqtt.enums import MQTTErrorCode
@@ -318,7 +319,7 @@ class AlertSender(Connection):
         if self._others is not None:
             self._others.lose()
         # They are still handled, but can no longer be acknowledged.
-        self._requests = [request._replace(qos=0) for request in self._requests]
+        self._requests = [structs.replace(request, qos=0) for request in self._requests]
 
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
         request = parse_publish(header, body, self.protocol == "5")
@@ -331,7 +332,7 @@ class AlertSender(Connection):
             if request.qos and (is_state or not retained.collected):
                 # At once, for what is not acknowledged may keep alarms from coming.
                 client.packets.acknowledge([request.mid])
-                request = request._replace(qos=0)
+                request = structs.replace(request, qos=0)
             if is_state:
                 return
         if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:

@@ -5,10 +5,11 @@ identifier is valid only on the connection over which its message came. The brok
 message again; it is recognised, not decided on twice, and acknowledged in its new place.
 """
 
+import itertools
 import time
 from array import array
-from collections import OrderedDict
 
+import msgspec
 import structlog
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
@@ -41,7 +42,7 @@ NAMED_EVERY = 1.0
 """Seconds between two messages that say who is active; a standby waits for five."""
 
 
-class Message:
+class Message(msgspec.Struct, eq=False):
     """A message in hand.
 
     Attributes:
@@ -52,35 +53,14 @@ class Message:
         waiting: how many publications must be acknowledged before it may be.
     """
 
-    __slots__ = (
-        "arrived",
-        "content_type",
-        "epoch",
-        "mid",
-        "payload",
-        "redelivered",
-        "topic",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        topic: bytes,
-        payload: bytes,
-        content_type: str | None,
-        mid: int,
-        epoch: int,
-        arrived: float,
-        redelivered: bool,
-    ) -> None:
-        self.topic = topic
-        self.payload = payload
-        self.content_type = content_type
-        self.mid = mid
-        self.epoch = epoch
-        self.arrived = arrived
-        self.redelivered = redelivered
-        self.waiting = 0
+    topic: bytes
+    payload: bytes
+    content_type: str | None
+    mid: int
+    epoch: int
+    arrived: float
+    redelivered: bool
+    waiting: int = 0
 
 
 class BeatConsumer(Connection):
@@ -116,7 +96,7 @@ class BeatConsumer(Connection):
         self._epoch = 0
         self._inbox: list[Message] = []
         self._paused = False
-        self._unacknowledged: OrderedDict[Message, None] = OrderedDict()
+        self._unacknowledged: dict[Message, None] = {}  # in the order of their delivery
         self._of_this_connection = 0  # how many of them
         # Of this session, by packet identifier: what was delivered last, as a hash, and which
         # messages of earlier connections are in hand.
@@ -137,14 +117,14 @@ class BeatConsumer(Connection):
         MQTT asks for that order (version 5, 4.6); a message that waits holds up those behind it.
         """
         done: list[int] = []
-        unacknowledged = self._unacknowledged
-        while unacknowledged and not next(iter(unacknowledged)).waiting:
-            message, _ = unacknowledged.popitem(last=False)
+        ready = list(itertools.takewhile(lambda each: not each.waiting, self._unacknowledged))
+        for message in ready:
+            del self._unacknowledged[message]
             if message.epoch == self._epoch:
                 done.append(message.mid)
-                self._of_this_connection -= 1
             elif self._redeliverable.get(message.mid) is message:
                 del self._redeliverable[message.mid]
+        self._of_this_connection -= len(done)
         client = self._client
         if done and client is not None and client.packets is not None:
             if client.want_write():
@@ -310,13 +290,13 @@ class BeatConsumer(Connection):
         return not full and not self._paused
 
     def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        mqtt5 = self.protocol == "5"
-        topic, payload, qos, mid, dup, retain, content_type = parse_publish(header, body, mqtt5)
-        kind = content_type.decode(errors="replace") if content_type else None
+        publish = parse_publish(header, body, self.protocol == "5")
+        topic, payload, mid, dup = publish.topic, publish.payload, publish.mid, publish.dup
+        kind = None if publish.content_type is None else publish.content_type.decode(errors="replace")
         message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
         if dup:
             self._metrics.redelivered.inc()
-        if qos:
+        if mid:
             self._of_this_connection += 1
             earlier = self._redeliverable.pop(mid, None)
             content = hash((topic, payload)) & 0xFFFF_FFFF_FFFF_FFFF
@@ -324,11 +304,11 @@ class BeatConsumer(Connection):
             if dup and delivered == content:
                 again = earlier or message  # in hand still, or done and its acknowledgement lost
                 again.epoch = self._epoch
-                self._unacknowledged[again] = None
-                self._unacknowledged.move_to_end(again)  # acknowledged in the order of delivery
+                self._unacknowledged.pop(again, None)
+                self._unacknowledged[again] = None  # acknowledged in the order of delivery
                 return
             self._unacknowledged[message] = None
-        if retain:
+        if publish.retain:
             self._metrics.rejected.labels("retained").inc()
             return  # an old beat, kept by the broker
         if not self._wanted.fullmatch(topic):
