@@ -21,7 +21,7 @@ from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
-from monitor.mqtt.packets import Client, Publish, parse_publish
+from monitor.mqtt.packets import Client, Packet, Publish, parse_publish
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import MqttSettings
 
@@ -321,8 +321,11 @@ class AlertSender(Connection):
         # They are still handled, but can no longer be acknowledged.
         self._requests = [structs.replace(request, qos=0) for request in self._requests]
 
-    def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        request = parse_publish(header, body, self.protocol == "5")
+    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
+        for header, body in publishes:
+            self._hear(parse_publish(header, body, self.protocol == "5"), arrived)
+
+    def _hear(self, request: Publish, arrived: float) -> None:
         retained, client = self._retained, self._client
         if retained is not None and client is not None and client.packets is not None:
             content = request.topic, request.payload, request.retain

@@ -5,9 +5,10 @@ identifier is valid only on the connection over which its message came. The brok
 message again; it is recognised, not decided on twice, and acknowledged in its new place.
 """
 
-import itertools
 import time
 from array import array
+from collections.abc import Sequence
+from itertools import takewhile
 
 import msgspec
 import structlog
@@ -19,7 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection
-from monitor.mqtt.packets import Client, parse_publish
+from monitor.mqtt.packets import Client, Packet, parse_publish
 from monitor.mqtt.standby import INSTANCE, active_topic
 from monitor.settings import MqttSettings
 from monitor.topics import disjoint, filters_of, matcher
@@ -117,8 +118,7 @@ class BeatConsumer(Connection):
         MQTT asks for that order (version 5, 4.6); a message that waits holds up those behind it.
         """
         done: list[int] = []
-        ready = list(itertools.takewhile(lambda each: not each.waiting, self._unacknowledged))
-        for message in ready:
+        for message in list(takewhile(_is_done, self._unacknowledged)):
             del self._unacknowledged[message]
             if message.epoch == self._epoch:
                 done.append(message.mid)
@@ -282,39 +282,42 @@ class BeatConsumer(Connection):
         self._delivered = array("Q", bytes(8 * PACKET_IDENTIFIERS))
         self._redeliverable.clear()
 
-    def _wants_publish(self) -> bool:
+    def _room(self) -> int:
+        if self._paused:
+            return 0
         # Not every broker keeps to the Receive Maximum, and MQTT 3.1.1 has none. What is in hand
         # from an earlier connection leaves room: it comes again, and takes no more of it.
-        limit = self._mqtt.receive_maximum
-        full = self._of_this_connection >= limit or len(self._unacknowledged) >= 2 * limit
-        return not full and not self._paused
+        most = self._mqtt.receive_maximum
+        return max(0, min(most - self._of_this_connection, 2 * most - len(self._unacknowledged)))
 
-    def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        publish = parse_publish(header, body, self.protocol == "5")
-        topic, payload, mid, dup = publish.topic, publish.payload, publish.mid, publish.dup
-        kind = None if publish.content_type is None else publish.content_type.decode(errors="replace")
-        message = Message(topic, payload, kind, mid, self._epoch, arrived, dup)
-        if dup:
-            self._metrics.redelivered.inc()
-        if mid:
-            self._of_this_connection += 1
-            earlier = self._redeliverable.pop(mid, None)
-            content = hash((topic, payload)) & 0xFFFF_FFFF_FFFF_FFFF
-            delivered, self._delivered[mid] = self._delivered[mid], content
-            if dup and delivered == content:
-                again = earlier or message  # in hand still, or done and its acknowledgement lost
-                again.epoch = self._epoch
-                self._unacknowledged.pop(again, None)
-                self._unacknowledged[again] = None  # acknowledged in the order of delivery
-                return
-            self._unacknowledged[message] = None
-        if publish.retain:
-            self._metrics.rejected.labels("retained").inc()
-            return  # an old beat, kept by the broker
-        if not self._wanted.fullmatch(topic):
-            self._leave_stray(topic)
-            return
-        self._inbox.append(message)
+    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
+        mqtt5, epoch, wanted = self.protocol == "5", self._epoch, self._wanted.fullmatch
+        for header, body in publishes:
+            publish = parse_publish(header, body, mqtt5)
+            topic, payload, mid, dup = publish.topic, publish.payload, publish.mid, publish.dup
+            kind = publish.content_type
+            told = None if kind is None else kind.decode(errors="replace")
+            message = Message(topic, payload, told, mid, epoch, arrived, dup)
+            if dup:
+                self._metrics.redelivered.inc()
+            if mid:
+                self._of_this_connection += 1
+                earlier = self._redeliverable.pop(mid, None)
+                content = hash((topic, payload)) & 0xFFFF_FFFF_FFFF_FFFF
+                delivered, self._delivered[mid] = self._delivered[mid], content
+                if dup and delivered == content:
+                    again = earlier or message  # in hand still, or done and its PUBACK lost
+                    again.epoch = epoch
+                    self._unacknowledged.pop(again, None)
+                    self._unacknowledged[again] = None  # acknowledged in the order of delivery
+                    continue
+                self._unacknowledged[message] = None
+            if publish.retain:
+                self._metrics.rejected.labels("retained").inc()  # an old beat, kept by the broker
+            elif wanted(topic):
+                self._inbox.append(message)
+            else:
+                self._leave_stray(topic)
 
     def _leave_stray(self, topic: bytes) -> None:
         """Count a message that no filter asks for, and unsubscribe from all that may have.
@@ -331,3 +334,7 @@ class BeatConsumer(Connection):
         log.warning("unsubscribing from what was asked for earlier", topic=text[:100])
         ours = {*self._subscriptions, *self._followed}
         self._client.unsubscribe([each for each in filters_of(text) if each not in ours])
+
+
+def _is_done(message: Message) -> bool:
+    return not message.waiting

@@ -35,7 +35,7 @@ from monitor.mqtt.client import (
     unverified,
 )
 from monitor.mqtt.dial import Socket, dial
-from monitor.mqtt.packets import READ_SIZE, Client
+from monitor.mqtt.packets import READ_SIZE, Client, Packet
 from monitor.settings import MqttSettings, Protocol, host_and_port
 
 log = structlog.get_logger()
@@ -43,6 +43,9 @@ log = structlog.get_logger()
 KEEPALIVE = 30
 """Seconds of our silence after which the broker may think us gone (MQTT's keep alive), and half as
 many again: far more than a turn takes, so that a machine under load keeps its connections."""
+
+AT_ONCE = 1000
+"""PUBLISH packets that are taken in at once, where nothing else limits them."""
 
 HOUSEKEEPING_INTERVAL = 0.5
 """Seconds between two looks at what is due without a packet."""
@@ -162,21 +165,21 @@ class Connection:
     def _on_lost(self) -> None:
         """The connection is lost."""
 
-    def _wants_publish(self) -> bool:
-        """Return whether PUBLISH packets are to be taken in now; the next one waits if not."""
-        return True
+    def _room(self) -> int:
+        """Return how many PUBLISH packets may be taken in now, at most; the next one waits."""
+        return AT_ONCE
 
-    def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        """Take in a PUBLISH packet, read at `arrived` on the monotonic clock.
+    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
+        """Take in PUBLISH packets, read at `arrived` on the monotonic clock.
 
         Raises:
-            ValueError: it is malformed.
+            ValueError: one is malformed; those before it have been taken in.
         """
 
     @property
     def _blocked(self) -> bool:
         """Whether nothing is read, for the next packet is a PUBLISH that is not wanted yet."""
-        return self._held and not self._wants_publish()
+        return self._held and not self._room()
 
     @property
     def settings(self) -> MqttSettings:
@@ -244,20 +247,16 @@ class Connection:
         self._held = False
         arrived = time.monotonic()
         while self._client is client:
-            packet = packets.next_packet(self._wants_publish())
-            if packet is True:
-                if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                    break
-            elif packet is False:
-                break
-            elif packet is None:
-                self._held = True
-                break
-            else:
+            if publishes := packets.publishes(self._room()):
                 try:
-                    self._receive(*packet, arrived)
+                    self._receive(publishes, arrived)
                 except ValueError as error:
                     self._drop(str(error))
+                continue
+            pahos = packets.next_packet()
+            self._held = pahos is None
+            if not pahos or client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
 
     def write(self) -> None:
         """Write as much of what is queued as the network takes."""

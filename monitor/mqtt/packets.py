@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+from contextlib import suppress
 
 import msgspec
 from paho.mqtt import client as paho
@@ -32,6 +33,10 @@ _PROPERTIES: dict[int, int | None] = {0x01: 1, 0x02: 4, 0x03: None, 0x08: None, 
 _SUBSCRIPTION_IDENTIFIER, _USER_PROPERTY = 0x0B, 0x26
 
 _PUBACK = struct.Struct("!BBH").pack
+
+
+Packet = tuple[int, bytes]
+"""A packet: its first byte, and all behind its remaining length."""
 
 
 class Publish(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +87,8 @@ def parse_publish(header: int, body: bytes, mqtt5: bool) -> Publish:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A variable byte integer and where it ends."""
+    if data[at] < 0x80:
+        return data[at], at + 1
     value = shift = 0
     while True:
         byte = data[at]
@@ -172,35 +179,39 @@ class PacketSocket:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
-    def next_packet(self, publish_wanted: bool = True) -> tuple[int, bytes] | bool | None:
-        """Return the next PUBLISH as its header and body; None if it is there and not wanted.
-
-        True: the next packet is paho's; False: none is complete.
-        """
+    def publishes(self, most: int) -> list[Packet]:
+        """Return the PUBLISH packets that are next, `most` of them at most."""
         data, at = self._in, self._at
-        if len(data) - at < 2:
-            return self._ended
-        header, length = data[at], data[at + 1]
-        start = at + 2
-        if length >= 0x80:
-            try:
+        found: list[Packet] = []
+        with suppress(IndexError, ValueError):  # the packet is not complete, or paho refuses it
+            while len(found) < most and data[at] & 0xF0 == PUBLISH:
                 length, start = _varint(data, at + 1)
-            except IndexError:
-                return self._ended
-            except ValueError:  # paho refuses it
-                self._for_paho = len(data) - at
-                return True
+                end = start + length
+                if len(data) < end:
+                    break
+                found.append((data[at], data[start:end]))
+                at = end
+        self._at = at
+        return found
+
+    def next_packet(self) -> bool | None:
+        """Return whether the next packet is paho's; False: none is complete; None: a PUBLISH."""
+        data, at = self._in, self._at
+        try:
+            length, start = _varint(data, at + 1)
+        except IndexError:
+            return self._ended
+        except ValueError:  # paho refuses it
+            self._for_paho = len(data) - at
+            return True
         end = start + length
         if len(data) < end:
             self._needed = end
             return self._ended
-        if header & 0xF0 != PUBLISH:
-            self._for_paho = end - at
-            return True
-        if not publish_wanted:
+        if data[at] & 0xF0 == PUBLISH:
             return None
-        self._at = end
-        return header, data[start:end]
+        self._for_paho = end - at
+        return True
 
     def recv(self, size: int) -> bytes:
         """For paho: bytes of the packet that is its turn."""

@@ -18,6 +18,7 @@ import random
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
@@ -26,7 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.mqtt.client import unique_id
 from monitor.mqtt.connection import Connection
-from monitor.mqtt.packets import Client, parse_publish
+from monitor.mqtt.packets import Client, Packet, Publish, parse_publish
 from monitor.settings import MqttSettings
 
 SILENT_AFTER = 5.0
@@ -153,8 +154,11 @@ class Watcher(Connection):
         self.granted = False
         self._claimed_at = self._own_at = self._gone_at = None
 
-    def _receive(self, header: int, body: bytes, arrived: float) -> None:
-        message = parse_publish(header, body, self.protocol == "5")
+    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
+        for header, body in publishes:
+            self._hear(parse_publish(header, body, self.protocol == "5"), arrived)
+
+    def _hear(self, message: Publish, arrived: float) -> None:
         if message.qos and self._client is not None and self._client.packets is not None:
             self._client.packets.acknowledge([message.mid])
         said = message.payload.decode(errors="replace")

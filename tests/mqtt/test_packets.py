@@ -153,8 +153,8 @@ def others() -> st.SearchStrategy[tuple[int, bytes]]:
 def take_all(packets: PacketSocket, at_once: int) -> list[tuple[str, bytes]]:
     """What comes out: PUBLISH packets to us, the others to paho, as it reads them."""
     out = []
-    while (packet := packets.next_packet()) is not False:
-        if packet is True:
+    while (pahos := packets.next_packet()) is not False:
+        if pahos:
             read = b""
             while True:
                 try:
@@ -164,8 +164,8 @@ def take_all(packets: PacketSocket, at_once: int) -> list[tuple[str, bytes]]:
             assert read, "a turn for paho, and nothing to read"
             out.append(("paho", read))
         else:
-            assert isinstance(packet, tuple)
-            out.append(("us", packed(*packet)))
+            assert packets.publishes(0) == []
+            out += [("us", packed(*packet)) for packet in packets.publishes(2)]
     return out
 
 
