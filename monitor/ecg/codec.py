@@ -85,6 +85,8 @@ FLOAT32_TYPE = "application/octet-stream"
 
 _SPACE = b" \t\r\n"
 
+_OPENINGS = _SPACE + b"[{"
+
 
 def decode(payload: bytes, content_type: str | None = None, expected: Payload = "auto") -> Beats:
     """Return the beats of one message.
@@ -103,7 +105,8 @@ def decode(payload: bytes, content_type: str | None = None, expected: Payload = 
     if expected == "json" or (expected == "auto" and content_type == JSON_TYPE):
         return _from_json(payload)
     whole = len(payload) % BYTES == 0
-    if expected == "auto" and content_type != FLOAT32_TYPE and _opens_like_json(payload):
+    unknown = expected == "auto" and content_type != FLOAT32_TYPE
+    if unknown and payload[0] in _OPENINGS and _opens_like_json(payload):
         # One float32 beat in a hundred begins like JSON; it is float32 if it is not valid JSON.
         try:
             return _from_json(payload)
@@ -154,8 +157,7 @@ def encode_json(
 
 
 def _opens_like_json(payload: bytes) -> bool:
-    opening = payload[:1] if payload[0] not in _SPACE else payload.lstrip(_SPACE)[:1]
-    return opening in (b"[", b"{")
+    return payload.lstrip(_SPACE)[:1] in (b"[", b"{")
 
 
 def _is_text(payload: bytes) -> bool:

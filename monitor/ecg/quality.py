@@ -55,12 +55,12 @@ def assess(beats: NDArray[np.float32]) -> NDArray[np.uint8]:
         beats: float32 [N, 140] in any unit.
     """
     faults = np.zeros(len(beats), np.uint8)
+    usual = np.empty(len(beats), bool)
     for start in range(0, len(beats), AT_ONCE):
-        some = beats[start : start + AT_ONCE]
-        usual = _usual(some)
-        if not usual.all():
-            odd = np.flatnonzero(~usual)
-            faults[start + odd] = _faults(some[odd])
+        usual[start : start + AT_ONCE] = _usual(beats[start : start + AT_ONCE])
+    if not usual.all():
+        odd = np.flatnonzero(~usual)
+        faults[odd] = _faults(beats[odd])
     return faults
 
 

@@ -138,6 +138,7 @@ class PacketSocket:
         self._came = self._needed = 0  # bytes of both, and of them for the packet to be complete
         self._for_paho = 0  # bytes of the packet that paho may read now
         self._ended = False
+        self._confirmed = True  # whether the other side knows that we have read what it sent
         self.failure: OSError | None = None
         self._out = bytearray()
 
@@ -160,8 +161,7 @@ class PacketSocket:
                 break  # a short read is all there was; TLS hands out record by record
         if self._came >= self._needed or self._ended:
             self._join()
-        if room > 0:  # else there may be more, and is confirmed with that
-            self._hurry()
+        self._confirmed = self._confirmed and room == most
         return room < most
 
     def _join(self) -> None:
@@ -171,8 +171,9 @@ class PacketSocket:
         self._at, self._came, self._needed = 0, len(self._in), 0
         self._behind.clear()
 
-    def _hurry(self) -> None:
+    def _confirm(self) -> None:
         """Have what came confirmed at once: a broker that gathers small packets waits for it."""
+        self._confirmed = True
         sock = self._sock
         if QUICKACK is None or self._ended or not isinstance(sock, socket.socket):
             return
@@ -240,7 +241,9 @@ class PacketSocket:
         return len(self._out)
 
     def flush(self) -> None:
-        """Write as much as the network takes."""
+        """Write as much as the network takes; what was read is confirmed with that, or else now."""
+        if not self._out and not self._confirmed:
+            self._confirm()
         while self._out:
             try:
                 sent = self._sock.send(self._out)
@@ -251,6 +254,7 @@ class PacketSocket:
                 self._ended = True
                 return
             del self._out[:sent]
+            self._confirmed = True
 
     def close(self) -> None:
         """Write what can be written, and close."""

@@ -296,7 +296,7 @@ def batches(folder: Path, hearts: Hearts) -> Table:
     detector = Detector(shipped("ecg"))
     beats = hearts.normal(4096)
     for each in (8, 32, 128):
-        packets = stream(hearts, 300_000 // each, 20, each, 1)
+        packets = stream(hearts, 600_000 // each, 20, each, 1)
         alone, cost, reading, full = [], [], [], []
         for _ in range(TURNS):
             with Mosquitto(folder, OPEN) as broker:
