@@ -53,7 +53,7 @@ class Rejection(NamedTuple):
     detail: str
 
 
-class DecodedMessage(NamedTuple):
+class DecodedMessage(msgspec.Struct, frozen=True, gc=False):
     """The beats of one message, their device, and their place `start:stop` in the batch."""
 
     message: Message
@@ -222,7 +222,7 @@ class Pipeline:
             received: in the order of their arrival.
             now: the time of it, in seconds since 1970 UTC.
         """
-        decoded, rejected = self._decode(received, now)
+        decoded, rejected, misdated = self._decode(received, now)
         if not decoded:
             return ScoredBatch([], _NO_BEATS, _NO_SCORES, _NO_FAULTS, b"", rejected, 0.0)
         batch = samples(b"".join([each.beats.data for each in decoded]))
@@ -234,11 +234,6 @@ class Pipeline:
         seconds = time.perf_counter() - begun
         faults, verdicts = _verdicts(batch, scored)
         rejected += _not_finite(decoded, faults)
-        misdated = [
-            (each.device, each.beats.time)
-            for each in decoded
-            if not each.beats.credible and each.beats.time is not None
-        ]
         if self._unwatched:
             verdicts = self._without_shape(decoded, verdicts)
         return ScoredBatch(
@@ -270,7 +265,8 @@ class Pipeline:
         prints = fingerprints(batch.samples)
         fingerprints_as_keys = prints.tobytes()
         for each in batch.messages:
-            message, name, beats, start, stop = each
+            message, name, beats = each.message, each.device, each.beats
+            start, stop = each.start, each.stop
             if self._alarms.has_left(name, message.arrived, message.redelivered):
                 continue
             if name in self._ownership.elsewhere:
@@ -328,8 +324,8 @@ class Pipeline:
         Runs of ventricular beats are heard in either case: the device's own detector knows better
         what a ventricular beat of this patient is than whoever follows the signal.
         """
-        message, _, beats, start, stop = decoded
-        found, verdicts = beats.rhythm, batch.verdicts[start:stop]
+        message, beats = decoded.message, decoded.beats
+        found, verdicts = beats.rhythm, batch.verdicts[decoded.start : decoded.stop]
         if found is None or VENTRICULAR in verdicts or device.intervals is not None:
             own = self._by_intervals(name, device, beats, verdicts, times, keys, message)
             if found is None:
@@ -387,22 +383,24 @@ class Pipeline:
     def _rr_before(self, decoded: list[DecodedMessage], batch: Floats) -> Floats:
         """Return the RR intervals before each beat, float32 [N, 32]; zeros for who has no use."""
         rr = np.zeros((len(batch), INTERVALS), np.float32)
-        for message, name, beats, start, stop in decoded:
-            if self._detectors.hears_rhythm(name):
-                prints = fingerprints(batch[start:stop]).tolist()
-                rr[start:stop] = self._rr_histories.extend(
-                    name,
+        for each in decoded:
+            if self._detectors.hears_rhythm(each.device):
+                beats, own = each.beats, slice(each.start, each.stop)
+                prints = fingerprints(batch[own]).tolist()
+                rr[own] = self._rr_histories.extend(
+                    each.device,
                     beats.rr_ms or [None] * len(beats),
                     beats.keys(prints, beats.times(0.0)),
-                    message.redelivered or beats.seq is not None,
+                    each.message.redelivered or beats.seq is not None,
                 )
         return rr
 
     def _decode(
         self, received: Sequence[Message], now: float
-    ) -> tuple[list[DecodedMessage], list[Rejection]]:
+    ) -> tuple[list[DecodedMessage], list[Rejection], list[tuple[str, float]]]:
         decoded: list[DecodedMessage] = []
         rejected: list[Rejection] = []
+        misdated: list[tuple[str, float]] = []
         at = 0
         for message in received:
             try:
@@ -412,12 +410,14 @@ class Pipeline:
                 rejected.append(Rejection(message.topic, error.reason, str(error)))
                 continue
             if beats.time is not None and not is_credible(beats.time, now, self._longest_held):
+                misdated.append((device, beats.time))
                 beats = msgspec.structs.replace(beats, credible=False)
             if beats.rhythm:
                 beats = msgspec.structs.replace(beats, rhythm=_dated(beats, now))
-            decoded.append(DecodedMessage(message, device, beats, at, at + len(beats)))
-            at += len(beats)
-        return decoded, rejected
+            stop = at + len(beats)
+            decoded.append(DecodedMessage(message, device, beats, at, stop))
+            at = stop
+        return decoded, rejected, misdated
 
 
 def _dated(beats: Beats, now: float) -> list[Finding]:
@@ -481,7 +481,8 @@ def _evidence(batch: ScoredBatch, at: int) -> Evidence:
 def scores(batch: ScoredBatch, now: float) -> list[messages.Scores]:
     """Return the scores of each message's beats that can be believed, as they are published."""
     published: list[messages.Scores] = []
-    for _, device, beats, start, stop in batch.messages:
+    for each in batch.messages:
+        beats, start = each.beats, each.start
         times = beats.times(now)
         believed = [
             messages.Score(
@@ -490,9 +491,9 @@ def scores(batch: ScoredBatch, now: float) -> list[messages.Scores]:
                 float(batch.scored.scores[start + i]),
                 batch.verdicts[start + i] != NORMAL,
             )
-            for i in range(stop - start)
+            for i in range(each.stop - start)
             if batch.verdicts[start + i] != POOR
         ]
         if believed:
-            published.append(messages.Scores(device, believed))
+            published.append(messages.Scores(each.device, believed))
     return published

@@ -37,7 +37,8 @@ class TrendSink:
         if self._history.file is None:
             return
         tallies, verdicts = self._tallies, batch.verdicts
-        for _, device, beats, start, stop in batch.messages:
+        for each in batch.messages:
+            device, beats, start, stop = each.device, each.beats, each.start, each.stop
             if start == stop:
                 continue
             moment = beats.time if beats.time is not None and beats.credible else now

@@ -43,7 +43,7 @@ NAMED_EVERY = 1.0
 """Seconds between two messages that say who is active; a standby waits for five."""
 
 
-class Message(msgspec.Struct, eq=False):
+class Message(msgspec.Struct, eq=False, gc=False):
     """A message in hand.
 
     Attributes:
