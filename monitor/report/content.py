@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.alarms.burden import Burden
 from monitor.alarms.messages import Kind, Priority
 from monitor.alarms.trends import Minute
 from monitor.settings import Settings
@@ -93,6 +94,7 @@ class Content:
         events: in order.
         longest_pause: the longest RR interval or standstill in seconds, and when it began.
         longest_run, fastest_run: of three or more ventricular beats in a row.
+        burden: what the device's alarms asked of people; None of a recording: it alerted nobody.
     """
 
     title: str
@@ -107,6 +109,7 @@ class Content:
     longest_pause: tuple[float, float] | None = None
     longest_run: Run | None = None
     fastest_run: Run | None = None
+    burden: Burden | None = None
 
 
 def to_draw(events: Iterable[Event]) -> list[Event]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from monitor.alarms import strips
+from monitor.alarms import burden, strips
 from monitor.errors import Failure, Rejected, UsageError
 from monitor.history import query
 from monitor.history.query import PastAlarm
@@ -36,6 +36,8 @@ def report(file: Path, device: str, since: float, now: float, settings: Settings
         event.told = event.told if told is None else told
     runs = runs_told(events, settings.rhythm.for_device(device).run_beats)
     pauses = [(each.pause_s, each.begin) for each in events if each.pause_s]
+    # As a pattern, a device's name may fit others: * and ? may be part of it.
+    episodes = (each for each in query.episodes(file, device) if each.device == device)
     return Content(
         title=device,
         begin=since,
@@ -49,6 +51,7 @@ def report(file: Path, device: str, since: float, now: float, settings: Settings
         longest_pause=max(pauses, default=None),
         longest_run=max(runs, key=lambda run: run.beats, default=None),
         fastest_run=max(runs, key=lambda run: run.rate, default=None),
+        burden=burden.measure(episodes, since, now),
     )
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from monitor import __version__
+from monitor.alarms import burden
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.messages import Kind
 from monitor.alarms.trends import Minute, hours
@@ -85,6 +86,7 @@ def page(content: Content) -> str:
         _by_hour(content, clock),
         "<h2>Events</h2>",
         _events(content.events, clock),
+        *([] if content.burden is None else ["<h2>Burden on people</h2>", _burden(content.burden)]),
         "<h2>How this was made</h2>",
         _table([], content.facts),
         *(["<h2>Signal</h2>", *_strips(content.events, clock)]),
@@ -255,6 +257,17 @@ def _about(event: Event) -> str:
     if event.heart_rate is not None:
         return f"{event.heart_rate:.0f} beats a minute"
     return "" if event.pause_s is None else f"{event.pause_s:.1f} s"
+
+
+def _burden(measured: burden.Burden) -> str:
+    """Return what the alarms of one device asked of people: it has no worst devices."""
+    if not (measured.alarms or measured.withheld or measured.stale):
+        return "<p>Nobody was alerted.</p>"
+    return (
+        "<p class=quiet>Alarms that were announced in this period; one that escalated counts "
+        "twice. ISA-18.2 sets its limits for all the devices together that the same people "
+        "answer.</p>" + _table(("", "Measured", "Acceptable"), burden.lines(measured), text=True)
+    )
 
 
 def _strips(events: Sequence[Event], clock: Callable[[float], str]) -> Iterable[str]:

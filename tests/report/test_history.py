@@ -1,19 +1,23 @@
 """The report on a device: what the history has is in it, and nothing that it does not have."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from monitor.alarms import burden
 from monitor.cli import app
 from monitor.errors import UsageError
+from monitor.history import query
 from monitor.history.store import Action, Judgement
 from monitor.history.writer import HistoryWriter
 from monitor.report import history
 from monitor.report.page import page
 from monitor.settings import HistorySettings, Settings
-from tests.harness.histories import day, lost_counter
+from monitor.times import rfc3339
+from tests.harness.histories import alert, day, keep, lost_counter
 
 NOW = time.time() // 60 * 60
 
@@ -58,7 +62,37 @@ def test_a_part_of_the_time(file: Path) -> None:
     content = history.report(file, "bed-7", NOW - 1800, NOW, Settings())
     assert len(content.minutes) == 30
     assert content.events == []
-    assert "No alarm was raised" in page(content)
+    html = page(content)
+    assert "No alarm was raised" in html and "Nobody was alerted" in html
+
+
+def test_the_burden_is_that_of_this_device(tmp_path: Path) -> None:
+    file = tmp_path / "history.db"
+    writer = HistoryWriter(HistorySettings(file=file), file, lost_counter())
+    for number, (device, ago) in enumerate(
+        [("bed-*", 90_000), ("bed-*", 3000), ("bed-*", 2900), ("bed-*", 2000), ("bed-7", 2950)]
+    ):
+        raised = alert(number, "raised", NOW - ago, since=rfc3339(NOW - ago), device=device)
+        keep(writer, raised, shelved_by="Anna" if ago == 2000 else None)
+        keep(writer, alert(number, "cleared", NOW - ago + 60, since=raised.since, device=device))
+    writer.note(Action("acknowledged", "bed-*", "Anna", NOW - 2925, alarm=f"{1:032x}"))
+    writer.judge(Judgement(f"{2:032x}", "bed-*", False, "", "Ben", NOW - 1000))
+    writer.close(10)
+    content = history.report(file, "bed-*", NOW - 86_400, NOW, Settings())
+    own = [each for each in query.episodes(file) if each.device == "bed-*"]
+    measured = burden.measure(own, NOW - 86_400, NOW)
+    assert content.burden == measured
+    assert (measured.alarms, measured.withheld, measured.most_in_ten_minutes) == (2, 1, 2)
+    section = page(content).split("<h2>Burden on people</h2>")[1].split("<h2>")[0]
+    cells = re.findall("<td[^>]*>(.*?)</td>", section)
+    rows = list(zip(cells[::3], cells[1::3], cells[2::3], strict=True))
+    assert rows == burden.lines(measured)
+    assert ("alarms", "2", "") in rows and ("withheld by shelving", "1", "") in rows
+    assert ("most in any ten minutes", "2", "10") in rows
+    assert ("acknowledged within, median", "1 min 15 s", "") in rows
+    assert ("never acknowledged", "50.0 %", "") in rows
+    assert ("judged false", "100.0 % of 1", "") in rows
+    assert "worst" not in section
 
 
 def test_a_device_that_is_not_known_is_named(file: Path) -> None:

@@ -117,6 +117,7 @@ def test_the_page_is_whole_and_nothing_from_outside_is_markup(content: Content) 
     assert reader.seen.count("article") == sum(each.strip is not None for each in content.events)
     for said in ("Longest pause", "asystole", "tachycardia", "Not a medical device", "0:02:0"):
         assert said in reader.text
+    assert "Burden on people" not in reader.text
 
 
 def test_the_command_writes_one_file(record: Path, tmp_path: Path) -> None:
