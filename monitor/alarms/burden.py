@@ -103,6 +103,11 @@ class Burden(msgspec.Struct, frozen=True, kw_only=True):
     judged: int
     false_share: float | None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody was alerted, nothing was withheld, and nothing is stale."""
+        return not (self.alarms or self.withheld or self.stale)
+
 
 class _Announcement(NamedTuple):
     """An alert that people heard.

@@ -38,7 +38,7 @@ def show(file: Path, since: str | None, devices: str | None, as_json: bool) -> N
     measured = burden.measure(found, begin, max(begin, until))
     if as_json:
         print(encode(measured).decode())
-    elif not measured.alarms and not measured.stale:
+    elif measured.empty:
         print("no alarms")
     else:
         _print_table(measured)

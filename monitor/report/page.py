@@ -261,7 +261,7 @@ def _about(event: Event) -> str:
 
 def _burden(measured: burden.Burden) -> str:
     """Return what the alarms of one device asked of people: it has no worst devices."""
-    if not (measured.alarms or measured.withheld or measured.stale):
+    if measured.empty:
         return "<p>Nobody was alerted.</p>"
     return (
         "<p class=quiet>Alarms that were announced in this period; one that escalated counts "

@@ -53,6 +53,18 @@ def test_it_is_shown_as_json_for_some_devices(
     assert capsys.readouterr().out == "no alarms\n"
 
 
+def test_alarms_that_were_only_withheld_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "history.db"
+    kept = HistoryWriter(HistorySettings(file=file), file, lost_counter())
+    begun = time.time() - 60
+    keep(kept, alert(1, "raised", begun, since=rfc3339(begun)), shelved_by="Anna")
+    kept.close(5)
+    burden.show(file, "2h", None, as_json=False)
+    assert re.search(r"withheld by shelving +1\b", capsys.readouterr().out)
+
+
 def test_a_time_to_come_is_refused(file: Path) -> None:
     for since in ("2999-01-01", "yesterday"):
         with pytest.raises(UsageError, match="--since"):
