@@ -1,6 +1,8 @@
 """Whole files of beats, scored in batch."""
 
+import itertools
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn import metrics
 from monitor.batch import datasets, score_file
 from monitor.commands import batch
 from monitor.detector.model_file import Detector, shipped
+from monitor.ecg.beat_files import Block
 from monitor.errors import Failure
 
 
@@ -81,3 +84,41 @@ def test_a_file_with_a_bad_row_is_named(tmp_path: Path, detector: Detector) -> N
     (tmp_path / "bad.csv").write_text(",".join(["1"] * 140) + "\n1,2\n")
     with pytest.raises(Failure, match=r"bad\.csv: row 2 has 2 columns, expected 140"):
         score_file.score(detector, tmp_path / "bad.csv", tmp_path)
+
+
+def test_threads_change_neither_order_nor_a_bit(
+    data: Path, tmp_path: Path, detector: Detector
+) -> None:
+    beats = np.tile(datasets.ecg(data).beats, (12, 1))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(beats.ravel()), 140)
+    pq.write_table(pa.table({"beat": column}), tmp_path / "many.parquet", row_group_size=10_000)
+    written = []
+    for threads in (1, 4):
+        (out := tmp_path / str(threads)).mkdir()
+        score_file.score(detector, tmp_path / "many.parquet", out, threads)
+        written.append(pq.read_table(out / "scored.parquet"))
+    assert written[0]["seq"].to_pylist() == list(range(len(beats)))
+    assert written[0].equals(written[1])
+
+
+def test_whoever_takes_no_more_ends_the_reading(detector: Detector) -> None:
+    read = []
+
+    def blocks() -> Generator[Block]:
+        for number in itertools.count():
+            read.append(number)
+            beats = np.full((8, 140), number, np.float32)
+            yield Block(beats, None, ["bed"] * 8, np.arange(8))
+
+    scored = score_file._scored(detector, blocks(), 2)
+    assert [next(scored)[0].beats[0, 0] for _ in range(20)] == list(range(20))
+    scored.close()  # would wait for ever if a thread still waited for room
+    assert len(read) <= 20 + 3 * 2 + 1
+
+
+def test_ties_count_half() -> None:
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 5, 1000).astype(np.float32)
+    normal = random.random(1000) < 0.7
+    area = metrics.roc_auc_score(~normal, scores)
+    assert score_file._roc_auc(scores, normal) == pytest.approx(area, abs=1e-12)
