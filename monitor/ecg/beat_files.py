@@ -4,8 +4,9 @@ A file of beats is a table with 140 numbers in a row, in the units of its source
 the label: 1 for a normal beat, 0 for any other (the layout of `ecg.csv`, the TensorFlow tutorial's
 ECG5000). A CSV file may be compressed with gzip, may have a header, of names or of column numbers,
 and is read as spreadsheets write it: with semicolons and decimal commas, with tabs, with empty
-lines, in UTF-8 or UTF-16. A Parquet file may store each beat in one list column instead, and may
-have the columns `device` and `seq`; a folder of Parquet files is read file by file.
+lines, in UTF-8 or UTF-16. A Parquet file may store each beat in one column instead, as a list or as
+the 560 bytes that devices send (little-endian float32), and may have the columns `device` and
+`seq`; a folder of Parquet files is read file by file.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.ecg.beat import SAMPLES
+from monitor.ecg.beat import BYTES, SAMPLES
 from monitor.errors import Failure
 
 ROWS = 4096
@@ -294,19 +295,22 @@ def _columns(path: Path, start: int, batch: Any) -> _Rows:
         if field.name in named:
             continue
         is_list = isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray)
-        _refuse_unless_numbers(path, field, field.type.value_type if is_list else field.type)
+        is_bytes = isinstance(
+            column, pa.BinaryArray | pa.LargeBinaryArray | pa.FixedSizeBinaryArray
+        )
+        if not is_bytes:
+            _refuse_unless_numbers(path, field, field.type.value_type if is_list else field.type)
         if column.null_count:
             row = start + column.is_null().to_numpy(zero_copy_only=False).argmax()
             raise Failure(f"{path}: row {row + 1}, column {field.name!r} is empty")
         if is_list:
-            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-            if (lengths != SAMPLES).any():
-                row = int((lengths != SAMPLES).argmax())
-                raise Failure(
-                    f"{path}: row {start + row + 1}, column {field.name!r}: "
-                    f"a list of {lengths[row]} numbers, expected {SAMPLES}"
-                )
+            lengths = pc.list_value_length(column)
+            _refuse_unless(SAMPLES, "a list of {} numbers", path, start, field, lengths)
             values.append(_float32(column.flatten()).reshape(-1, SAMPLES))
+        elif is_bytes:
+            lengths = pc.binary_length(column)
+            _refuse_unless(BYTES, "{} bytes", path, start, field, lengths)
+            values.append(_unpacked(column.cast(pa.binary(BYTES))))
         else:
             values.append(_float32(column)[:, None])
     nothing = np.empty((len(batch), 0), np.float32)
@@ -328,6 +332,25 @@ def _refuse_unless_numbers(path: Path, field: Any, kind: Any) -> None:
     kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
     if not any(is_kind(kind) for is_kind in kinds):
         raise Failure(f"{path}: column {field.name!r} contains {field.type}, expected numbers")
+
+
+def _refuse_unless(
+    expected: int, what: str, path: Path, start: int, field: Any, lengths: Any
+) -> None:
+    wrong = lengths.to_numpy(zero_copy_only=False) != expected
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise Failure(
+            f"{path}: row {start + row + 1}, column {field.name!r}: "
+            f"{what.format(lengths[row])}, expected {expected}"
+        )
+
+
+def _unpacked(column: Any) -> NDArray[np.float32]:
+    """Return beats of 560 bytes, float32 [n, 140]."""
+    _, content = column.buffers()
+    samples = np.frombuffer(content, "<f4", SAMPLES * len(column), BYTES * column.offset)
+    return np.asarray(samples, np.float32).reshape(-1, SAMPLES)
 
 
 def _float32(column: Any) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from rich.table import Table
 from monitor.batch import datasets, score_file, spark
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg import beat_files
+from monitor.ecg.beat import BYTES, SAMPLES, Floats
 from monitor.errors import Failure
 from tests.harness.devices import Hearts
 
@@ -29,25 +30,44 @@ TURNS = 5
 BEATS = 250_000
 ROW_GROUP = 50_000
 FILES = 8
-"""Names of one and the same file: two million beats are to be read, and 140 MB stored."""
+"""Names of one and the same file: two million beats are to be read, and 140 MB stored a layout."""
 
 CORES = os.cpu_count() or 1
 MASTERS = (f"local[{CORES}]", "local-cluster[2,1,1024]")
 
 
-def write(folder: Path, hearts: Hearts) -> None:
-    """Write the files: a list of numbers for each beat, its device, and its number."""
+def layouts(beats: Floats) -> dict[str, tuple[pa.Array, bool]]:
+    """Return the column of beats in each layout, by name, and whether it may have nulls."""
+    samples = pa.array(beats.ravel())
+    number = pa.field("element", pa.float32(), nullable=False)
+    packed = [None, pa.py_buffer(beats.astype("<f4").tobytes())]
+    return {
+        "lists": (pa.FixedSizeListArray.from_arrays(samples, SAMPLES), True),
+        "lists without nulls": (
+            pa.FixedSizeListArray.from_arrays(samples, type=pa.list_(number, SAMPLES)),
+            False,
+        ),
+        "bytes": (pa.FixedSizeBinaryArray.from_buffers(pa.binary(BYTES), BEATS, packed), True),
+    }
+
+
+def write(folder: Path, hearts: Hearts) -> list[str]:
+    """Write the beats, their devices and numbers; return the layouts, whose folders are so called.
+
+    "lists" is what people have whose writer was told nothing else.
+    """
     beats = np.concatenate([hearts.normal(BEATS * 9 // 10), hearts.anomalous(BEATS // 10)])
     np.random.default_rng(0).shuffle(beats)
-    columns = {
-        "device": [f"bed-{i % 50}" for i in range(BEATS)],
-        "seq": np.arange(BEATS),
-        "beat": pa.FixedSizeListArray.from_arrays(pa.array(beats.ravel()), beats.shape[1]),
-    }
-    first = folder / "0.parquet"
-    pq.write_table(pa.table(columns), first, row_group_size=ROW_GROUP)
-    for file in range(1, FILES):
-        (folder / f"{file}.parquet").hardlink_to(first)
+    named = layouts(beats)
+    for name, (column, nullable) in named.items():
+        table = pa.table({"device": [f"bed-{i % 50}" for i in range(BEATS)], "seq": range(BEATS)})
+        field = pa.field("beat", column.type, nullable)
+        (folder / name).mkdir()
+        first = folder / name / "0.parquet"
+        pq.write_table(table.append_column(field, column), first, row_group_size=ROW_GROUP)
+        for file in range(1, FILES):
+            first.with_name(f"{file}.parquet").hardlink_to(first)
+    return list(named)
 
 
 def alone(hearts: Hearts) -> Callable[[], object]:
@@ -60,6 +80,12 @@ def alone(hearts: Hearts) -> Callable[[], object]:
             detector.score(beats)
 
     return score
+
+
+def read(files: Path) -> None:
+    """Read the beats, and do nothing with them."""
+    for _ in beat_files.read(files):
+        pass
 
 
 class Spent(NamedTuple):
@@ -78,20 +104,20 @@ def spent_on(work: Callable[[], object]) -> Spent:
 
 def measure(folder: Path, hearts: Hearts) -> Table:
     """Print beats a second of each way, and their ratio to onnxruntime alone."""
-    beats = folder / "beats"
+    beats, spark_out = folder / "beats", folder / "spark"
     beats.mkdir()
-    write(beats, hearts)
+    spark_out.mkdir()
     detector = Detector(shipped("ecg"))
-    ways: dict[str, Callable[[], object]] = {
-        "onnxruntime alone": alone(hearts),
-        "read the files alone": lambda: [0 for _ in beat_files.read(beats)],
-        "batch ecg": lambda: score_file.score(detector, beats, folder, CORES),
-    }
-    for master in MASTERS:
-        ways[f"--spark '{master}', start and all"] = partial(
-            spark.score, shipped("ecg"), master, beats, folder / "spark"
+    ways: dict[str, Callable[[], object]] = {"onnxruntime alone": alone(hearts)}
+    for layout in write(beats, hearts):
+        ways[f"{layout}: read alone"] = partial(read, beats / layout)
+        ways[f"{layout}: batch ecg"] = partial(
+            score_file.score, detector, beats / layout, folder, CORES
         )
-    (folder / "spark").mkdir()
+    for master in MASTERS:
+        ways[f"lists: --spark '{master}'"] = partial(
+            spark.score, shipped("ecg"), master, beats / "lists", spark_out
+        )
     spent: dict[str, list[Spent]] = {way: [] for way in ways}
     for _ in range(TURNS):
         for way, work in ways.items():

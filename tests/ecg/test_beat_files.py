@@ -146,7 +146,7 @@ def test_the_row_is_counted_over_blocks(tmp_path: Path) -> None:
         list(beat_files.read(path, rows=4))
 
 
-def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
+def test_parquet_holds_beats_as_columns_lists_or_bytes(tmp_path: Path) -> None:
     table = some(30)
     columns = {str(i): table[:, i] for i in range(140)}
     labels = np.arange(30) % 3 == 0
@@ -161,13 +161,19 @@ def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
         }
     )
     pq.write_table(listed, tmp_path / "lists.parquet")
-    for name in ("columns", "lists"):
+    for kind in (pa.binary(560), pa.binary(), pa.large_binary()):
+        packed = pa.array([beat.astype("<f4").tobytes() for beat in table], kind)
+        pq.write_table(listed.set_column(2, "beat", packed), tmp_path / f"{kind}.parquet")
+    files = {path.stem for path in tmp_path.iterdir()}
+    assert files == {"columns", "lists", "fixed_size_binary[560]", "binary", "large_binary"}
+    for name in sorted(files):
         block = read(tmp_path / f"{name}.parquet", rows=8)
         assert np.array_equal(block.beats, table)
         assert block.labels is not None
         assert np.array_equal(block.labels, labels)
-    assert list(block.devices[:3]) == ["d0", "d1", "d0"]
-    assert block.seq.tolist() == list(range(100, 130))
+        if name != "columns":
+            assert list(block.devices[:3]) == ["d0", "d1", "d0"]
+            assert block.seq.tolist() == list(range(100, 130))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,10 @@ def test_parquet_holds_beats_as_columns_or_as_lists(tmp_path: Path) -> None:
             "row 2, column 'beat': a list of 139 numbers, expected 140",
         ),
         ({"beat": pa.array([[0.5] * 140, None])}, "row 2, column 'beat' is empty"),
+        ({"beat": [b"1" * 560, b""]}, "row 2, column 'beat': 0 bytes, expected 560"),
+        ({"beat": pa.array([b"1"], pa.binary(1))}, "row 1, column 'beat': 1 bytes, expected 560"),
+        ({"beat": pa.array([], pa.binary(560))}, "contains no beats; expected rows of 140 numbers"),
+        ({"beat": [b"\0\0\x80\x7f" * 140]}, "row 1, column 1: inf is not a finite number"),
         ({"beat": [[0.5] * 139 + [None]]}, "row 1, column 140: nan is not a finite number"),
         ({"beat": [[1e39] + [0.5] * 139]}, "row 1, column 1: inf is not a finite number"),
         ({"beat": [["a"]]}, f"column 'beat' contains {TEXTS}, expected numbers"),
