@@ -138,7 +138,7 @@ def _scored(
     the next, and scores its own, which is then still in its cache: no thread only reads, so as many
     of them as there are processors keep these busy. Blocks read before a `Failure` come before it.
     """
-    room = Semaphore(3 * threads)  # a block in work and two that wait to be written for each thread
+    room = Semaphore(2 * threads)  # for each thread one in work and one that waits to be written
 
     def work() -> _Scored | None:
         room.acquire()

@@ -25,7 +25,8 @@ from monitor.ecg.beat import BYTES, SAMPLES
 from monitor.errors import Failure
 
 ROWS = 4096
-"""Rows in a block: 2.3 MB of beats, enough to keep the scorer busy."""
+"""Rows in a block: 2.3 MB of beats, enough to keep the scorer busy. Blocks of 8,192 and 16,384 are
+no faster: they save Python's time, and leave the cache."""
 
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")

@@ -113,7 +113,7 @@ def test_whoever_takes_no_more_ends_the_reading(detector: Detector) -> None:
     scored = score_file._scored(detector, blocks(), 2)
     assert [next(scored)[0].beats[0, 0] for _ in range(20)] == list(range(20))
     scored.close()  # would wait for ever if a thread still waited for room
-    assert len(read) <= 20 + 3 * 2 + 1
+    assert len(read) <= 20 + 2 * 2 + 1
 
 
 def test_ties_count_half() -> None:

@@ -32,6 +32,10 @@ ROW_GROUP = 50_000
 FILES = 8
 """Names of one and the same file: two million beats are to be read, and 140 MB stored a layout."""
 
+AT_ONCE = 4096
+"""Beats in one run of onnxruntime alone: with fewer its threads wait for each other more often, and
+more of them leave the cache."""
+
 CORES = os.cpu_count() or 1
 MASTERS = (f"local[{CORES}]", "local-cluster[2,1,1024]")
 
@@ -73,7 +77,7 @@ def write(folder: Path, hearts: Hearts) -> list[str]:
 def alone(hearts: Hearts) -> Callable[[], object]:
     """Return what scores as many beats that are in memory, with onnxruntime's own threads."""
     detector = Detector(shipped("ecg"), CORES)
-    beats = hearts.normal(beat_files.ROWS)
+    beats = hearts.normal(AT_ONCE)
 
     def score() -> None:
         for _ in range(BEATS * FILES // len(beats)):
