@@ -2,6 +2,7 @@
 
 `python -m tests.bench.files` prints it, and `make bench` after the daemon's tables. The machine's
 speed drifts, so all take turns and the ratios are what counts. The files are in memory by then.
+`batch ecg` writes its file and draws its pictures; the rows of Spark include its start.
 """
 
 import os
