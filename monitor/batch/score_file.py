@@ -165,15 +165,18 @@ def _roc_auc(scores: Floats, normal: NDArray[np.bool_]) -> float | None:
 
     Return None if there are no beats of one kind. It is the statistic U of H. Mann and D. Whitney,
     "On a test of whether one of two random variables is stochastically larger than the other",
-    1947, divided by the number of pairs. Two sorted arrays take a tenth of the time of SciPy's
-    `mannwhitneyu`, which ranks all scores in one: 0.03 instead of 0.28 s for two million beats.
+    1947, divided by the number of pairs.
     """
     if normal.all() or not normal.any():
         return None
-    abnormal, others = np.sort(scores[~normal]), np.sort(scores[normal])
-    below = int(np.searchsorted(others, abnormal, "left").sum())
-    not_above = int(np.searchsorted(others, abnormal, "right").sum())
-    return (below + not_above) / (2 * len(abnormal) * len(others))
+    try:
+        from scipy.stats import mannwhitneyu
+    except ModuleNotFoundError:
+        raise Failure("batch needs SciPy: pip install 'ecg-monitor[batch]'") from None
+    exact = scores.astype(np.float64)  # SciPy adds up the ranks in the scores' own precision
+    abnormal = exact[~normal]
+    above = mannwhitneyu(abnormal, exact[normal], method="asymptotic").statistic
+    return float(above / (len(abnormal) * int(normal.sum())))
 
 
 def _measure(called: NDArray[np.int64]) -> dict[str, Any]:
