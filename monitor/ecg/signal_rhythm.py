@@ -10,6 +10,7 @@ samples are divided into chunks. A step uses no sample after its end.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -224,11 +225,12 @@ class _Filter:
     of samples: 8 instead of 25 us.
     """
 
-    def __init__(self, order: int, band: Any, kind: str, rate: float) -> None:
-        from scipy.signal import butter, lfilter, lfilter_zi
+    def __init__(
+        self, order: int, band: float | tuple[float, float], kind: str, rate: float
+    ) -> None:
+        from scipy.signal import lfilter
 
-        self._filter, self._by = lfilter, butter(order, band, kind, fs=rate)
-        self._rest = lfilter_zi(*self._by)
+        self._filter, (self._by, self._rest) = lfilter, _designed(order, band, kind, rate)
         self._state: NDArray[np.float64] | None = None
 
     def __call__(self, signal: Signal) -> Signal:
@@ -236,6 +238,17 @@ class _Filter:
             self._state = self._rest * signal[0]
         filtered, self._state = self._filter(*self._by, signal, zi=self._state)
         return np.asarray(filtered)
+
+
+@lru_cache(maxsize=64)  # one for each sampling rate, and four; each takes 0.25 ms
+def _designed(
+    order: int, band: float | tuple[float, float], kind: str, rate: float
+) -> tuple[tuple[Signal, Signal], Signal]:
+    """Return the coefficients of a Butterworth filter, and its state after a long time of 1."""
+    from scipy.signal import butter, lfilter_zi
+
+    by = butter(order, band, kind, fs=rate)
+    return by, lfilter_zi(*by)
 
 
 def _power(signal: Signal) -> Signal:
