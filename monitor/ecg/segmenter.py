@@ -229,6 +229,15 @@ def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
     return filled, lost
 
 
+def _median(rows: Signal) -> Signal:
+    """Return the median of each row; they have an odd number of values, [N, 2 * k + 1].
+
+    It takes a fifth of the time of NumPy's, which allows for NaN and for even numbers.
+    """
+    middle = rows.shape[1] // 2
+    return np.asarray(np.partition(rows, middle, axis=1)[:, middle])
+
+
 class _Cutter:
     """Cuts beats from several seconds of signal."""
 
@@ -274,17 +283,21 @@ class _Cutter:
         reach = round(AROUND / 0.05) * short
         middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
         near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
-        noise, sharp = self._noise(signal), self._sharp(signal)
-        energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
-        hum, _, usual = np.median(energy, axis=2)
-        _, size, whole = np.mean(energy, axis=2)
+
+        def energy(part: Signal) -> Signal:
+            return np.asarray(uniform_filter1d(part**2, short)[near])
+
+        noise, beat = energy(self._noise(signal)), energy(smooth)
+        hum, size = _median(noise), beat.mean(axis=1)
         drowned = hum > NOISY**2 * size
         for side in (slice(None, 31), slice(30, None)):
-            noisy, all_of = energy[0][:, side], energy[1][:, side]
-            drowned |= np.median(noisy, axis=1) > NOISY_BESIDE**2 * np.mean(all_of, axis=1)
-        doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
-        for i in np.flatnonzero(doubtful & ~drowned):
-            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
+            drowned |= _median(noise[:, side]) > NOISY_BESIDE**2 * beat[:, side].mean(axis=1)
+        hissing = ~drowned & (hum > HISSING**2 * size)
+        if hissing.any():  # a third of the steps of recordings
+            sharp = self._sharp(signal)
+            qrs = energy(sharp)
+            for i in np.flatnonzero(hissing & (_median(qrs) > RESTLESS**2 * qrs.mean(axis=1))):
+                drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
         return np.asarray(drowned)
 
     def _beside_still(self, signal: Signal, centres: Positions) -> NDArray[np.bool_]:
