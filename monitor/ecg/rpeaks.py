@@ -168,12 +168,13 @@ class Finder:
         """Return the peaks without those too close to a larger one."""
         if len(peaks) < 2 or np.min(peaks[1:] - peaks[:-1]) >= CLOSE * self._rate:
             return peaks.astype(np.int64)
+        close = np.abs(peaks[:, None] - peaks) < CLOSE * self._rate
         free = np.ones(len(peaks), bool)
         kept: list[int] = []
         for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():
             if free[i]:
                 kept.append(i)
-                free &= np.abs(peaks - peaks[i]) >= CLOSE * self._rate
+                free[close[i]] = False
         kept.sort()
         return peaks[self._fast(peaks, qrs, kept)].astype(np.int64)
 
@@ -181,15 +182,16 @@ class Finder:
         """Return the kept peaks, [N], and those between them that belong to a fast heart."""
         if not kept:
             return kept
-        slope = self._slopes(peaks, qrs)
-        steep = STEEP * np.median(slope[kept])
+        slopes = self._slopes(peaks, qrs)
+        steep = STEEP * float(np.median(slopes[kept]))
+        at, slope = peaks.tolist(), slopes.tolist()
         all_of = list(kept)
         for before, after in pairwise(kept):
-            if peaks[after] - peaks[before] > FAST * self._rate:
+            if at[after] - at[before] > FAST * self._rate:
                 continue
             there = [before, after]
             for i in sorted(range(before + 1, after), key=lambda i: -slope[i]):
-                nearest = np.abs(peaks[there] - peaks[i]).min()
+                nearest = min(abs(at[each] - at[i]) for each in there)
                 if slope[i] > steep and nearest >= REFRACTORY * self._rate:
                     there.append(i)
             all_of += there[2:]
@@ -236,10 +238,10 @@ class Finder:
             return peaks
         size = self._sizes(peaks, qrs)
         peaks = peaks[size > SMALLEST * np.quantile(size, USUAL)]
-        slope = self._slopes(peaks, qrs)
+        at, slope = peaks.tolist(), self._slopes(peaks, qrs).tolist()
         kept: list[int] = []
-        for i, peak in enumerate(peaks):
-            since = (peak - peaks[kept[-1]]) / self._rate if kept else np.inf
+        for i, peak in enumerate(at):
+            since = (peak - at[kept[-1]]) / self._rate if kept else np.inf
             if all(since >= within or slope[i] >= share * slope[kept[-1]]
                    for within, share in SLOPES):  # fmt: skip
                 kept.append(i)

@@ -152,11 +152,9 @@ class Segmenter:
             self._signal[: end + round(FUTURE * self.rate) - self._begin], self.rate
         )
         peaks = self._finder.peaks(seen) + self._begin
-        missing = np.concatenate([[0], np.cumsum(lost)])  # samples lost up to each one
 
         def holes(first: int, last: int) -> bool:
-            first, last = np.clip([first - self._begin, last - self._begin], 0, len(lost))
-            return bool(missing[last] > missing[first])
+            return bool(lost[max(first - self._begin, 0) : max(last - self._begin, 0)].any())
 
         beats: list[CutBeat] = []
         centres: list[tuple[int, float | None]] = []
