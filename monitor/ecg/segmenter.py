@@ -178,11 +178,11 @@ class Segmenter:
             cut[[holes(at - before, at + after) for at, _ in centres]] = (
                 0.0  # as a lead that is off
             )
-            # A window in a pause only reports that the lead is off: a good signal without QRS
-            # complexes is a matter of rhythm.
-            told = np.array([at in found for at, _ in centres]) | (
-                quality.assess(cut) != quality.GOOD
-            )
+            told = np.array([at in found for at, _ in centres])
+            if not told.all():
+                # A window in a pause only reports that the lead is off: a good signal without QRS
+                # complexes is a matter of rhythm.
+                told |= quality.assess(cut) != quality.GOOD
             rows = zip(cut, *zip(*centres, strict=True), told.tolist(), strict=True)
             beats = [CutBeat(samples, at, rr) for samples, at, rr, kept in rows if kept]
         self._decided = end
