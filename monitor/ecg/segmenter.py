@@ -227,6 +227,19 @@ def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
     return filled, lost
 
 
+def _between(signal: Signal, places: Signal) -> Signal:
+    """Return a signal at these places between its samples, by a cubic spline, [N, 140]."""
+    first, last = int(places.min()) - SPLINE_REACH, int(places.max()) + SPLINE_REACH
+    if first < 0 or last > len(signal):  # where a stream begins or ends, its end counts
+        from scipy.interpolate import CubicSpline
+
+        return np.asarray(CubicSpline(np.arange(len(signal)), signal)(places))
+    from scipy.ndimage import map_coordinates
+
+    # The same spline; it takes 15 instead of 105 µs.
+    return np.asarray(map_coordinates(signal[first:last], [places - first], mode="mirror"))
+
+
 def _median(rows: Signal) -> Signal:
     """Return the median of each row; they have an odd number of values, [N, 2 * k + 1].
 
@@ -252,21 +265,16 @@ class _Cutter:
         signal is returned unfiltered, a beat next to a lead that is off as a flat line, and a beat
         drowned in noise as the noise; `quality.assess` then recognises each of them.
         """
-        from scipy.interpolate import CubicSpline
-
         times = np.linspace(-BEFORE, AFTER, SAMPLES) * self._rate
         places = np.clip(centres[:, None] + times, 0, len(signal) - 1)
-        number = np.arange(len(signal))
-        raw = np.interp(places, number, signal).astype(np.float32)
+        raw = np.interp(places, np.arange(len(signal)), signal).astype(np.float32)
         smooth = np.zeros_like(signal)
         for part in alive(signal, self._rate):  # without the steps beside it
             smooth[part] = self._beat(signal[part])
-        near = slice(max(0, int(places.min()) - SPLINE_REACH), int(places.max()) + SPLINE_REACH)
-        beats = CubicSpline(number[near], smooth[near])(places).astype(np.float32)
+        beats = _between(smooth, places).astype(np.float32)
         drowned = self._drowned(signal, smooth, centres)
         if drowned.any():
-            fast = CubicSpline(number, self._shown(signal))
-            shown = fast(places).astype(np.float32)
+            shown = _between(self._shown(signal), places).astype(np.float32)
             # Not where the noise only just begins.
             seen = drowned & (quality.assess(shown) == quality.NOISE)
             beats[seen] = shown[seen]
