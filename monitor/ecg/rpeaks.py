@@ -95,6 +95,9 @@ class Band:
 
 def still(signal: Signal, rate: float) -> tuple[Positions, Positions]:
     """Return where each stretch of at least `STILL` seconds without change begins and ends: [M]."""
+    some = signal[:: int(STILL * rate / 2)]
+    if not (some[1:] == some[:-1]).any():  # a still stretch has at least two of them
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     begins = np.flatnonzero(np.diff(signal, prepend=np.nan) != 0)
     ends = np.append(begins[1:], len(signal))
     long = ends - begins >= STILL * rate
