@@ -203,10 +203,8 @@ class Finder:
     def _near(self, peaks: Positions, signal: Signal) -> Signal:
         """Return the signal within 50 ms of each peak: [N, samples]."""
         reach = round(0.05 * self._rate)
-        near: Signal = signal[
-            np.clip(peaks[:, None] + np.arange(-reach, reach + 1), 0, len(signal) - 1)
-        ]
-        return near
+        places = peaks[:, None] + np.arange(-reach, reach + 1)
+        return signal.take(places, mode="clip")
 
     def _sizes(self, peaks: Positions, qrs: Signal) -> Signal:
         """Return the span of the signal around each peak: [N]."""
@@ -254,6 +252,6 @@ class Finder:
         """Move each peak to the centre of its energy, which does not depend on polarity."""
         reach = round(0.1 * self._rate)
         offsets = np.arange(-reach, reach + 1)
-        energy = qrs[np.clip(peaks[:, None] + offsets, 0, len(qrs) - 1)] ** 2
+        energy = qrs.take(peaks[:, None] + offsets, mode="clip") ** 2
         shift = (energy * offsets).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-30)
         return np.unique(peaks + np.rint(shift).astype(np.int64))

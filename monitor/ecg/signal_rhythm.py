@@ -337,7 +337,8 @@ class Lead:
         else:
             before = np.maximum.accumulate(np.where(known, np.arange(len(samples)), -1))
             signal = np.where(before >= 0, samples[before], self._raw)
-        changes = np.flatnonzero(np.diff(signal, prepend=self._raw))
+        all_of = np.concatenate([[self._raw], signal])
+        changes = np.flatnonzero(all_of[1:] != all_of[:-1])
         edges = np.concatenate([[-self._unchanged], changes, [len(signal)]])
         longest = int(np.diff(edges).max())
         self._unchanged = len(signal) - int(edges[-2])
@@ -350,8 +351,8 @@ class Lead:
         before = self._smooth if self._seconds else float(smooth[0])
         self._smooth = float(smooth[-1])
         first = round(self._seconds * self._rate)
-        places = (self._seconds + np.arange(1, RATE + 1) / RATE) * self._rate - first
-        known = np.append(before, smooth)
+        places = (self._seconds + _PARTS) * self._rate - first
+        known = np.concatenate([[before], smooth])
         return np.asarray(np.interp(places, np.arange(len(known)), known))
 
     def _without_spikes(self) -> Signal:
@@ -509,6 +510,7 @@ class Lead:
         self.fibrillation = float(np.dot(FIBRILLATION, measured))
 
 
+_PARTS = np.arange(1, RATE + 1) / RATE
 _LAGS = np.arange(2 * LAG + 1)
 _SHIFTED = _LAGS[:, None] + np.arange(2 * REACH + 1)
 _HANN = np.hanning(WINDOW * RATE)
