@@ -64,7 +64,7 @@ HIGHEST_RATE: Final = 20_000.0
 """Hz; a higher rate is a mistake, and would only cost memory for the seconds that are kept."""
 
 RATES: Final = 64
-"""Sampling rates whose filters are kept: their design takes 1.5 ms, as long as cutting 3 s."""
+"""Sampling rates whose filters are kept: to design them takes 2 ms, as to cut 6 s of a signal."""
 
 DESCRIPTION: Final[dict[str, Any]] = {
     "before_s": BEFORE,
