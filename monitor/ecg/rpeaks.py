@@ -95,6 +95,9 @@ class Band:
 
 def still(signal: Signal, rate: float) -> tuple[Positions, Positions]:
     """Return where each stretch of at least `STILL` seconds without change begins and ends: [M]."""
+    some = signal[:: int(STILL * rate / 2)]
+    if not (some[1:] == some[:-1]).any():  # a still stretch has at least two of them
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     begins = np.flatnonzero(np.diff(signal, prepend=np.nan) != 0)
     ends = np.append(begins[1:], len(signal))
     long = ends - begins >= STILL * rate
@@ -168,12 +171,13 @@ class Finder:
         """Return the peaks without those too close to a larger one."""
         if len(peaks) < 2 or np.min(peaks[1:] - peaks[:-1]) >= CLOSE * self._rate:
             return peaks.astype(np.int64)
+        close = np.abs(peaks[:, None] - peaks) < CLOSE * self._rate
         free = np.ones(len(peaks), bool)
         kept: list[int] = []
         for i in np.argsort(-self._sizes(peaks, qrs), kind="stable").tolist():
             if free[i]:
                 kept.append(i)
-                free &= np.abs(peaks - peaks[i]) >= CLOSE * self._rate
+                free[close[i]] = False
         kept.sort()
         return peaks[self._fast(peaks, qrs, kept)].astype(np.int64)
 
@@ -181,15 +185,16 @@ class Finder:
         """Return the kept peaks, [N], and those between them that belong to a fast heart."""
         if not kept:
             return kept
-        slope = self._slopes(peaks, qrs)
-        steep = STEEP * np.median(slope[kept])
+        slopes = self._slopes(peaks, qrs)
+        steep = STEEP * float(np.median(slopes[kept]))
+        at, slope = peaks.tolist(), slopes.tolist()
         all_of = list(kept)
         for before, after in pairwise(kept):
-            if peaks[after] - peaks[before] > FAST * self._rate:
+            if at[after] - at[before] > FAST * self._rate:
                 continue
             there = [before, after]
             for i in sorted(range(before + 1, after), key=lambda i: -slope[i]):
-                nearest = np.abs(peaks[there] - peaks[i]).min()
+                nearest = min(abs(at[each] - at[i]) for each in there)
                 if slope[i] > steep and nearest >= REFRACTORY * self._rate:
                     there.append(i)
             all_of += there[2:]
@@ -198,10 +203,8 @@ class Finder:
     def _near(self, peaks: Positions, signal: Signal) -> Signal:
         """Return the signal within 50 ms of each peak: [N, samples]."""
         reach = round(0.05 * self._rate)
-        near: Signal = signal[
-            np.clip(peaks[:, None] + np.arange(-reach, reach + 1), 0, len(signal) - 1)
-        ]
-        return near
+        places = peaks[:, None] + np.arange(-reach, reach + 1)
+        return signal.take(places, mode="clip")
 
     def _sizes(self, peaks: Positions, qrs: Signal) -> Signal:
         """Return the span of the signal around each peak: [N]."""
@@ -236,10 +239,10 @@ class Finder:
             return peaks
         size = self._sizes(peaks, qrs)
         peaks = peaks[size > SMALLEST * np.quantile(size, USUAL)]
-        slope = self._slopes(peaks, qrs)
+        at, slope = peaks.tolist(), self._slopes(peaks, qrs).tolist()
         kept: list[int] = []
-        for i, peak in enumerate(peaks):
-            since = (peak - peaks[kept[-1]]) / self._rate if kept else np.inf
+        for i, peak in enumerate(at):
+            since = (peak - at[kept[-1]]) / self._rate if kept else np.inf
             if all(since >= within or slope[i] >= share * slope[kept[-1]]
                    for within, share in SLOPES):  # fmt: skip
                 kept.append(i)
@@ -249,6 +252,6 @@ class Finder:
         """Move each peak to the centre of its energy, which does not depend on polarity."""
         reach = round(0.1 * self._rate)
         offsets = np.arange(-reach, reach + 1)
-        energy = qrs[np.clip(peaks[:, None] + offsets, 0, len(qrs) - 1)] ** 2
+        energy = qrs.take(peaks[:, None] + offsets, mode="clip") ** 2
         shift = (energy * offsets).sum(axis=1) / np.maximum(energy.sum(axis=1), 1e-30)
         return np.unique(peaks + np.rint(shift).astype(np.int64))

@@ -8,6 +8,7 @@ is divided into chunks.
 MIT-BIH Arrhythmia Database (https://doi.org/10.13026/C2F305): see docs/detector.md.
 """
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -61,6 +62,9 @@ LOWEST_RATE: Final = 100.0
 
 HIGHEST_RATE: Final = 20_000.0
 """Hz; a higher rate is a mistake, and would only cost memory for the seconds that are kept."""
+
+RATES: Final = 64
+"""Sampling rates whose filters are kept: to design them takes 2 ms, as to cut 6 s of a signal."""
 
 DESCRIPTION: Final[dict[str, Any]] = {
     "before_s": BEFORE,
@@ -121,7 +125,7 @@ class Segmenter:
                 f"at most {HIGHEST_RATE:g} Hz"
             )
         self.rate = float(rate)
-        self._finder, self._cutter = Finder(self.rate), _Cutter(self.rate)
+        self._finder, self._cutter = _prepared(self.rate)
         self._signal: Signal = np.empty(0)
         self._begin = self._decided = first  # first sample kept, first one to decide
         self._last: int | None = None  # the last beat
@@ -148,11 +152,9 @@ class Segmenter:
             self._signal[: end + round(FUTURE * self.rate) - self._begin], self.rate
         )
         peaks = self._finder.peaks(seen) + self._begin
-        missing = np.concatenate([[0], np.cumsum(lost)])  # samples lost up to each one
 
         def holes(first: int, last: int) -> bool:
-            first, last = np.clip([first - self._begin, last - self._begin], 0, len(lost))
-            return bool(missing[last] > missing[first])
+            return bool(lost[max(first - self._begin, 0) : max(last - self._begin, 0)].any())
 
         beats: list[CutBeat] = []
         centres: list[tuple[int, float | None]] = []
@@ -176,11 +178,11 @@ class Segmenter:
             cut[[holes(at - before, at + after) for at, _ in centres]] = (
                 0.0  # as a lead that is off
             )
-            # A window in a pause only reports that the lead is off: a good signal without QRS
-            # complexes is a matter of rhythm.
-            told = np.array([at in found for at, _ in centres]) | (
-                quality.assess(cut) != quality.GOOD
-            )
+            told = np.array([at in found for at, _ in centres])
+            if not told.all():
+                # A window in a pause only reports that the lead is off: a good signal without QRS
+                # complexes is a matter of rhythm.
+                told |= quality.assess(cut) != quality.GOOD
             rows = zip(cut, *zip(*centres, strict=True), told.tolist(), strict=True)
             beats = [CutBeat(samples, at, rr) for samples, at, rr, kept in rows if kept]
         self._decided = end
@@ -195,6 +197,12 @@ class Segmenter:
             self._paused += round(PAUSE_STEP * self.rate)
             places.append(self._paused)
         return places
+
+
+@lru_cache(maxsize=RATES)
+def _prepared(rate: float) -> tuple[Finder, "_Cutter"]:
+    """Return what finds and what cuts beats; neither keeps anything of a signal."""
+    return Finder(rate), _Cutter(rate)
 
 
 def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
@@ -219,6 +227,28 @@ def _filled(signal: Signal, rate: float) -> tuple[Signal, NDArray[np.bool_]]:
     return filled, lost
 
 
+def _between(signal: Signal, places: Signal) -> Signal:
+    """Return a signal at these places between its samples, by a cubic spline, [N, 140]."""
+    first, last = int(places.min()) - SPLINE_REACH, int(places.max()) + SPLINE_REACH
+    if first < 0 or last > len(signal):  # where a stream begins or ends, its end counts
+        from scipy.interpolate import CubicSpline
+
+        return np.asarray(CubicSpline(np.arange(len(signal)), signal)(places))
+    from scipy.ndimage import map_coordinates
+
+    # The same spline; it takes 15 instead of 105 µs.
+    return np.asarray(map_coordinates(signal[first:last], [places - first], mode="mirror"))
+
+
+def _median(rows: Signal) -> Signal:
+    """Return the median of each row; they have an odd number of values, [N, 2 * k + 1].
+
+    It takes a fifth of the time of NumPy's, which allows for NaN and for even numbers.
+    """
+    middle = rows.shape[1] // 2
+    return np.asarray(np.partition(rows, middle, axis=1)[:, middle])
+
+
 class _Cutter:
     """Cuts beats from several seconds of signal."""
 
@@ -235,21 +265,16 @@ class _Cutter:
         signal is returned unfiltered, a beat next to a lead that is off as a flat line, and a beat
         drowned in noise as the noise; `quality.assess` then recognises each of them.
         """
-        from scipy.interpolate import CubicSpline
-
         times = np.linspace(-BEFORE, AFTER, SAMPLES) * self._rate
         places = np.clip(centres[:, None] + times, 0, len(signal) - 1)
-        number = np.arange(len(signal))
-        raw = np.interp(places, number, signal).astype(np.float32)
+        raw = np.interp(places, np.arange(len(signal)), signal).astype(np.float32)
         smooth = np.zeros_like(signal)
         for part in alive(signal, self._rate):  # without the steps beside it
             smooth[part] = self._beat(signal[part])
-        near = slice(max(0, int(places.min()) - SPLINE_REACH), int(places.max()) + SPLINE_REACH)
-        beats = CubicSpline(number[near], smooth[near])(places).astype(np.float32)
+        beats = _between(smooth, places).astype(np.float32)
         drowned = self._drowned(signal, smooth, centres)
         if drowned.any():
-            fast = CubicSpline(number, self._shown(signal))
-            shown = fast(places).astype(np.float32)
+            shown = _between(self._shown(signal), places).astype(np.float32)
             # Not where the noise only just begins.
             seen = drowned & (quality.assess(shown) == quality.NOISE)
             beats[seen] = shown[seen]
@@ -264,17 +289,21 @@ class _Cutter:
         reach = round(AROUND / 0.05) * short
         middle = np.clip(centres, min(reach, last // 2), max(last - reach, last // 2))
         near = np.clip(middle[:, None] + np.arange(-reach, reach + 1, short), 0, last)
-        noise, sharp = self._noise(signal), self._sharp(signal)
-        energy = [uniform_filter1d(part**2, short)[near] for part in (noise, smooth, sharp)]
-        hum, _, usual = np.median(energy, axis=2)
-        _, size, whole = np.mean(energy, axis=2)
+
+        def energy(part: Signal) -> Signal:
+            return np.asarray(uniform_filter1d(part**2, short)[near])
+
+        noise, beat = energy(self._noise(signal)), energy(smooth)
+        hum, size = _median(noise), beat.mean(axis=1)
         drowned = hum > NOISY**2 * size
         for side in (slice(None, 31), slice(30, None)):
-            noisy, all_of = energy[0][:, side], energy[1][:, side]
-            drowned |= np.median(noisy, axis=1) > NOISY_BESIDE**2 * np.mean(all_of, axis=1)
-        doubtful = (hum > HISSING**2 * size) & (usual > RESTLESS**2 * whole)
-        for i in np.flatnonzero(doubtful & ~drowned):
-            drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
+            drowned |= _median(noise[:, side]) > NOISY_BESIDE**2 * beat[:, side].mean(axis=1)
+        hissing = ~drowned & (hum > HISSING**2 * size)
+        if hissing.any():  # a third of the steps of recordings
+            sharp = self._sharp(signal)
+            qrs = energy(sharp)
+            for i in np.flatnonzero(hissing & (_median(qrs) > RESTLESS**2 * qrs.mean(axis=1))):
+                drowned[i] = self._repeats(sharp[near[i, 0] : near[i, -1]]) < REPEATING
         return np.asarray(drowned)
 
     def _beside_still(self, signal: Signal, centres: Positions) -> NDArray[np.bool_]:

@@ -9,7 +9,9 @@ samples are divided into chunks. A step uses no sample after its end.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from heapq import merge
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -224,11 +226,12 @@ class _Filter:
     of samples: 8 instead of 25 us.
     """
 
-    def __init__(self, order: int, band: Any, kind: str, rate: float) -> None:
-        from scipy.signal import butter, lfilter, lfilter_zi
+    def __init__(
+        self, order: int, band: float | tuple[float, float], kind: str, rate: float
+    ) -> None:
+        from scipy.signal import lfilter
 
-        self._filter, self._by = lfilter, butter(order, band, kind, fs=rate)
-        self._rest = lfilter_zi(*self._by)
+        self._filter, (self._by, self._rest) = lfilter, _designed(order, band, kind, rate)
         self._state: NDArray[np.float64] | None = None
 
     def __call__(self, signal: Signal) -> Signal:
@@ -236,6 +239,17 @@ class _Filter:
             self._state = self._rest * signal[0]
         filtered, self._state = self._filter(*self._by, signal, zi=self._state)
         return np.asarray(filtered)
+
+
+@lru_cache(maxsize=64)  # one for each sampling rate, and four; each takes 0.12 ms
+def _designed(
+    order: int, band: float | tuple[float, float], kind: str, rate: float
+) -> tuple[tuple[Signal, Signal], Signal]:
+    """Return the coefficients of a Butterworth filter, and its state after a long time of 1."""
+    from scipy.signal import butter, lfilter_zi
+
+    by = butter(order, band, kind, fs=rate)
+    return by, lfilter_zi(*by)
 
 
 def _power(signal: Signal) -> Signal:
@@ -323,7 +337,8 @@ class Lead:
         else:
             before = np.maximum.accumulate(np.where(known, np.arange(len(samples)), -1))
             signal = np.where(before >= 0, samples[before], self._raw)
-        changes = np.flatnonzero(np.diff(signal, prepend=self._raw))
+        all_of = np.concatenate([[self._raw], signal])
+        changes = np.flatnonzero(all_of[1:] != all_of[:-1])
         edges = np.concatenate([[-self._unchanged], changes, [len(signal)]])
         longest = int(np.diff(edges).max())
         self._unchanged = len(signal) - int(edges[-2])
@@ -336,8 +351,8 @@ class Lead:
         before = self._smooth if self._seconds else float(smooth[0])
         self._smooth = float(smooth[-1])
         first = round(self._seconds * self._rate)
-        places = (self._seconds + np.arange(1, RATE + 1) / RATE) * self._rate - first
-        known = np.append(before, smooth)
+        places = (self._seconds + _PARTS) * self._rate - first
+        known = np.concatenate([[before], smooth])
         return np.asarray(np.interp(places, np.arange(len(known)), known))
 
     def _without_spikes(self) -> Signal:
@@ -426,9 +441,7 @@ class Lead:
         first = i - REACH - LAG
         around = self._waves[max(first, 0) : i + REACH + LAG + 1]
         missing = max(0, -first)
-        shapes = np.lib.stride_tricks.sliding_window_view(
-            np.concatenate([np.zeros(missing), around]) if missing else around, 2 * REACH + 1
-        )
+        shapes = (np.concatenate([np.zeros(missing), around]) if missing else around)[_SHIFTED]
         known = 2 * REACH + 1 - np.maximum(missing - _LAGS, 0)
         shapes = shapes - (shapes.sum(axis=1) / known)[:, None]
         return np.asarray(shapes / (np.sqrt((shapes * shapes).sum(axis=1))[:, None] + 1e-12))
@@ -484,25 +497,33 @@ class Lead:
         total = float(spectrum[_ALL].sum()) + 1e-30
         main = float(_FREQUENCIES[_MIDDLE][int(np.argmax(spectrum[_MIDDLE]))])
         alike = np.fft.irfft(np.abs(np.fft.rfft(window, 1024)) ** 2)[:60]
-        alike *= len(window) / (len(window) - np.arange(60)) / (alike[0] + 1e-30)
-        slope = np.abs(np.diff(window))
+        alike *= _OVERLAP / (alike[0] + 1e-30)
+        slope = np.abs(window[1:] - window[:-1])
         measured = (
             1.0,
             float(alike[8:].min()),
             main,
             float(spectrum[_MIDDLE].sum()) / total,
             float(spectrum[_SLOW].sum()) / total,
-            float((slope < 0.1 * slope.max()).mean()),
+            np.count_nonzero(slope < 0.1 * slope.max()) / len(slope),
         )
         self.fibrillation = float(np.dot(FIBRILLATION, measured))
 
 
+_PARTS = np.arange(1, RATE + 1) / RATE
 _LAGS = np.arange(2 * LAG + 1)
+_SHIFTED = _LAGS[:, None] + np.arange(2 * REACH + 1)
 _HANN = np.hanning(WINDOW * RATE)
 _FREQUENCIES = np.arange(257) * RATE / 512
-_ALL = (_FREQUENCIES > 0.7) & (_FREQUENCIES < 30)
-_MIDDLE = (_FREQUENCIES >= 1.8) & (_FREQUENCIES <= 9)
-_SLOW = (_FREQUENCIES > 0.7) & (_FREQUENCIES < 1.8)
+_ALL, _MIDDLE, _SLOW = (
+    slice(*np.searchsorted(_FREQUENCIES, band)) for band in ((0.7, 30), (1.8, 9), (0.7, 1.8))
+)
+_OVERLAP = len(_HANN) / (len(_HANN) - np.arange(60))
+
+
+def _backwards(lead: Lead) -> Iterator[tuple[float, Complex, Lead]]:
+    """Iterate over the complexes of a lead and their times, the last one first."""
+    return ((each.at, each, lead) for each in reversed(lead.complexes))
 
 
 class SignalRhythm:
@@ -607,10 +628,10 @@ class SignalRhythm:
             return None
         now = min(lead.decided for lead in believed)
         since = max(lead.on_since for lead in believed)
-        heard = [(each.at, each, lead) for lead in believed for each in lead.complexes]
+        heard = merge(*map(_backwards, believed), key=itemgetter(0), reverse=True)
         places = [now]
         # Backwards, as only the pause that reaches into the last 1.5 s, and those in it, matter.
-        for at, each, lead in sorted(heard, key=itemgetter(0), reverse=True):
+        for at, each, lead in heard:
             if at <= since or places[-1] <= now - 1.5:
                 break
             if at < now and self._credible(each, lead, believed):
@@ -677,7 +698,7 @@ class SignalRhythm:
     def _fast(self, lead: Lead) -> float:
         """Return the rate of a lead over the beats of a tachycardia; 0 if it is unknown."""
         beats = list(lead.complexes)[-self._settings.tachycardia_beats :]
-        alike = np.mean([max(each.like, each.same) > ALIKE for each in beats])
+        alike = sum(max(each.like, each.same) > ALIKE for each in beats) / len(beats)
         rate = fast_rate([each.at for each in beats], self._settings.tachycardia_beats, True)
         return rate if rate is not None and alike > 0.7 else 0.0
 

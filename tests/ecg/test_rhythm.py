@@ -1,11 +1,14 @@
 """Tests of the rhythm, on synthetic signals: no data needed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from monitor.ecg import signal_rhythm
 from monitor.ecg.rhythm import Finding, IntervalRhythm, RhythmSettings, Standing
-from monitor.ecg.signal_rhythm import SignalRhythm
+from monitor.ecg.signal_rhythm import Lead, SignalRhythm
 
 RATE = 250
 
@@ -248,3 +251,53 @@ def test_settings_are_obeyed() -> None:
     signal = heart([*every(0.8, 0.5, 60), *every(60 / 120, 60, 100)], 100)
     assert hear(signal) == []
     assert list(raised(hear(signal, settings=RhythmSettings(tachycardia=110)))) == ["tachycardia"]
+
+
+def plain_odds(window: NDArray[np.float64]) -> float:
+    """The odds of fibrillation in four seconds, by the definition of each measure."""
+    length, rate = len(window), signal_rhythm.RATE
+    window = window - window.mean()
+    power, total, middle, slow = {}, 0.0, 0.0, 0.0
+    for k in range(257):
+        frequency = k * rate / 512
+        turns = np.exp(-2j * np.pi * k * np.arange(length) / 512)
+        power[frequency] = abs(np.sum(window * np.hanning(length) * turns)) ** 2
+        total += power[frequency] if 0.7 < frequency < 30 else 0.0
+        middle += power[frequency] if 1.8 <= frequency <= 9 else 0.0
+        slow += power[frequency] if 0.7 < frequency < 1.8 else 0.0
+    main = max((f for f in power if 1.8 <= f <= 9), key=lambda f: power[f])
+    alike = [
+        np.mean(window[lag:] * window[: length - lag]) / np.mean(window**2) for lag in range(8, 60)
+    ]
+    slopes = [abs(after - before) for before, after in pairwise(window.tolist())]
+    level = sum(slope < 0.1 * max(slopes) for slope in slopes) / len(slopes)
+    measured = (1.0, min(alike), main, middle / total, slow / total, level)
+    return float(
+        sum(by * each for by, each in zip(signal_rhythm.FIBRILLATION, measured, strict=True))
+    )
+
+
+def plain_shapes(waves: NDArray[np.float64], i: int) -> list[list[float]]:
+    """The shapes around `i` and its neighbours, sample by sample."""
+    shapes = []
+    for centre in range(i - signal_rhythm.LAG, i + signal_rhythm.LAG + 1):
+        reach = range(centre - signal_rhythm.REACH, centre + signal_rhythm.REACH + 1)
+        mean = sum(waves[j] for j in reach if j >= 0) / sum(j >= 0 for j in reach)
+        shape = [(waves[j] if j >= 0 else 0.0) - mean for j in reach]
+        size = sum(each * each for each in shape) ** 0.5
+        shapes.append([each / size for each in shape])
+    return shapes
+
+
+@pytest.mark.parametrize("hertz", [0.0, 4.5])
+def test_a_lead_is_measured_as_by_a_plain_loop(hertz: float) -> None:
+    seconds = np.arange(10 * RATE) / RATE
+    ecg = heart(every(0.8, 0.5, 10), 10) + 0.3 * np.sin(2 * np.pi * hertz * seconds)
+    lead = Lead(RATE)
+    for start in range(0, len(ecg), RATE):
+        lead.step(ecg[start : start + RATE])
+    window = lead._waves[-signal_rhythm.WINDOW * signal_rhythm.RATE :]
+    assert lead.fibrillation == pytest.approx(plain_odds(window), abs=1e-6)
+    for i in (0, 5, 19, 20, 500):
+        shapes = lead._shapes_near(i)
+        np.testing.assert_allclose(shapes, plain_shapes(lead._waves, i), atol=1e-9)

@@ -1,5 +1,8 @@
 """R peaks of made signals: fast hearts, tall P waves, small beats. Needs no data."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from sleepecg.heartbeats import detect_heartbeats
@@ -14,6 +17,41 @@ def signal(beats: list[tuple[float, float, float]], seconds: float, rate: float)
     for at, height, width in beats:
         ecg += height * np.exp(-0.5 * ((time - at) / width) ** 2)
     return ecg
+
+
+def plain_still(signal: np.ndarray, rate: float) -> list[tuple[int, int]]:
+    stretches, begin = [], 0
+    for i in range(1, len(signal) + 1):
+        if i == len(signal) or signal[i] != signal[begin]:
+            if i - begin >= rpeaks.STILL * rate:
+                stretches.append((begin, i))
+            begin = i
+    return stretches
+
+
+def plain_apart(peaks: np.ndarray, qrs: np.ndarray, rate: float) -> list[int]:
+    """The largest first, none close to one kept; then those of a fast heart, steepest first."""
+    reach = round(0.05 * rate)
+    sizes, slopes = [], []
+    for peak in peaks.tolist():
+        near = [qrs[min(max(peak + i, 0), len(qrs) - 1)] for i in range(-reach, reach + 1)]
+        sizes.append(max(near) - min(near))
+        slopes.append(max(abs(after - before) for before, after in pairwise(near)))
+    kept: list[int] = []
+    for i in sorted(range(len(peaks)), key=lambda i: -sizes[i]):
+        if all(abs(peaks[i] - peaks[j]) >= rpeaks.CLOSE * rate for j in kept):
+            kept.append(i)
+    kept.sort()
+    steep = rpeaks.STEEP * np.median([slopes[i] for i in kept])
+    fast: list[int] = []
+    for before, after in pairwise(kept):
+        there = [before, after]
+        for i in sorted(range(before + 1, after), key=lambda i: -slopes[i]):
+            away = min(abs(peaks[i] - peaks[j]) for j in there) >= rpeaks.REFRACTORY * rate
+            if peaks[after] - peaks[before] <= rpeaks.FAST * rate and slopes[i] > steep and away:
+                there.append(i)
+                fast.append(i)
+    return [int(peaks[i]) for i in sorted(kept + fast)]
 
 
 def found(ecg: np.ndarray, rate: float) -> np.ndarray:
@@ -64,6 +102,29 @@ def test_one_filter_finds_what_sleepecg_finds_with_either_polarity(seed: int, st
     plain = np.union1d(detect_heartbeats(ecg, 250.0), detect_heartbeats(-ecg, 250.0))
     assert len(plain) > 5
     np.testing.assert_array_equal(rpeaks.Finder(250.0)._both_ways_up(ecg), plain)
+
+
+@pytest.mark.parametrize("rate", [100.0, 249.7, 360.0])
+@pytest.mark.parametrize("longer", [-1, 0, 1, 300])
+@pytest.mark.parametrize("seed", range(5))
+def test_still_stretches_are_those_of_a_plain_loop(seed: int, longer: int, rate: float) -> None:
+    draw = np.random.default_rng(seed)
+    ecg = draw.normal(size=2875)
+    for begin in draw.integers(0, 2500, 1 + seed % 2):
+        ecg[begin : begin + math.ceil(rate) + longer] = ecg[begin]
+    stretches = [*zip(*(edge.tolist() for edge in rpeaks.still(ecg, rate)), strict=True)]
+    assert stretches == plain_still(ecg, rate)
+    assert longer < 0 or stretches
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_close_peaks_are_dropped_as_by_a_plain_loop(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    qrs = draw.normal(size=2875) * draw.uniform(0.5, 1, 2875)
+    peaks = np.sort(draw.choice(2875, 40, replace=False))
+    plain = plain_apart(peaks, qrs, 250.0)
+    assert 5 < len(plain) < 40
+    assert rpeaks.Finder(250.0)._apart(peaks, qrs).tolist() == plain
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitor.ecg import quality, records
-from monitor.ecg.rpeaks import Band, Signal
+from monitor.ecg import quality, records, segmenter
+from monitor.ecg.rpeaks import Band, Positions, Signal
 from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.errors import ConfigurationError
 
@@ -135,6 +135,75 @@ def test_a_signal_that_never_lived_gives_flat_windows_and_no_error() -> None:
     beats = cut(np.zeros(int(20 * RATE)))
     assert beats
     assert (quality.assess(np.array([beat.samples for beat in beats])) == quality.FLAT).all()
+
+
+def test_patients_of_one_rate_have_filters_in_common_and_nothing_else(
+    ecg: records.Record,
+) -> None:
+    signals = ecg.signal[: int(20 * RATE)], ecg.signal[int(100 * RATE) : int(120 * RATE)]
+    apart = [cut(signal, 360) for signal in signals]
+    both = Segmenter(RATE), Segmenter(RATE)
+    beats: tuple[list[CutBeat], list[CutBeat]] = [], []
+    for start in range(0, len(signals[0]), 360):
+        for some, own, signal in zip(beats, both, signals, strict=True):
+            some += own.feed(signal[start : start + 360])
+    for some, own, alone in zip(beats, both, apart, strict=True):
+        some += own.finish()
+        assert len(some) > 20
+        for ours, theirs in zip(some, alone, strict=True):
+            assert (ours.seq, ours.rr_ms) == (theirs.seq, theirs.rr_ms)
+            np.testing.assert_array_equal(ours.samples, theirs.samples)
+
+
+@pytest.mark.parametrize("first", [0, 30, 500, 2700, 2860])
+def test_between_samples_the_signal_is_a_cubic_spline(first: float, ecg: records.Record) -> None:
+    from scipy.interpolate import CubicSpline
+
+    signal = ecg.signal[:2875]
+    places = np.clip(first + np.linspace(0, 150, 140)[None], 0, 2874)
+    spline = CubicSpline(np.arange(2875), signal)
+    np.testing.assert_allclose(segmenter._between(signal, places), spline(places), atol=1e-13)
+
+
+def plain_drowned(
+    cutter: segmenter._Cutter, signal: Signal, smooth: Signal, centres: Positions
+) -> list[bool]:
+    """Beat by beat, all that may be asked of each."""
+    from scipy.ndimage import uniform_filter1d
+
+    bands = cutter._noise(signal), smooth, cutter._sharp(signal)
+    noise, beat, sharp = (uniform_filter1d(band**2, 18) for band in bands)
+    drowned = []
+    for centre in centres:
+        middle = min(max(centre, 540), len(signal) - 541)
+        near = np.arange(middle - 540, middle + 541, 18)
+        hum, size = np.median(noise[near]), np.mean(beat[near])
+        limit = segmenter.NOISY_BESIDE**2
+        before, after = (
+            np.median(noise[side]) > limit * np.mean(beat[side]) for side in (near[:31], near[30:])
+        )
+        hisses = hum > segmenter.HISSING**2 * size
+        restless = np.median(sharp[near]) > segmenter.RESTLESS**2 * np.mean(sharp[near])
+        alike = cutter._repeats(bands[2][near[0] : near[-1]])
+        noisy = hum > segmenter.NOISY**2 * size or before or after
+        drowned.append(bool(noisy or (hisses and restless and alike < segmenter.REPEATING)))
+    return drowned
+
+
+def test_beats_are_drowned_as_by_a_plain_loop(ecg: records.Record) -> None:
+    draw = np.random.default_rng(0)
+    cutter = segmenter._Cutter(RATE)
+    seen = []
+    for noise in (0.0, 0.05, 0.2, 0.5, 1.0):
+        for falling in (False, True):  # with the frequency: it hisses less, and never rests
+            signal = ecg.signal[3600:7740].copy()
+            some = draw.normal(size=2000)
+            signal[1500:3500] += noise * (np.cumsum(some) if falling else some)
+            smooth, centres = cutter._beat(signal), np.arange(100, 4100, 200)
+            drowned = cutter._drowned(signal, smooth, centres).tolist()
+            assert drowned == plain_drowned(cutter, signal, smooth, centres)
+            seen += drowned
+    assert 20 < sum(seen) < 150
 
 
 def test_a_band_is_what_scipy_makes_of_it(ecg: records.Record) -> None:
