@@ -7,6 +7,7 @@ sinks.
 import time
 from collections.abc import Callable, Container, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +41,13 @@ SMALL_BATCH = 16
 In a larger batch the window is saved with each anomalous beat only: a save costs a publish.
 """
 
+
+LARGE_BATCH = 256
+"""Beats in a batch from which on their signal is judged in a second thread while they are scored.
+
+onnxruntime and NumPy let go of Python's lock. A flood of messages of 32 beats is taken in a
+tenth faster; in a small batch, to wake the thread would take longer than to judge the beats.
+"""
 
 LONGEST_ARRHYTHMIA = 366 * 86400.0
 """Seconds for which an arrhythmia may have lasted: a heart can be too fast for months."""
@@ -214,6 +222,7 @@ class Pipeline:
         self._detectors, self._alarms = detectors, alarms
         self._ownership = ownership or Ownership(alarms, "")
         self._rr_histories = RrHistories()
+        self._beside = ThreadPoolExecutor(1, "judge")
 
     def score(self, received: Sequence[Message], now: float) -> ScoredBatch:
         """Decode messages and score their beats together; what cannot be decoded is left out.
@@ -227,12 +236,15 @@ class Pipeline:
             return ScoredBatch([], _NO_BEATS, _NO_SCORES, _NO_FAULTS, b"", rejected, 0.0)
         batch = samples(b"".join([each.beats.data for each in decoded]))
         rr = self._rr_before(decoded, batch) if self._detectors.hear_rhythm else None
+        large = len(batch) >= LARGE_BATCH
+        judging = self._beside.submit(quality.assess, batch) if large else None
         begun = time.perf_counter()
         scored = self._detectors.score(
             batch, ((each.device, each.start, each.stop) for each in decoded), rr
         )
         seconds = time.perf_counter() - begun
-        faults, verdicts = _verdicts(batch, scored)
+        faults = quality.assess(batch) if judging is None else judging.result()
+        verdicts = _verdicts(scored, faults)
         rejected += _not_finite(decoded, faults)
         if self._unwatched:
             verdicts = self._without_shape(decoded, verdicts)
@@ -444,9 +456,8 @@ _NO_SCORES = Scored(np.empty(0, np.float32), _NO_BEATS, np.float32(1))
 _NO_FAULTS = np.empty(0, np.uint8)
 
 
-def _verdicts(batch: Floats, scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
-    """Return the fault of each beat, uint8 [N], and its verdict, a byte each."""
-    faults = quality.assess(batch)
+def _verdicts(scored: Scored, faults: NDArray[np.uint8]) -> bytes:
+    """Return the verdict of each beat, a byte each; add to `faults` what the scores tell."""
     finite = np.isfinite(scored.scores)
     if not finite.all():
         faults[~finite] = quality.NOT_FINITE
@@ -454,8 +465,8 @@ def _verdicts(batch: Floats, scored: Scored) -> tuple[NDArray[np.uint8], bytes]:
         faults[scored.off_scale & (faults == quality.GOOD)] = quality.OFF_SCALE
     anomalous = scored.scores > scored.thresholds
     if scored.ventricular is None and not faults.any():
-        return faults, anomalous.tobytes()
-    return faults, verdicts(anomalous, faults == quality.GOOD, scored.ventricular).tobytes()
+        return anomalous.tobytes()
+    return verdicts(anomalous, faults == quality.GOOD, scored.ventricular).tobytes()
 
 
 def _not_finite(decoded: list[DecodedMessage], faults: NDArray[np.uint8]) -> list[Rejection]:

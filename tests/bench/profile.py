@@ -7,6 +7,7 @@ a clock of the processor's time stands at each station, so what else the machine
 import functools
 import multiprocessing
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from monitor.batch import datasets
 from monitor.daemon import pipeline
 from monitor.daemon.loop import Daemon
 from monitor.detector.per_device import Detectors
-from monitor.ecg import codec
+from monitor.ecg import codec, quality
 from monitor.ecg.beat import Floats
 from monitor.errors import Failure
 from monitor.metrics import Metrics
@@ -31,7 +32,7 @@ from tests.harness.brokers import Mosquitto
 from tests.harness.devices import Hearts
 from tests.harness.faults import OPEN
 
-BEATS = 60_000
+BEATS = 120_000
 """Published for each column, after a tenth as many that warm up."""
 
 STATIONS = {
@@ -41,7 +42,7 @@ STATIONS = {
     "judge": "signal quality, verdicts",
     "decide": "keys, rhythm, alarms",
     "publish": "alerts and retained alarms",
-    "count": "metrics, history, live page",
+    "count": "metrics, history, trends, live page",
     "acknowledge": "PUBACK packets",
 }
 
@@ -52,29 +53,44 @@ ENCODERS: dict[str, Callable[[Floats], bytes]] = {
 }
 
 
+class _Nested(threading.local):
+    """The stations that a thread is in: the seconds of each that another has counted."""
+
+    def __init__(self) -> None:
+        self.seconds = [0.0]
+
+
 class Stopwatch:
-    """Adds up this thread's processor time by station; what is within another counts once."""
+    """Adds up processor time by station; what is within another station counts once."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._inner = [0.0]
+        self._nested = _Nested()
+        self._untimed: list[tuple[Any, str, Callable[..., Any]]] = []
 
     def around(self, owner: Any, name: str, station: str) -> None:
         """Time each call of `owner.name`."""
         work: Callable[..., Any] = getattr(owner, name)
+        self._untimed.append((owner, name, work))
 
         @functools.wraps(work)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            self._inner.append(0.0)
+            nested = self._nested.seconds
+            nested.append(0.0)
             begun = time.thread_time()
             try:
                 return work(*args, **kwargs)
             finally:
                 spent = time.thread_time() - begun
-                self.seconds[station] += spent - self._inner.pop()
-                self._inner[-1] += spent
+                self.seconds[station] += spent - nested.pop()
+                nested[-1] += spent
 
         setattr(owner, name, timed)
+
+    def stop(self) -> None:
+        """Time nothing any more."""
+        for owner, name, work in self._untimed:
+            setattr(owner, name, work)
 
 
 def _publish(port: int, packets: list[bytes]) -> None:
@@ -93,11 +109,10 @@ def profile(folder: Path, packets: list[bytes], beats: int) -> dict[str, float]:
         )
         metrics = Metrics(CollectorRegistry())
         daemon, watch = Daemon(settings, Detectors(settings.model), metrics), Stopwatch()
-        verdicts = pipeline._verdicts
         try:
             return _timed(daemon, watch, broker.port, packets, beats)
         finally:
-            pipeline._verdicts = verdicts
+            watch.stop()
             daemon.shutdown()
 
 
@@ -110,9 +125,11 @@ def _timed(
     watch.around(daemon, "_decide", "decide")
     watch.around(daemon._pipeline, "_decode", "decode")
     watch.around(daemon.detectors, "score", "score")
+    watch.around(quality, "assess", "judge")
     watch.around(pipeline, "_verdicts", "judge")
     watch.around(daemon._counted, "count", "count")
     watch.around(daemon._kept, "keep", "count")
+    watch.around(daemon._trends, "count", "count")
     watch.around(daemon._shown, "update", "count")
     received = daemon.metrics.received._value.get
 

@@ -224,8 +224,9 @@ def one_at_a_time(detectors: Detectors, received: list[Message]) -> list[tuple[o
 
 @pytest.mark.parametrize("seed", range(5))
 def test_batches_decide_as_a_plain_loop_over_the_beats_does(
-    detectors: Detectors, seed: int
+    detectors: Detectors, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("monitor.daemon.pipeline.LARGE_BATCH", 64)
     draw = np.random.default_rng(seed)
     numbers = {"bed-2": 0, "bed-4": 0}
     received: list[Message] = []
