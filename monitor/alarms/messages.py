@@ -191,6 +191,7 @@ class RetainedAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse a time that is none."""
+        check_time(self.time)
         if self.rhythm_ended is not None:
             check_time(self.rhythm_ended)
 

@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.alarms import messages, operator_requests, strips
-from monitor.alarms.decisions import IN_FLIGHT_AGAIN, Alarms
+from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
 from monitor.alarms.patients import STATES
@@ -35,6 +35,7 @@ from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
+from monitor.times import from_rfc3339
 from monitor.topics import Topics, subscription, topic_of, topic_to_publish
 from monitor.web.live_feed import REFRESH_INTERVAL, LiveFeed
 from monitor.web.live_signal import LiveSignal
@@ -149,7 +150,9 @@ class Daemon:
             self._pipeline,
             self.ownership.elsewhere,
         )
-        self._mqtt = MqttSink(settings, self.alarms, self.sender, self.ownership.settling)
+        self._mqtt = MqttSink(
+            settings, self.alarms, self.sender, self.ownership.settling, self.operator.leaving
+        )
         self._kept = HistorySink(self.history, detectors)
         self._counted = MetricsSink(metrics)
         self._trends = TrendSink(self.history)
@@ -158,6 +161,7 @@ class Daemon:
         self._recovered = False  # whether the alarms are read back, and beats taken
         self._all_recovered = False  # … and no late one is waited for
         self._alone = True  # whether no other monitor was ever there
+        self._left: dict[str, float] = {}  # whose patients left before the start, and when
         self._next_clock = 0.0
 
     def startup(self) -> None:
@@ -191,7 +195,10 @@ class Daemon:
         self._keep_house(monotonic, clock_is_due)
 
     def shutdown(self) -> None:
-        """Publish and acknowledge what is in hand, publish the status "stopped", disconnect."""
+        """Answer, publish and acknowledge what is in hand, say "stopped", disconnect."""
+        changes = Changes()
+        self.operator.finish(changes)
+        self._mqtt.publish(changes, time.time())
         self.sender.publish_status("stopped")
         self.sender.finish(DRAIN_TIMEOUT)
         self.consumer.acknowledge()
@@ -435,10 +442,10 @@ class Daemon:
         What is retained goes before the history, which has no windows. A device that was decided
         on since stays as it is.
         """
+        self._recall_discharges(monotonic)
         self._restore(self.retained.collect(), monotonic)
         if not self._recovered and not self.retained.complete:
             self._recover_from_history(monotonic)
-        self._recall_discharges(monotonic)
         self._recovered = True
         self.notifier.begin()
         self._all_recovered = self.retained.finished
@@ -458,13 +465,17 @@ class Daemon:
         log.warning("not all retained alarms were read", reason=problem, from_history=restored)
 
     def _recall_discharges(self, monotonic: float) -> None:
-        """Take what the broker kept of patients who left just before the start for theirs."""
+        """Take what the broker kept of patients who left just before the start for theirs.
+
+        An alarm of theirs that is still retained is forgotten, too: the end came in between.
+        """
         if self.history.file is None:
             return
         with suppress(Failure):  # nothing is known of them then
             for action in care(self.history.file, time.time() - IN_FLIGHT_AGAIN):
                 if action.action == "discharged":
                     self.alarms.discharged[action.device] = monotonic
+                    self._left[action.device] = action.time
 
     def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
         """Take over the alarms of devices that nothing is known of; return of how many."""
@@ -475,6 +486,9 @@ class Daemon:
             self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
+            # What is saved later is the next patient's: only then are beats heard again.
+            if from_rfc3339(saved.time) < self._left.get(saved.device, -IN_FLIGHT) + IN_FLIGHT:
+                self.operator.finish_discharge(saved.device)
         return len(own)
 
 

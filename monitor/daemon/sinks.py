@@ -15,6 +15,7 @@ from monitor.alarms.decisions import Alarms
 from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import NORMAL, POOR
 from monitor.alarms.ownership import Handover
+from monitor.alarms.patients import Patient
 from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
@@ -53,10 +54,16 @@ class MqttSink:
         alarms: Alarms,
         sender: AlertSender,
         settling: Container[str] = (),
+        leaving: Container[str] = (),
     ) -> None:
-        """Publish of these alarms; those of devices that are `settling` are retained later."""
-        self._settling = settling
+        """Publish of these alarms.
+
+        What is retained of devices that are `settling` or `leaving` changes later: their alarms are
+        saved again then. So do the patients of those that are `leaving`.
+        """
+        self._settling, self._leaving = settling, leaving
         self._held: dict[str, list[Message]] = {}  # devices not retained yet, and what waits for it
+        self._unsaid: dict[str, Patient | None] = {}  # patients not made known yet
         self.announced: set[str] | None = set() if settings.output.home_assistant else None
         self._topic, self._client_id = settings.output.topic, settings.mqtt.client_id
         self._prefix = settings.output.home_assistant_prefix
@@ -92,7 +99,7 @@ class MqttSink:
                 self.announced.discard(handover.device)
                 self._sender.publish(self._discovery_topic(handover.device), b"", retain=True)
         for name, cause in changes.unsaved.items():
-            if name in self._settling:
+            if name in self._settling or name in self._leaving:
                 self._hold(name, cause)
                 continue
             device = self._alarms.find(name)
@@ -110,7 +117,11 @@ class MqttSink:
             topic = f"ecg-monitor/{self._client_id}/connection"
             payload = messages.encode(changes.connection)
             self._sender.publish(topic, payload, retain=True, apart=True)
-        for name, patient in changes.patients.items():
+        patients, self._unsaid = self._unsaid | changes.patients, {}
+        for name, patient in patients.items():
+            if name in self._leaving:
+                self._unsaid[name] = patient
+                continue
             payload = b"" if patient is None else messages.encode(patient)
             topic = topic_of(self._topic, name, "patient")
             self._sender.publish(topic, payload, retain=True, apart=True)

@@ -40,7 +40,8 @@ log is truncated."""
 
 GATHER_TIME = 0.1
 """Seconds for which rows are gathered before they are written, so that writing does not delay the
-loop while it publishes the same alert. A monitor that is killed loses that much of its history."""
+loop while it publishes the same alert. A monitor that is killed loses that much of its history, but
+nothing of it that somebody waits for."""
 
 RETRY_INTERVAL = 1.0
 """Seconds between two attempts to write."""
@@ -108,6 +109,10 @@ class JudgedAlarm(NamedTuple):
     kind: Kind
 
 
+Stored = Future[JudgedAlarm | None]
+"""Done once a row is on the disk: of the alarm that it judges, of None, or of `Failure`."""
+
+
 class _Row(NamedTuple):
     """A statement and its parameters, and who waits for what it returns.
 
@@ -116,7 +121,7 @@ class _Row(NamedTuple):
 
     statement: str
     values: tuple[Any, ...]
-    stored: Future[JudgedAlarm | None] | None = None
+    stored: Stored | None = None
     strip: bytes | None = None
 
 
@@ -174,32 +179,28 @@ class HistoryWriter:
         )
         self._put(_INSERT_ALERT, row)
 
-    def note(self, action: Action) -> None:
-        """Store what a person did."""
-        self._put(
-            _INSERT_ACTION,
-            (
-                *(action.action, action.alarm, action.device, action.by, action.time),
-                *(action.until, action.note, ",".join(action.kinds), time.time()),
-            ),
-        )
+    def note(self, action: Action) -> Stored:
+        """Store what a person did.
 
-    def judge(self, judgement: Judgement) -> Future[JudgedAlarm | None]:
+        Return a future of None once it is on the disk; of `Failure` if nothing can be stored.
+        """
+        row = (
+            *(action.action, action.alarm, action.device, action.by, action.time),
+            *(action.until, action.note, ",".join(action.kinds), time.time()),
+        )
+        return self._put_awaited(_INSERT_ACTION, row)
+
+    def judge(self, judgement: Judgement) -> Stored:
         """Store what a person said of an alarm, unless the future is cancelled before.
 
         Return a future of the alarm once the judgement is on the disk; of None if the history has
         no such alarm; of `Failure` if nothing can be stored.
         """
-        stored: Future[JudgedAlarm | None] = Future()
-        if self._thread is None:
-            stored.set_exception(Failure("no history is kept"))
-            return stored
         row = (
             *(judgement.verdict, judgement.note, judgement.by, judgement.time),
             *(judgement.id, judgement.device),
         )
-        self._put(_INSERT_JUDGEMENT, row, stored)
-        return stored
+        return self._put_awaited(_INSERT_JUDGEMENT, row)
 
     def add_to_day(self, device: str, sha256: str, counted: Day) -> None:
         """Add beats of a device to what is kept of a day by a model."""
@@ -242,11 +243,20 @@ class HistoryWriter:
         if left := self._waiting.qsize():
             log.error("history", file=str(self._file), lost=left)
 
+    def _put_awaited(self, statement: str, row: tuple[Any, ...]) -> Stored:
+        """Queue a row that somebody waits for."""
+        stored: Stored = Future()
+        if self._thread is None:
+            stored.set_exception(Failure("no history is kept"))
+        elif not self._put(statement, row, stored):
+            stored.set_exception(Failure("the history cannot be written"))
+        return stored
+
     def _put(
         self,
         statement: str,
         row: tuple[Any, ...],
-        stored: Future[JudgedAlarm | None] | None = None,
+        stored: Stored | None = None,
         strip: bytes | None = None,
     ) -> bool:
         """Queue a row; return whether there was room for it."""
@@ -256,8 +266,6 @@ class HistoryWriter:
             self._waiting.put_nowait(_Row(statement, row, stored, strip))
         except Full:
             self._lost.inc()
-            if stored is not None:
-                stored.set_exception(Failure("the history cannot be written"))
             return False
         return True
 
@@ -285,7 +293,7 @@ class HistoryWriter:
         """
         try:
             with closing(open_to_write(self._file)) as database:
-                answers: list[tuple[Future[JudgedAlarm | None], JudgedAlarm | None]] = []
+                answers: list[tuple[Stored, JudgedAlarm | None]] = []
                 with database:
                     for statement, values, stored, strip in rows:
                         if stored is not None and stored.done():

@@ -1,20 +1,27 @@
-"""What people ask of the daemon is done as of the turn in which it is done."""
+"""When what people ask of the daemon is done, and when they are told so."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from monitor.alarms.decisions import Alarms, Policy
-from monitor.alarms.operator_requests import Shelve
+from monitor.alarms.operator_requests import Admit, Discharge, Shelve
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Changes, Pipeline
 from monitor.detector.per_device import Detectors
+from monitor.history import query
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings, ModelSettings, Settings
 from monitor.topics import Topics
 from tests.harness.histories import lost_counter
+from tests.harness.waiting import WITHIN, wait_until
+
+TURN = 1_795_262_400.0
 
 
 @pytest.fixture
@@ -24,24 +31,93 @@ def alarms() -> Alarms:
     return alarms
 
 
-@pytest.mark.parametrize("by_http", [True, False])
-def test_a_shelf_is_not_over_in_the_turn_in_which_it_begins(
-    alarms: Alarms, by_http: bool, tmp_path: Path
-) -> None:
-    history = HistoryWriter(HistorySettings(days=0), tmp_path / "history.db", lost_counter())
+def handler(alarms: Alarms, history: HistoryWriter) -> RequestHandler:
     detectors = Detectors(ModelSettings())
     trials, drifts = TrialWatch(detectors, Policy()), DriftWatch(detectors, history)
     patients = Patients(Settings(), detectors, alarms, trials, drifts, 0.0)
     pipeline = Pipeline(Topics(["ecg/{device}/beats"]), "auto", detectors, alarms)
-    operator = RequestHandler(alarms, history, detectors, patients, pipeline)
-    turn = 1_795_262_400.0
+    return RequestHandler(alarms, history, detectors, patients, pipeline)
+
+
+@pytest.fixture
+def operator(alarms: Alarms, tmp_path: Path) -> RequestHandler:
+    """Return one without a history."""
+    history = HistoryWriter(HistorySettings(days=0), tmp_path / "history.db", lost_counter())
+    return handler(alarms, history)
+
+
+@pytest.mark.parametrize("by_http", [True, False])
+def test_a_shelf_is_not_over_in_the_turn_in_which_it_begins(
+    alarms: Alarms, operator: RequestHandler, by_http: bool
+) -> None:
     if by_http:
         answer = operator.ask(Shelve(5.0, "Anna"), "bed-7")
-        operator.answer(Changes(), turn)
+        operator.answer(Changes(), TURN)
         assert answer.result(0) is None
     else:
-        operator.handle(Shelve(5.0, "Anna"), "bed-7", Changes(), turn)
+        operator.handle(Shelve(5.0, "Anna"), "bed-7", Changes(), TURN)
     assert list(alarms.shelved) == ["bed-7"]
-    assert alarms.due(turn) == []
-    assert alarms.due(turn + 299.9) == []
-    assert alarms.due(turn + 300.0) == ["bed-7"]
+    assert alarms.due(TURN) == []
+    assert alarms.due(TURN + 299.9) == []
+    assert alarms.due(TURN + 300.0) == ["bed-7"]
+
+
+def test_what_is_passed_on_is_answered_when_it_has_come_back(
+    operator: RequestHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, changes = Discharge(by="Anna"), Changes()
+    answer = operator.ask(asked, "bed-7")
+    operator.answer(changes, TURN)
+    assert changes.passed_on == [("bed-7", asked)]
+    assert not answer.done()
+    operator.handle(Discharge(by="Ben"), "bed-8", changes, TURN)  # another's
+    operator.answer(changes, TURN)
+    assert not answer.done()
+    operator.handle(Discharge(by="Anna"), "bed-7", changes, TURN)
+    operator.answer(changes, TURN)
+    assert answer.result(0) is None
+    again = operator.ask(asked, "bed-7")
+    operator.answer(changes, TURN)
+    assert again.result(0) == "no device 'bed-7' is known"
+    monkeypatch.setattr("monitor.daemon.operator.RETURN_TIMEOUT", 0.0)
+    lost = operator.ask(Admit(by="Anna"), "bed-7")
+    operator.answer(changes, TURN)
+    assert lost.result(0) == "not yet: it is done when the broker passes it on"
+
+
+def test_a_history_that_cannot_be_written_holds_nothing_up_for_long(
+    alarms: Alarms, tmp_path: Path
+) -> None:
+    file, changes = tmp_path / "history.db", Changes()
+    history = HistoryWriter(HistorySettings(), file, lost_counter())
+    operator = handler(alarms, history)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        operator.handle(Discharge(by="Anna"), "bed-7", changes, TURN)
+        assert alarms.find("bed-7") is None
+        operator.answer(changes, TURN)
+        assert list(operator.leaving) == ["bed-7"]
+
+        def made_known() -> bool:
+            changes.unsaved.clear()
+            operator.answer(changes, TURN)
+            return "bed-7" in changes.unsaved
+
+        with capture_logs() as lines:
+            wait_until(made_known)
+        assert not operator.leaving
+        assert [each["event"] for each in lines] == ["not in the history yet"]
+        database.rollback()
+    wait_until(lambda: query.care(file))  # and is stored when it can be
+    history.close(WITHIN)
+
+
+def test_a_program_that_ends_makes_known_who_has_left(alarms: Alarms, tmp_path: Path) -> None:
+    file, changes, last = tmp_path / "history.db", Changes(), Changes()
+    history = HistoryWriter(HistorySettings(), file, lost_counter())
+    operator = handler(alarms, history)
+    operator.handle(Discharge(by="Anna"), "bed-7", changes, TURN)
+    operator.finish(last)
+    assert [each.action for each in query.care(file)] == ["discharged"]
+    assert (list(last.unsaved), operator.leaving) == (["bed-7"], {})
+    history.close(WITHIN)

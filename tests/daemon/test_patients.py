@@ -4,8 +4,12 @@ The learner is played by the test: it reports, and writes files. Its model score
 of the samples.
 """
 
+import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +37,7 @@ from tests.detector.test_per_device import model
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Sent, Ward, as_float32, as_json
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 QUIET = np.sin(np.arange(140) / 140 * 2 * np.pi, dtype=np.float32)
 """float32 [140] of mean size 0.64."""
@@ -41,6 +45,8 @@ QUIET = np.sin(np.arange(140) / 140 * 2 * np.pi, dtype=np.float32)
 ADMITTED = rfc3339(1_795_262_400.0)
 
 STATUS = "ecg-monitor/test-learn/status"
+
+TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
 
 
 def beats(number: int, size: float = 1.0) -> Any:
@@ -313,6 +319,66 @@ def test_beats_under_way_are_known_after_a_crash(
         scene.send("bed-8", beats(2))
         scene.is_said("bed-8", state="shared")
         assert scene.patients("bed-7")[-1] is None
+
+
+def discharge_over_http(daemon: RunningDaemon, device: str) -> None:
+    asked = urllib.request.Request(
+        f"http://{daemon.address}/api/discharge",
+        msgspec.json.encode({"device": device, "by": "Anna"}),
+        {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked, timeout=WITHIN) as answer:  # noqa: S310 - our own
+        assert answer.read() == b"done\n"
+
+
+@pytest.mark.parametrize("moment", ["alarm", "patient", "http", "history", 0.05, 0.15])
+def test_whoever_was_told_of_a_discharge_can_rely_on_it_after_a_crash(
+    tmp_path: Path, broker: Mosquitto, ward: Ward, moment: str | float
+) -> None:
+    kept, frozen = tmp_path / "history.db", threading.Event()
+    with running(tmp_path, broker, ward, METRICS__TOKEN=TOKEN) as scene:
+        scene.send("bed-7", beats(20), 0)
+        scene.is_said(state="shared")
+        ward.wait(lambda: ward.alerts("bed-7"))
+        process = scene.daemon.process
+
+        def freeze(payload: bytes = b"") -> None:
+            if not payload:
+                process.send_signal(signal.SIGSTOP)  # nothing more is written
+                frozen.set()
+
+        with Ward(broker.port, "freezer", listen=False) as freezer:
+            if moment == "http":
+                discharge_over_http(scene.daemon, "bed-7")
+                freeze()
+            elif moment == "history":  # and nobody is told
+                scene.ask("bed-7", "discharge")
+                wait_until(lambda: query.care(kept))
+                freeze()
+            elif isinstance(moment, str):
+                freezer.subscribe(f"ecg/bed-7/{moment}", freeze)
+                freezer.catch_up()
+                scene.ask("bed-7", "discharge")
+            else:
+                scene.ask("bed-7", "discharge")
+                time.sleep(moment)
+                freeze()
+            assert frozen.wait(WITHIN)
+            scene.send("bed-7", beats(5, 3.0), 20)  # delivered, and to be delivered again
+            process.kill()
+            process.wait()
+    care = [each.action for each in query.care(kept)]
+    has_left = care == ["discharged"]
+    assert has_left or (isinstance(moment, float) and care == [])
+    with running(tmp_path, broker, ward) as scene:
+        scene.send("bed-8", beats(2), 0)
+        scene.is_said("bed-8", state="shared")
+        assert scene.daemon.value("ecg_monitor_beats_received_total") == 7
+        wait_until(lambda: scene.daemon.value("ecg_monitor_devices") == (1 if has_left else 2))
+    with Ward(broker.port, "late") as late:
+        late.catch_up()
+        stays = any(topic.startswith("ecg/bed-7/") for _, topic, _, _ in late.seen)
+        assert stays is not has_left
 
 
 def test_what_an_earlier_process_said_of_a_patient_does_not_stay(

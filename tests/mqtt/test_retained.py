@@ -183,6 +183,7 @@ def test_what_cannot_be_read_or_is_another_device_s_is_left_out(reading: Reading
     probe = reading.subscribe()
     for topic, body in (
         ("ecg/bed-1/alarm", b"{"),
+        ("ecg/bed-1/alarm", payload(1, "bed-1").replace(TIME.encode(), b"yesterday", 1)),
         ("ecg/bed-2/alarm", b"[" * 100_000),
         ("ecg/bed-3/alarm", payload(1, "bed-4")),
         ("ecg-monitor/other/mark", b"last 00"),
