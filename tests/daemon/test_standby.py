@@ -55,8 +55,13 @@ def two(
 
 
 def healthz(daemon: RunningDaemon) -> str:
-    with urllib.request.urlopen(f"http://{daemon.address}/healthz", timeout=2) as page:
-        return str(page.read().decode().strip())
+    """Return what it says of itself, well or not."""
+    try:
+        with urllib.request.urlopen(f"http://{daemon.address}/healthz", timeout=2) as page:
+            return str(page.read().decode().strip())
+    except urllib.error.HTTPError as unwell:
+        with unwell:
+            return unwell.read().decode().strip()
 
 
 def unwatched(ward: Ward, hearts: Hearts, device: str) -> float:
@@ -143,7 +148,7 @@ def test_one_that_stood_still_steps_down_and_publishes_nothing_old(
 
 
 def healthy_standby(daemon: RunningDaemon) -> bool:
-    return daemon.healthy() and healthz(daemon) == "standby"
+    return daemon.healthy() and healthz(daemon) == "standby"  # it may fall ill between the two
 
 
 def test_of_two_with_one_client_id_the_later_is_active_and_the_other_stands_by(
@@ -185,8 +190,5 @@ def trouble(daemon: RunningDaemon) -> str:
     """Return what `/healthz` says is wrong."""
     try:
         return healthz(daemon)
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return str(refusal.read().decode())
     except OSError:
         return ""
