@@ -4,8 +4,8 @@
 
 Seconds are those of `fit`, tracing included. With `--ours-epochs` ours is trained for another
 number of epochs: with the fewest that reach the plain code's loss, the ratio is at equal loss.
-`denoise` and `vae` are bound by their convolutions: the arithmetic of their training is held against
-the fastest convolution measured on this machine.
+`denoise` and `vae` are bound by their convolutions: the arithmetic of their training is held
+against the fastest convolution measured on this machine.
 """
 
 import json
