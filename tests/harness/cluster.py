@@ -320,7 +320,7 @@ def run(
     """Let things fail in turn while alarms stand, and count."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(Cluster(folder, 3))
-        ward = stack.enter_context(Ward(cluster.port(0), protocol="3.1.1"))
+        ward = stack.enter_context(Ward(cluster.port(0), protocol="3.1.1", within=LEADERLESS))
         partitions = [Partition(folder, cluster, number) for number in range(3)]
         for partition in partitions:
             stack.callback(partition.stop)

@@ -149,10 +149,17 @@ class Ward:
 
     def catch_up(self) -> None:
         """Wait until all has come that the broker holds for us now: a message to ourselves has."""
-        echo = f"harness/{uuid.uuid4()}"
-        self._client.subscribe(echo, 1)
-        self.publish(echo, b"")
-        self.wait(lambda: any(topic == echo for _, topic, _, _ in list(self.seen)))
+        echo, asked = f"harness/{uuid.uuid4()}", 0.0
+
+        def came() -> bool:
+            nonlocal asked
+            if time.monotonic() > asked + 5:  # and again, as a connection is lost with what it asks
+                asked = time.monotonic()
+                self._client.subscribe(echo, 1)
+                self.publish(echo, b"")
+            return any(topic == echo for _, topic, _, _ in list(self.seen))
+
+        self.wait(came, max(WITHIN, self._within))
 
 
 class Hearts:
