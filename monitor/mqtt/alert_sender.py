@@ -21,7 +21,7 @@ from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
-from monitor.mqtt.packets import Client, Packet, Publish, parse_publish
+from monitor.mqtt.packets import Client, Publish
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import MqttSettings
 
@@ -321,25 +321,21 @@ class AlertSender(Connection):
         # They are still handled, but can no longer be acknowledged.
         self._requests = [structs.replace(request, qos=0) for request in self._requests]
 
-    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
-        for header, body in publishes:
-            self._hear(parse_publish(header, body, self.protocol == "5"), arrived)
-
-    def _hear(self, request: Publish, arrived: float) -> None:
+    def _hear(self, publish: Publish, arrived: float) -> None:
         retained, client = self._retained, self._client
         if retained is not None and client is not None and client.packets is not None:
-            content = request.topic, request.payload, request.retain
+            content = publish.topic, publish.payload, publish.retain
             is_state = (self._others is not None and self._others.take(*content)) or retained.take(
                 *content, arrived
             )
-            if request.qos and (is_state or not retained.collected):
+            if publish.qos and (is_state or not retained.collected):
                 # At once, for what is not acknowledged may keep alarms from coming.
-                client.packets.acknowledge([request.mid])
-                request = structs.replace(request, qos=0)
+                client.packets.acknowledge([publish.mid])
+                publish = structs.replace(publish, qos=0)
             if is_state:
                 return
-        if request.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
-            self._requests.append(request)
+        if publish.qos or len(self._requests) < MAX_UNSEEN_REQUESTS:
+            self._requests.append(publish)
 
     def _on_publish(
         self,

@@ -35,7 +35,7 @@ from monitor.mqtt.client import (
     unverified,
 )
 from monitor.mqtt.dial import Socket, dial
-from monitor.mqtt.packets import READ_SIZE, Client, Packet
+from monitor.mqtt.packets import READ_SIZE, Client, Packet, Publish, parse_publish
 from monitor.settings import MqttSettings, Protocol, host_and_port
 
 log = structlog.get_logger()
@@ -175,6 +175,11 @@ class Connection:
         Raises:
             ValueError: one is malformed; those before it have been taken in.
         """
+        for header, body in publishes:
+            self._hear(parse_publish(header, body, self.protocol == "5"), arrived)
+
+    def _hear(self, publish: Publish, arrived: float) -> None:
+        """Take in one of them, where they do not go by the batch."""
 
     @property
     def _blocked(self) -> bool:

@@ -18,7 +18,6 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Sequence
 
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import ConnectFlags
@@ -27,7 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from monitor.mqtt.client import unique_id
 from monitor.mqtt.connection import Connection
-from monitor.mqtt.packets import Client, Packet, Publish, parse_publish
+from monitor.mqtt.packets import Client, Publish
 from monitor.settings import MqttSettings
 
 SILENT_AFTER = 5.0
@@ -154,17 +153,13 @@ class Watcher(Connection):
         self.granted = False
         self._claimed_at = self._own_at = self._gone_at = None
 
-    def _receive(self, publishes: Sequence[Packet], arrived: float) -> None:
-        for header, body in publishes:
-            self._hear(parse_publish(header, body, self.protocol == "5"), arrived)
-
-    def _hear(self, message: Publish, arrived: float) -> None:
-        if message.qos and self._client is not None and self._client.packets is not None:
-            self._client.packets.acknowledge([message.mid])
-        said = message.payload.decode(errors="replace")
-        if message.topic == self._topic.encode():
-            self._hear_name(said, message.retain, arrived)
-        elif not message.retain:
+    def _hear(self, publish: Publish, arrived: float) -> None:
+        if publish.qos and self._client is not None and self._client.packets is not None:
+            self._client.packets.acknowledge([publish.mid])
+        said = publish.payload.decode(errors="replace")
+        if publish.topic == self._topic.encode():
+            self._hear_name(said, publish.retain, arrived)
+        elif not publish.retain:
             within = random.uniform(*CONFIRM)  # noqa: S311 - no secret
             self._gone_at = None if said == "online" else arrived + within
 
