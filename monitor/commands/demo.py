@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from queue import Empty, Queue
@@ -305,8 +306,7 @@ class EmbeddedBroker:
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
+        self._stop: Callable[[], object]
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
@@ -324,20 +324,20 @@ class EmbeddedBroker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._stop()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
+            asyncio.run(self._serve())
         except Exception as error:  # raised in the thread that is waiting
             self._error = error
         finally:
             self._ready.set()
-            self._loop.close()
 
     async def _serve(self) -> None:
         try:
+            from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
             from amqtt.broker import Broker
         except ModuleNotFoundError:
             raise Failure("amqtt is not installed: pip install 'ecg-monitor[demo]'") from None
@@ -345,13 +345,28 @@ class EmbeddedBroker:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         broker = Broker(
             {
-                "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}},
+                "listeners": {"default": {"type": "external", "bind": f"127.0.0.1:{self.port}"}},
                 "plugins": {
                     "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
                 },
             }
         )
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Let amqtt speak, which leaves connections open that end before CONNACK."""
+            try:
+                with suppress(OSError):  # who asked is gone
+                    await broker.external_connected(
+                        StreamReaderAdapter(reader), StreamWriterAdapter(writer), "default"
+                    )
+            finally:
+                writer.close()
+
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._stop = lambda: loop.call_soon_threadsafe(stopping.set)
         await broker.start()
+        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
         self._ready.set()
-        await self._stop.wait()
+        await stopping.wait()
+        server.close()
         await broker.shutdown()

@@ -361,7 +361,6 @@ def test_a_wrong_certificate_is_named_at_the_start(tmp_path: Path) -> None:
     assert _last(said).startswith("error: mqtt.ca_file = ")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # amqtt forgets who speaks MQTT 5
 def test_it_works_with_a_broker_that_knows_only_mqtt_3(tmp_path: Path, hearts: Hearts) -> None:
     pytest.importorskip("amqtt")
     with EmbeddedBroker() as broker, RunningDaemon(tmp_path, broker.url) as daemon:
