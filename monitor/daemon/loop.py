@@ -1,7 +1,8 @@
 """The daemon: receive, score, decide, publish, acknowledge, housekeeping.
 
-One thread does all of it, so that what was read together is scored, decided and acknowledged
-together. A message is acknowledged when every publish that it caused is.
+One thread does all of it (a second one judges the signals of large batches while they are scored),
+so that what was read together is scored, decided and acknowledged together. A message is
+acknowledged when every publish that it caused is.
 """
 
 import time
