@@ -197,9 +197,9 @@ class Daemon:
 
     def shutdown(self) -> None:
         """Answer, publish and acknowledge what is in hand, say "stopped", disconnect."""
-        changes = Changes()
-        self.operator.finish(changes)
-        self._mqtt.publish(changes, time.time())
+        changes, now = Changes(), time.time()
+        self.operator.finish(changes, now)
+        self._mqtt.publish(changes, now)
         self.sender.publish_status("stopped")
         self.sender.finish(DRAIN_TIMEOUT)
         self.consumer.acknowledge()

@@ -7,11 +7,11 @@ then.
 """
 
 import time
-from collections import deque
 from collections.abc import Container
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from math import inf
 from queue import SimpleQueue
-from typing import NamedTuple
 
 import structlog
 
@@ -48,32 +48,37 @@ RETURN_TIMEOUT = 4.0
 time for that answer, which is waited for five."""
 
 
-class _PendingJudgement(NamedTuple):
-    """A judgement that the history is storing; `answer` is for who asked over HTTP."""
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A request that is not answered yet.
 
-    request: Judge
+    Attributes:
+        answer: to who asked over HTTP; None for what came over MQTT.
+        until: how long what is next may take, on the monotonic clock.
+    """
+
+    request: Request
     device: str | None
-    stored: Stored
-    answer: Future[str | None] | None
+    answer: Future[str | None] | None = None
+    until: float = inf
 
+    def asks(self, request: Request, device: str) -> bool:
+        """Return whether it is this very request."""
+        return (self.request, self.device) == (request, device)
 
-class _Unstored(NamedTuple):
-    """What was done and is being stored; `until` is how long to wait, on the monotonic clock."""
+    @property
+    def given_up(self) -> bool:
+        """Whether who asked over HTTP was told that it failed."""
+        return self.answer is not None and self.answer.cancelled()
 
-    request: Request
-    device: str
-    stored: Stored
-    until: float
-    answers: list[Future[str | None]]
+    def claim(self) -> bool:
+        """Return whether somebody waits for the answer, and can no longer give up from now on."""
+        return self.answer is not None and self.answer.set_running_or_notify_cancel()
 
-
-class _PassedOn(NamedTuple):
-    """What was asked over HTTP and is done when it comes back over MQTT; `until` as above."""
-
-    request: Request
-    device: str
-    until: float
-    answer: Future[str | None]
+    def reply(self, problem: str | None) -> None:
+        """Answer why it was not done, or None once it is, if it was asked over HTTP and claimed."""
+        if self.answer is not None:
+            self.answer.set_result(problem)
 
 
 class RequestHandler:
@@ -97,10 +102,10 @@ class RequestHandler:
         self._elsewhere = elsewhere
         self._alarms, self._history, self._detectors = alarms, history, detectors
         self._patients, self._pipeline = patients, pipeline
-        self._asked: SimpleQueue[tuple[str | None, Request, Future[str | None]]] = SimpleQueue()
-        self._pending: list[_PendingJudgement] = []
-        self._unstored: deque[_Unstored] = deque()
-        self._passed_on: list[_PassedOn] = []
+        # A request over HTTP goes through these; one over MQTT, if it is answered, is stored only.
+        self._asked: SimpleQueue[_Pending] = SimpleQueue()
+        self._passed_on: list[_Pending] = []  # what comes back over MQTT, and is done then
+        self._storing: list[tuple[_Pending, Stored]] = []
         self._cut_short: list[str] = []
         self.leaving: dict[str, Stored] = {}
         self._lines = Throttle(LINES)
@@ -111,7 +116,7 @@ class RequestHandler:
         Return a future of why it cannot be done, or of None once it is.
         """
         answer: Future[str | None] = Future()
-        self._asked.put((device, request, answer))
+        self._asked.put(_Pending(request, device, answer))
         return answer
 
     def answer(self, changes: Changes, now: float) -> None:
@@ -125,21 +130,19 @@ class RequestHandler:
             self._forget(name, now, changes)
         self._cut_short.clear()
         while not self._asked.empty():
-            device, request, answer = self._asked.get()
-            if isinstance(request, Judge):
-                self._judge(request, device, now, answer)
-            elif isinstance(request, Admit | Discharge | Choose):
-                self._pass_on(request, device, changes, answer)
-            elif answer.set_running_or_notify_cancel():  # else who asked was told that it failed
-                self._settle(request, device, self._do(request, device, changes, now), [answer])
-        self._answer_passed_on()
-        self._answer_judgements(changes, now)
-        self._answer_stored(changes)
+            asked = self._asked.get()
+            if isinstance(asked.request, Judge):
+                self._judge(asked, asked.request, now)
+            elif isinstance(asked.request, Admit | Discharge | Choose):
+                self._pass_on(asked, asked.request, changes)
+            elif asked.claim():  # else it was given up
+                self._settle(asked, self._do(asked.request, asked.device, changes, now))
+        self._answer_pending(changes, now)
 
-    def finish(self, changes: Changes) -> None:
+    def finish(self, changes: Changes, now: float) -> None:
         """Wait a little for the history, and answer what it was to store: the program ends."""
-        wait([each.stored for each in self._unstored], STORE_TIMEOUT)
-        self._answer_stored(changes, everything=True)
+        wait([stored for _, stored in self._storing], STORE_TIMEOUT)
+        self._answer_pending(changes, now)
 
     def finish_discharge(self, name: str) -> None:
         """Forget a device in the next turn, as the history says that its patient has left."""
@@ -151,49 +154,58 @@ class RequestHandler:
         Answer who asked the same over HTTP, if it was passed on.
         """
         if isinstance(request, Judge):
-            self._judge(request, device, now)
+            self._judge(_Pending(request, device), request, now)
             return
-        back = [each for each in self._passed_on if each[:2] == (request, device)]
-        answers = [each.answer for each in back if each.answer.set_running_or_notify_cancel()]
+        back = [each for each in self._passed_on if each.asks(request, device)]
         self._passed_on = [each for each in self._passed_on if each not in back]
+        back = [each for each in back if each.claim()]
         if device in self._elsewhere:  # that one has heard it, too
-            for answer in answers:
-                answer.set_result(None)
+            for each in back:
+                each.reply(None)
             return
         outcome = self._do(request, device, changes, now)
         if isinstance(outcome, str):
             self._log_problem(request, device, outcome)
-        self._settle(request, device, outcome, answers)
+        for each in back or [_Pending(request, device)]:
+            self._settle(each, outcome)
 
-    def _settle(
-        self,
-        request: Request,
-        device: str | None,
-        outcome: str | Stored,
-        answers: list[Future[str | None]],
-    ) -> None:
+    def _settle(self, pending: _Pending, outcome: str | Stored) -> None:
         """Answer why something could not be done, or else when it is stored."""
         if isinstance(outcome, str):
-            for answer in answers:
-                answer.set_result(outcome)
-        elif answers or isinstance(request, Discharge):
-            until = time.monotonic() + STORE_TIMEOUT
-            self._unstored.append(_Unstored(request, device or "", outcome, until, answers))
+            pending.reply(outcome)
+        elif pending.answer is not None or isinstance(pending.request, Discharge):
+            pending.until = time.monotonic() + STORE_TIMEOUT
+            self._storing.append((pending, outcome))
 
-    def _answer_stored(self, changes: Changes, everything: bool = False) -> None:
-        """Answer what is stored, cannot be, or is not in time; the order is the history's."""
-        now, unstored = time.monotonic(), self._unstored
-        while unstored and (everything or unstored[0].stored.done() or unstored[0].until <= now):
-            request, device, stored, _, answers = unstored.popleft()
-            if not stored.done() and self._lines.admits(("unstored", device), now):
-                what, withheld = type(request).__name__.lower(), self._lines.take_withheld()
-                log.warning("not in the history yet", request=what, withheld=withheld)
-            if self.leaving.get(device) is stored:
-                del self.leaving[device]
-                if device not in self._elsewhere:  # else it is heard again, by that one
-                    changes.save(device)
-            for answer in answers:
-                answer.set_result(None)
+    def _answer_pending(self, changes: Changes, now: float) -> None:
+        """Answer what is stored, cannot be, or has taken too long."""
+        monotonic = time.monotonic()
+        for each in [each for each in self._passed_on if each.until <= monotonic]:
+            self._passed_on.remove(each)
+            if each.claim():
+                each.reply("not yet: it is done when the broker passes it on")
+        storing, self._storing = self._storing, []
+        for each, stored in storing:
+            if each.given_up:  # a judgement; who asked for anything else can no longer give up
+                stored.cancel()
+            if not stored.done() and monotonic < each.until:
+                self._storing.append((each, stored))
+            elif isinstance(each.request, Judge):
+                self._answer_judgement(each, each.request, stored, changes, now)
+            else:
+                self._answer_stored(each, stored, changes)
+
+    def _answer_stored(self, pending: _Pending, stored: Stored, changes: Changes) -> None:
+        """Answer what is done, and make known who has left, also if the history takes too long."""
+        request, device = pending.request, pending.device or ""
+        if not stored.done() and self._lines.admits(("unstored", device), time.monotonic()):
+            what, withheld = type(request).__name__.lower(), self._lines.take_withheld()
+            log.warning("not in the history yet", request=what, withheld=withheld)
+        if self.leaving.get(device) is stored:
+            del self.leaving[device]
+            if device not in self._elsewhere:  # else it is heard again, by that one
+                changes.save(device)
+        pending.reply(None)
 
     def _log_problem(self, request: Request, device: str | None, problem: str) -> None:
         what = type(request).__name__.lower()
@@ -247,33 +259,20 @@ class RequestHandler:
         changes.save(name)
         return self._note(Action("unshelved", name, by, now))
 
-    def _judge(
-        self,
-        request: Judge,
-        device: str | None,
-        now: float,
-        answer: Future[str | None] | None = None,
-    ) -> None:
+    def _judge(self, pending: _Pending, request: Judge, now: float) -> None:
         """Have a judgement stored. The history knows which alarms there were, and answers later."""
-        judgement = Judgement(request.id, device, request.verdict, request.note, request.by, now)
-        stored = self._history.judge(judgement)
-        self._pending.append(_PendingJudgement(request, device, stored, answer))
+        judgement = Judgement(
+            request.id, pending.device, request.verdict, request.note, request.by, now
+        )
+        self._storing.append((pending, self._history.judge(judgement)))
 
-    def _answer_judgements(self, changes: Changes, now: float) -> None:
-        """Answer the judgements that are stored, or cannot be."""
-        pending, self._pending = self._pending, []
-        for each in pending:
-            if each.answer is not None and each.answer.cancelled():
-                each.stored.cancel()
-            if each.stored.done():
-                self._answer_judgement(each, changes, now)
-            else:
-                self._pending.append(each)
-
-    def _answer_judgement(self, pending: _PendingJudgement, changes: Changes, now: float) -> None:
-        request, device, stored, answer = pending
+    def _answer_judgement(
+        self, pending: _Pending, request: Judge, stored: Stored, changes: Changes, now: float
+    ) -> None:
+        """Say of which alarm a judgement is stored, or why it is not."""
         if stored.cancelled():  # who asked has been told that it failed
             return
+        device, by_http = pending.device, pending.answer is not None
         alarm, problem = None, None
         try:
             alarm = stored.result()
@@ -283,7 +282,7 @@ class RequestHandler:
             if alarm is None:
                 whose = "" if device is None else f" of {device!r}"
                 problem = f"no alarm{whose} with the id {request.id} is in the history"
-        if alarm is None and answer is None and device in self._elsewhere:
+        if alarm is None and not by_http and device in self._elsewhere:
             return  # whose history has it answers
         name = device if alarm is None else alarm.device
         if name is not None:
@@ -299,10 +298,10 @@ class RequestHandler:
                 problem,
             )
             changes.judged.append(judged)
-        if answer is not None and answer.set_running_or_notify_cancel():
-            answer.set_result(problem)
+        if pending.claim():
+            pending.reply(problem)
         if alarm is None:
-            if answer is None and problem is not None:
+            if not by_http and problem is not None:
                 self._log_problem(request, device, problem)
         elif self._lines.admits(("judged", alarm.id), time.monotonic()):
             log.info(
@@ -315,33 +314,21 @@ class RequestHandler:
             )
 
     def _pass_on(
-        self,
-        request: Admit | Discharge | Choose,
-        name: str | None,
-        changes: Changes,
-        answer: Future[str | None],
+        self, pending: _Pending, request: Admit | Discharge | Choose, changes: Changes
     ) -> None:
         """Publish what was asked over HTTP, for the learner has to hear it, too.
 
         It comes back to us as what is asked over MQTT does, and is done and answered then.
         """
-        name = name or ""
-        if answer.cancelled():
+        if pending.given_up:
             return
+        name = pending.device or ""
         if (problem := self._obstacle(request, name)) is None:
             changes.passed_on.append((name, request))
-            until = time.monotonic() + RETURN_TIMEOUT
-            self._passed_on.append(_PassedOn(request, name, until, answer))
-        elif answer.set_running_or_notify_cancel():
-            answer.set_result(problem)
-
-    def _answer_passed_on(self) -> None:
-        """Say of what has not come back that it is not done yet."""
-        now = time.monotonic()
-        for each in self._passed_on:
-            if each.until <= now and each.answer.set_running_or_notify_cancel():
-                each.answer.set_result("not yet: it is done when the broker passes it on")
-        self._passed_on = [each for each in self._passed_on if not each.answer.done()]
+            pending.device, pending.until = name, time.monotonic() + RETURN_TIMEOUT
+            self._passed_on.append(pending)
+        elif pending.claim():
+            pending.reply(problem)
 
     def _obstacle(self, request: Admit | Discharge | Choose, name: str) -> str | None:
         """Return why something that was asked over HTTP cannot be passed on; None if it can."""

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from monitor.alarms.decisions import Alarms, Policy
-from monitor.alarms.operator_requests import Admit, Discharge, Shelve
+from monitor.alarms.operator_requests import Admit, Discharge, Judge, Shelve
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
@@ -112,12 +112,17 @@ def test_a_history_that_cannot_be_written_holds_nothing_up_for_long(
     history.close(WITHIN)
 
 
-def test_a_program_that_ends_makes_known_who_has_left(alarms: Alarms, tmp_path: Path) -> None:
+def test_a_program_that_ends_answers_what_is_stored_and_makes_known_who_has_left(
+    alarms: Alarms, tmp_path: Path
+) -> None:
     file, changes, last = tmp_path / "history.db", Changes(), Changes()
     history = HistoryWriter(HistorySettings(), file, lost_counter())
     operator = handler(alarms, history)
     operator.handle(Discharge(by="Anna"), "bed-7", changes, TURN)
-    operator.finish(last)
+    operator.handle(Judge("0" * 32, verdict=True), "bed-7", changes, TURN)
+    operator.finish(last, TURN)
     assert [each.action for each in query.care(file)] == ["discharged"]
     assert (list(last.unsaved), operator.leaving) == (["bed-7"], {})
+    problem = f"no alarm of 'bed-7' with the id {'0' * 32} is in the history"
+    assert [each.problem for each in last.judged] == [problem]
     history.close(WITHIN)
