@@ -26,7 +26,7 @@ from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, N
 from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, Rejected, UsageError
-from monitor.history.query import care, open_alarms
+from monitor.history.query import discharges, open_alarms
 from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
@@ -162,7 +162,7 @@ class Daemon:
         self._recovered = False  # whether the alarms are read back, and beats taken
         self._all_recovered = False  # … and no late one is waited for
         self._alone = True  # whether no other monitor was ever there
-        self._left: dict[str, float] = {}  # whose patients left before the start, and when
+        self._left: dict[str, float] = {}  # whose last patients left before the start, and when
         self._next_clock = 0.0
 
     def startup(self) -> None:
@@ -443,7 +443,8 @@ class Daemon:
         What is retained goes before the history, which has no windows. A device that was decided
         on since stays as it is.
         """
-        self._recall_discharges(monotonic)
+        if not self._recovered:
+            self._recall_discharges(monotonic)
         self._restore(self.retained.collect(), monotonic)
         if not self._recovered and not self.retained.complete:
             self._recover_from_history(monotonic)
@@ -466,17 +467,18 @@ class Daemon:
         log.warning("not all retained alarms were read", reason=problem, from_history=restored)
 
     def _recall_discharges(self, monotonic: float) -> None:
-        """Take what the broker kept of patients who left just before the start for theirs.
+        """Recall who has left: an alarm of theirs that is still retained is to be forgotten.
 
-        An alarm of theirs that is still retained is forgotten, too: the end came in between.
+        The end came in between then, or the broker has lost what was published last. Beats that it
+        kept are taken for theirs as well, if they left just before the start.
         """
-        if self.history.file is None:
-            return
+        now = time.time()
         with suppress(Failure):  # nothing is known of them then
-            for action in care(self.history.file, time.time() - IN_FLIGHT_AGAIN):
-                if action.action == "discharged":
-                    self.alarms.discharged[action.device] = monotonic
-                    self._left[action.device] = action.time
+            if self.history.file is not None:
+                self._left = discharges(self.history.file, now)
+        for name, when in self._left.items():
+            if now - when < IN_FLIGHT_AGAIN:
+                self.alarms.discharged[name] = monotonic
 
     def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
         """Take over the alarms of devices that nothing is known of; return of how many."""

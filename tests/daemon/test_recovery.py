@@ -11,12 +11,16 @@ from monitor.alarms import messages
 from monitor.batch.datasets import Beats
 from monitor.commands import acknowledge
 from monitor.history import query
-from monitor.settings import MqttSettings, Settings
+from monitor.history.store import Action
+from monitor.history.writer import HistoryWriter
+from monitor.settings import HistorySettings, MqttSettings, Settings
+from monitor.times import from_rfc3339
 from tests.harness.brokers import ANYBODY, Mosquitto, Nats
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json
+from tests.harness.histories import lost_counter
 from tests.harness.slow_line import SlowLine
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 OPEN = 'ecg_monitor_alarms{kind="anomaly",priority="medium"}'
 SINCE = "2026-11-21T12:00:00.000Z"
@@ -187,6 +191,28 @@ def test_where_nothing_retained_is_given_the_history_serves(tmp_path: Path, hear
             daemon.wait_until("ecg_monitor_beats_received_total", 24)
     raised, cleared = ward.alerts()
     assert (cleared["event"], cleared["alarm"]) == ("cleared", raised["id"])
+
+
+def test_a_discharge_that_was_cut_short_is_completed_however_late_the_next_start(
+    tmp_path: Path,
+) -> None:
+    history = HistoryWriter(HistorySettings(), tmp_path / "history.db", lost_counter())
+    saved = from_rfc3339(SINCE)
+    # The first one's alarm is still there, the next one's is the next patient's, and the last was
+    # discharged by a clock that was wrong.
+    for device, left in ("bed-0", saved + 10), ("bed-1", saved - 10), ("bed-2", saved + 1e10):
+        history.note(Action("discharged", device, "Anna", left)).result(WITHIN)
+    history.close(WITHIN)
+    with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        identities = publish_alarms(broker, 3)
+        with RunningDaemon(tmp_path, broker.url) as daemon:
+            ward.wait(ward.alerts)
+            assert daemon.value(OPEN) == 2
+        with Ward(broker.port, "late") as late:
+            late.catch_up()
+            assert {name for name, _ in late.on("alarm")} == {"bed-1", "bed-2"}
+    (alert,) = ward.alerts()
+    assert (alert["event"], alert["alarm"]) == ("cleared", identities["bed-0"])
 
 
 def test_what_the_broker_has_forgotten_is_lost(tmp_path: Path, hearts: Hearts) -> None:
