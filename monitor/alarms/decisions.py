@@ -9,12 +9,13 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from sys import byteorder
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from msgspec import UNSET
 
-from monitor.alarms.device import ActiveAlarm, BeatWindow, Device, Shelf, as_it_was
-from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS, VENTRICULAR
+from monitor.alarms.beat_window import BeatWindow, WindowRule
+from monitor.alarms.device import ActiveAlarm, Device, Shelf, as_it_was
+from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS
 from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
 from monitor.alarms.lost_connection import LostConnection
 from monitor.alarms.messages import Acknowledged, Kind, Priority, RetainedAlarm, RhythmKind
@@ -27,17 +28,6 @@ REMEMBERED, REMEMBERED_NUMBERED = 16, 256
 The second where it numbers them: it may send minutes of them again. The broker delivers again what
 was not acknowledged, which rarely is more than some beats of each device.
 """
-
-RECENT: Final = 10
-"""Beats that are looked at, of the window, for ventricular beats, and for what comes together."""
-
-VENTRICULAR_AT: Final = 3
-TOGETHER_AT: Final = 5
-SPREAD: Final = 1.5
-"""Where the detector tells ventricular beats, an anomaly is raised by 3 ventricular beats of the
-last 10, or by 9 anomalous ones of the window (1.5 times `raise_at`), 5 of them among the last 10.
-On 42 records, by networks that have not seen them, 452 of 469 ventricular episodes are raised so,
-and 0.80 false alarms an hour (docs/detector.md)."""
 
 ENDED = 10_000
 """Ids kept of alarms that were cleared, by which a late message of such an alarm is known.
@@ -172,11 +162,7 @@ class Alarms:
         self._save_new = False
         self.appeared: dict[str, None] = {}
         self.discharged: dict[str, float] = {}
-        self._full = (1 << policy.window) - 1
-        self._recent = (1 << min(RECENT, policy.window)) - 1
-        self._ventricular_at = min(VENTRICULAR_AT, policy.raise_at)
-        self._spread_at = min(int(SPREAD * policy.raise_at), policy.window)
-        self._together_at = min(TOGETHER_AT, policy.raise_at)
+        self._rule = WindowRule(policy.window, policy.raise_at, policy.clear_at)
 
     def hear(self, name: str, now: float) -> Device:
         """The device that a message came from, put behind all that were heard before it."""
@@ -219,7 +205,8 @@ class Alarms:
             return []  # it may be longer than what is remembered, but was taken in as a whole
         decisions: list[Decision] = []
         was_clean = device.clean
-        anomaly, numbered = device.anomaly, seq is not None or device.seq >= 0
+        rule, anomaly = self._rule, device.anomaly
+        numbered = seq is not None or device.seq >= 0
         remembered = REMEMBERED_NUMBERED if numbered else REMEMBERED
         for beat, verdict in enumerate(verdicts):
             key, over = keys[beat], False
@@ -234,9 +221,7 @@ class Alarms:
             if over and verdict != POOR:
                 continue  # late, and of an episode that is over: it must not raise another alarm
             if verdict == NORMAL and not device.open and device.quality is None:
-                anomaly.bits = anomaly.bits << 1 & self._full  # nothing can come of it
-                anomaly.ventricular = anomaly.ventricular << 1 & self._full
-                anomaly.seen = min(anomaly.seen + 1, self.policy.window)
+                rule.add(anomaly, verdict, key)  # nothing can come of it
                 continue
             device.unsaved |= verdict != NORMAL
             self._count(name, device, beat, verdict, key, times[beat], decisions)
@@ -291,32 +276,17 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
-        policy = self.policy
-        before = window.bits << 1 & self._full
-        window.bits = before | (verdict != NORMAL)
-        if verdict != NORMAL and (window.first is None or not before):
-            window.first = key
-        window.ventricular = ((window.ventricular << 1) | (verdict == VENTRICULAR)) & self._full
-        window.seen = min(window.seen + 1, policy.window)
-        number, alarm = window.bits.bit_count(), device.active(kind)
+        rule, alarm = self._rule, device.active(kind)
+        rule.add(window, verdict, key)
         first, whole = KINDS[kind].priorities
         if alarm is None:
-            if self._raises(verdict, window) and not device.explains(kind):
-                priority = first if number < policy.window else whole
+            if rule.raises(window, verdict) and not device.explains(kind):
+                priority = whole if rule.escalates(window) else first
                 decisions += self._raise(name, device, kind, priority, time, beat)
-        elif number == policy.window and alarm.priority != whole and not device.explains(kind):
+        elif rule.escalates(window) and alarm.priority != whole and not device.explains(kind):
             decisions += self._step(Trigger.ESCALATE, name, device, kind, beat, whole)
-        elif number <= policy.clear_at and window.seen == policy.window:
+        elif rule.clears(window):
             decisions += self._end(name, device, kind, time, beat)
-
-    def _raises(self, verdict: int, window: BeatWindow) -> bool:
-        """Return whether the last beat, which must speak for the alarm itself, raises it."""
-        number = window.bits.bit_count()
-        if verdict in (NORMAL, ANOMALOUS):
-            return verdict == ANOMALOUS and number >= self.policy.raise_at
-        ventricular = (window.ventricular & self._recent).bit_count() >= self._ventricular_at
-        together = (window.bits & self._recent).bit_count() >= self._together_at
-        return (verdict == VENTRICULAR and ventricular) or (number >= self._spread_at and together)
 
     def hear_rhythm(
         self,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
+from monitor.alarms.beat_window import BeatWindow
 from monitor.alarms.intervals import IntervalWatch
 from monitor.alarms.kinds import KINDS
 from monitor.alarms.lifecycle import State, restored
@@ -52,36 +53,6 @@ class ActiveAlarm:
     heart_rate: float | None = None
     pause_s: float | None = None
     over_since: float | None = None
-
-
-class BeatWindow:
-    """The last beats of a device as bits, newest lowest: set where a beat speaks for an alarm.
-
-    Attributes:
-        bits: which of them do.
-        ventricular: which of those are ventricular.
-        seen: how many beats there are.
-        first: the key of the first that spoke for an alarm since none did, or since an alarm was
-            cleared; None before there is one.
-    """
-
-    __slots__ = ("bits", "first", "seen", "ventricular")
-
-    def __init__(self, window: str = "", first: str | None = None) -> None:
-        """Go on from a window that `window` wrote; `first` is the key in hexadecimal."""
-        self.bits = int(window.translate(_TO_BITS) or "0", 2)
-        self.ventricular = int(window.translate(_TO_VENTRICULAR) or "0", 2)
-        self.seen = len(window)
-        self.first = None if first is None else int(first, 16)
-
-    def window(self) -> str:
-        """The window as text, oldest beat first: `x` speaks for the alarm, `v` is ventricular."""
-        places = range(self.seen - 1, -1, -1)
-        return "".join(_MARKS[self.bits >> i & 1][self.ventricular >> i & 1] for i in places)
-
-
-_TO_BITS, _TO_VENTRICULAR = str.maketrans(".xv", "011"), str.maketrans(".xv", "001")
-_MARKS = "..", "xv"
 
 
 class Shelf(NamedTuple):
