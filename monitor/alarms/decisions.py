@@ -4,17 +4,17 @@ Pure: no network, no clock, no metrics. Time comes in as an argument, decisions 
 Scoring is done elsewhere; here a beat is normal, anomalous, or of poor quality, and nothing else.
 """
 
-import hashlib
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from sys import byteorder
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from msgspec import UNSET
 
+from monitor.alarms.alert_ids import alert_id
 from monitor.alarms.beat_window import BeatWindow, WindowRule
-from monitor.alarms.device import ActiveAlarm, Device, Shelf, as_it_was
+from monitor.alarms.device import FORGET_AFTER, ActiveAlarm, Device, Shelf, as_it_was
 from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS
 from monitor.alarms.lifecycle import SEEN, TABLE, Event, Trigger
 from monitor.alarms.lost_connection import LostConnection
@@ -35,8 +35,8 @@ ENDED = 10_000
 They take 2 MB, and are more alarms than all devices of a monitor have in a minute.
 """
 
-FORGET_AFTER = 3600.0
-"""Seconds of silence after which a device is forgotten, its open alarms cleared."""
+BY_BEATS: Final = (Trigger.RAISE, Trigger.ESCALATE, Trigger.CLEAR, Trigger.LATCH)
+"""What beats, or their absence, do to an alarm."""
 
 IN_FLIGHT, IN_FLIGHT_AGAIN = 5.0, 60.0
 """Seconds after a discharge for which a device's beats are taken for those of the patient who left.
@@ -129,12 +129,16 @@ class Decision(NamedTuple):
 class Alarms:
     """The alarms of all devices.
 
-    `devices` holds those that are heard, the one that was heard longest ago first; `silent` those
-    that are not. A device is forgotten an hour after it fell silent. `open` tells whose an alarm is
-    that stands, by the ids of the alerts that raised and escalated it; `shelved` holds the devices
-    that are; `ended` has the ids of the last alarms that were cleared; `appeared` those that were
-    heard and not known before, until somebody empties it; `discharged` those whose patients have
-    left, and when, while beats of theirs may be under way; `lost` those that fell silent together.
+    Attributes:
+        policy: when an alarm is raised and cleared.
+        devices: that are heard, the one that was heard longest ago first.
+        silent: those that are not; an hour later they are forgotten.
+        lost: those that fell silent together.
+        shelved: those that are.
+        appeared: those that were heard and not known before, until somebody empties it.
+        discharged: whose patients have left, and when, while beats of theirs may be under way.
+        open: the device of each open alarm, by the ids of the alerts that raised and escalated it.
+        ended: the ids of the last alarms that were cleared.
     """
 
     def __init__(
@@ -152,16 +156,16 @@ class Alarms:
                 each by itself; 0 for none.
         """
         self.policy = policy
-        self.lost = LostConnection(silent_together, policy.silent_after)
-        self._latching = latching
         self.devices: dict[str, Device] = {}
         self.silent: dict[str, Device] = {}
-        self.open: dict[str, str] = {}
+        self.lost = LostConnection(silent_together, policy.silent_after)
         self.shelved: dict[str, Device] = {}
-        self.ended: dict[str, None] = {}
-        self._save_new = False
         self.appeared: dict[str, None] = {}
         self.discharged: dict[str, float] = {}
+        self.open: dict[str, str] = {}
+        self.ended: dict[str, None] = {}
+        self._latching = latching
+        self._save_new = False
         self._rule = WindowRule(policy.window, policy.raise_at, policy.clear_at)
 
     def hear(self, name: str, now: float) -> Device:
@@ -435,6 +439,10 @@ class Alarms:
     def _register(self, name: str, alarm: ActiveAlarm) -> None:
         self.open[alarm.id] = self.open[alarm.escalation or alarm.id] = name
 
+    def _unregister(self, alarm: ActiveAlarm) -> None:
+        for own in (alarm.id, alarm.escalation):
+            self.open.pop(own or "", None)
+
     # -- where several monitors publish on one tree
 
     def save_all(self) -> None:
@@ -449,8 +457,7 @@ class Alarms:
         device = self.devices.pop(name, None) or self.silent.pop(name)
         self.shelved.pop(name, None)
         for _, alarm in device.alarms():
-            for own in (alarm.id, alarm.escalation):
-                self.open.pop(own or "", None)
+            self._unregister(alarm)
 
     def adopt(self, name: str, device: Device, kind: Kind, alarm: ActiveAlarm) -> None:
         """Go on with an alarm that another monitor has raised."""
@@ -628,11 +635,12 @@ class Alarms:
             alarm.acknowledged = seen if SEEN[trigger] else None
         if row.event is None:
             return []
-        identity = _identity(trigger, name, device, kind, row.event, alarm)
+        if trigger in BY_BEATS and kind not in RHYTHM_KINDS:
+            device.changes += 1
+        identity = alert_id(trigger, name, device, kind, row.event, alarm)
         if row.event == "cleared":
             del device.open[kind]
-            for own in (alarm.id, alarm.escalation):
-                self.open.pop(own or "", None)
+            self._unregister(alarm)
             self.ended[alarm.id] = None
             if len(self.ended) > ENDED:
                 del self.ended[next(iter(self.ended))]
@@ -673,38 +681,3 @@ def _counted(device: Device, seq: int | None, key: int, redelivered: bool) -> bo
     be late, for not every broker delivers again in order.
     """
     return device.knows(key) or (redelivered and seq is not None and seq <= device.settled)
-
-
-def _identity(
-    trigger: Trigger, name: str, device: Device, kind: Kind, event: Event, alarm: ActiveAlarm
-) -> str:
-    """Return the id of a change: derived from what causes it, so that this gives it again.
-
-    An alarm of beats is named by the first one in sight that spoke for it, not by the one that
-    raised it: whoever takes the device over between the two raises the same alarm, also if the
-    broker delivers again in another order. Silence is named by the last beat. Beats without a
-    number may be the same again and again, such as those of a lead that is off; there the number of
-    the change tells one alarm from the next, and the hour of the alarm from those before the device
-    was forgotten. So they do of silence, which may come again behind the same beat. Of the rhythm
-    it is when it began. Once it is raised, it escalates once and is cleared once, whoever finds so:
-    of that the id is derived from the alarm.
-    """
-    if trigger is Trigger.UNSHELVE:
-        return alarm.id if event == "raised" else alarm.escalation or alarm.id
-    if kind in RHYTHM_KINDS and trigger is not Trigger.FORGET:
-        return _digest(name, kind, event, rfc3339(alarm.since))
-    if trigger not in (Trigger.FORGET, Trigger.ACKNOWLEDGE):
-        device.changes += 1
-    if event != "raised":
-        return _digest(alarm.id, event)
-    window, keys = device.window(kind), device.keys()
-    named = window.first if window else None
-    if named is None:
-        named = keys[-1] if keys else 0
-    change = f"{device.changes}\0{alarm.since // FORGET_AFTER:.0f}"
-    number = change if device.seq < 0 or kind == "silent" else "0"
-    return _digest(name, kind, event, str(named), number)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -27,6 +27,9 @@ from monitor.times import from_rfc3339, rfc3339
 KEPT = 32
 """Keys of a device's last beats in its retained alarm: of what came before, the number tells."""
 
+FORGET_AFTER = 3600.0
+"""Seconds of silence after which a device is forgotten, its open alarms cleared."""
+
 HIGHEST_FIRST: tuple[Priority, ...] = ("high", "medium", "low")
 
 

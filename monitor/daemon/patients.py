@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
-from monitor.alarms.decisions import FORGET_AFTER, Alarms
+from monitor.alarms.decisions import Alarms
+from monitor.alarms.device import FORGET_AFTER
 from monitor.alarms.patients import (
     LEARNS,
     Learning,

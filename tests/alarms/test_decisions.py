@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from monitor.alarms import messages
-from monitor.alarms.decisions import FORGET_AFTER, REMEMBERED, Alarms, Decision, Policy, Rhythm
-from monitor.alarms.device import Shelf, as_it_stands
+from monitor.alarms.decisions import REMEMBERED, Alarms, Decision, Policy, Rhythm
+from monitor.alarms.device import FORGET_AFTER, Shelf, as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.ecg.beat import fingerprints, key
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from monitor.alarms import messages
-from monitor.alarms.decisions import FORGET_AFTER, Alarms, Decision, Policy, Rhythm
-from monitor.alarms.device import Shelf, as_it_stands
+from monitor.alarms.decisions import Alarms, Decision, Policy, Rhythm
+from monitor.alarms.device import FORGET_AFTER, Shelf, as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, KINDS, NORMAL, POOR, RHYTHM_KINDS
 from monitor.alarms.lifecycle import TABLE, Event, Row, State, Trigger, Withheld, diagram, restored
 from monitor.alarms.messages import Acknowledged, Kind, Priority, RhythmKind

@@ -22,7 +22,8 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import Counter
 
-from monitor.alarms.decisions import FORGET_AFTER, Alarms
+from monitor.alarms.decisions import Alarms
+from monitor.alarms.device import FORGET_AFTER
 from monitor.alarms.patients import Learning, Patient
 from monitor.configuration import load
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
