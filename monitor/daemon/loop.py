@@ -17,11 +17,12 @@ from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
 from monitor.alarms.patients import STATES
+from monitor.daemon.changes import Changes
 from monitor.daemon.lifecycle import Lifecycle, serve_site
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
-from monitor.daemon.pipeline import Changes, Pipeline, Rejection, ScoredBatch, scores
+from monitor.daemon.pipeline import Pipeline, Rejection, ScoredBatch, scores
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, NotifySink
 from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors

@@ -27,8 +27,9 @@ from monitor.alarms.operator_requests import (
     Request,
     Shelve,
 )
+from monitor.daemon.changes import Changes
 from monitor.daemon.patients import Patients
-from monitor.daemon.pipeline import Changes, Pipeline
+from monitor.daemon.pipeline import Pipeline
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, UsageError
 from monitor.history.store import Action, Judgement

@@ -16,7 +16,8 @@ from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import NORMAL, POOR
 from monitor.alarms.ownership import Handover
 from monitor.alarms.patients import Patient
-from monitor.daemon.pipeline import Changes, Rejection, ScoredBatch
+from monitor.daemon.changes import Changes
+from monitor.daemon.pipeline import Rejection, ScoredBatch
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
 from monitor.history.writer import HistoryWriter

@@ -21,7 +21,8 @@ from monitor import processors
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.alarms.trends import Tally, runs
-from monitor.daemon.pipeline import AlarmEvent, Pipeline, ScoredBatch
+from monitor.daemon.changes import AlarmEvent
+from monitor.daemon.pipeline import Pipeline, ScoredBatch
 from monitor.detector.model_file import DetectorCard
 from monitor.detector.per_device import Detectors
 from monitor.ecg import segmenter

@@ -9,10 +9,11 @@ from structlog.testing import capture_logs
 
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.alarms.operator_requests import Admit, Discharge, Judge, Shelve
+from monitor.daemon.changes import Changes
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
-from monitor.daemon.pipeline import Changes, Pipeline
+from monitor.daemon.pipeline import Pipeline
 from monitor.detector.per_device import Detectors
 from monitor.history import query
 from monitor.history.writer import HistoryWriter

@@ -11,7 +11,8 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Policy, Rhythm
 from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
-from monitor.daemon.pipeline import SMALL_BATCH, Changes, Pipeline, ScoredBatch, scores
+from monitor.daemon.changes import Changes
+from monitor.daemon.pipeline import SMALL_BATCH, Pipeline, ScoredBatch, scores
 from monitor.detector.model_file import Scored
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality

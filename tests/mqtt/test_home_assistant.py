@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from monitor.alarms.decisions import Alarms
 from monitor.alarms.messages import Kind, OpenAlarm, RetainedAlarm, encode
-from monitor.daemon.pipeline import Changes
+from monitor.daemon.changes import Changes
 from monitor.daemon.sinks import MqttSink
 from monitor.ecg.simulator import Simulator
 from monitor.mqtt import client
