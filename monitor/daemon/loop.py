@@ -6,15 +6,13 @@ acknowledged when every publish that it caused is.
 """
 
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from monitor.alarms import messages, operator_requests, strips
-from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
-from monitor.alarms.messages import RetainedAlarm
+from monitor.alarms.decisions import Alarms
 from monitor.alarms.ownership import Ownership
 from monitor.alarms.patients import STATES
 from monitor.daemon.changes import Changes
@@ -23,11 +21,11 @@ from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
 from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Pipeline, Rejection, ScoredBatch, scores
+from monitor.daemon.recovery import Recovery
 from monitor.daemon.sinks import HistorySink, LiveSink, MetricsSink, MqttSink, NotifySink
 from monitor.daemon.trends import TrendSink
 from monitor.detector.per_device import Detectors
-from monitor.errors import Failure, Rejected, UsageError
-from monitor.history.query import discharges, open_alarms
+from monitor.errors import Rejected, UsageError
 from monitor.history.writer import HistoryWriter
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import AlertSender
@@ -37,7 +35,6 @@ from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
-from monitor.times import from_rfc3339
 from monitor.topics import Topics, subscription, topic_of, topic_to_publish
 from monitor.web.live_feed import REFRESH_INTERVAL, LiveFeed
 from monitor.web.live_signal import LiveSignal
@@ -113,13 +110,14 @@ class Daemon:
         ]
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests] + self.patients.filters
-        self.retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
+        retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
+        self.recovery = Recovery(self.alarms, self.ownership, retained, self.history)
         self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
         self.sender = AlertSender(
             settings.mqtt,
             filters,
             metrics,
-            retained=self.retained,
+            retained=retained,
             others=self.others,
             left=self.patients.left,
         )
@@ -160,10 +158,7 @@ class Daemon:
         self._trends = TrendSink(self.history)
         self._shown = LiveSink(self.live, self.alarms)
         self._called = NotifySink(self.notifier, self.alarms)
-        self._recovered = False  # whether the alarms are read back, and beats taken
-        self._all_recovered = False  # … and no late one is waited for
         self._alone = True  # whether no other monitor was ever there
-        self._left: dict[str, float] = {}  # whose last patients left before the start, and when
         self._next_clock = 0.0
 
     def startup(self) -> None:
@@ -186,7 +181,7 @@ class Daemon:
         received = self._receive()
         now, monotonic = time.time(), time.monotonic()
         self.lifecycle.tick(monotonic)
-        if not self._all_recovered and self.retained.over:
+        if self.recovery.due:
             self._recover(monotonic)
         clock_is_due = monotonic >= self._next_clock
         batch = self._pipeline.score(received, now)
@@ -220,7 +215,7 @@ class Daemon:
         ready = wait((self.consumer, self.sender), timeout)
         self.consumer.maintain()
         self.sender.maintain()
-        self.consumer.pause(self.sender.full or not self._recovered)
+        self.consumer.pause(self.sender.full or not self.recovery.begun)
         if self.sender in ready:
             self.sender.read()
         short = self.sender.backlog >= BACKLOG_SHORT_READS
@@ -233,7 +228,7 @@ class Daemon:
         skip_saves = self.sender.backlog > BACKLOG_SKIP_SAVES
         changes = self._hear_others(now, monotonic)
         self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced, changes)
-        if not self._recovered:
+        if not self.recovery.begun:
             return changes
         self._decide_requests(changes, now)
         if self.consumer.new_session:
@@ -251,7 +246,7 @@ class Daemon:
             for each in scores(batch, now):
                 topic = topic_of(self.settings.output.topic, each.device, "scores")
                 self.consumer.publish_unassured(topic, messages.encode(each))
-        trouble = self.consumer.trouble if self._recovered else self.sender.trouble
+        trouble = self.consumer.trouble if self.recovery.begun else self.sender.trouble
         self.lifecycle.publish_status(self.sender, trouble)
         self._mqtt.flush()
         self._counted.count(batch, changes, now)
@@ -439,61 +434,15 @@ class Daemon:
             self.metrics.model.labels(detector.name, detector.sha256).set(1)
 
     def _recover(self, monotonic: float) -> None:
-        """Take over the alarms that an earlier process left, and let beats come.
-
-        What is retained goes before the history, which has no windows. A device that was decided
-        on since stays as it is.
-        """
-        if not self._recovered:
-            self._recall_discharges(monotonic)
-        self._restore(self.retained.collect(), monotonic)
-        if not self._recovered and not self.retained.complete:
-            self._recover_from_history(monotonic)
-        self._recovered = True
-        self.notifier.begin()
-        self._all_recovered = self.retained.finished
-        if self.retained.complete:
-            for payload in self.ownership.elsewhere.values():
-                saved = messages.decode_alarm(payload)
-                self.history.move([alarm.id for alarm in saved.alarms], saved.monitor or "")
-            self.history.end_others(self.alarms.open)
-
-    def _recover_from_history(self, monotonic: float) -> None:
-        file, restored, problem = self.history.file, 0, self.retained.problem
-        try:
-            if file is not None:
-                restored = self._restore(open_alarms(file), monotonic)
-        except Failure as failure:
-            problem = f"{problem}; {failure}"
-        log.warning("not all retained alarms were read", reason=problem, from_history=restored)
-
-    def _recall_discharges(self, monotonic: float) -> None:
-        """Recall who has left: an alarm of theirs that is still retained is to be forgotten.
-
-        The end came in between then, or the broker has lost what was published last. Beats that it
-        kept are taken for theirs as well, if they left just before the start.
-        """
-        now = time.time()
-        with suppress(Failure):  # nothing is known of them then
-            if self.history.file is not None:
-                self._left = discharges(self.history.file, now)
-        for name, when in self._left.items():
-            if now - when < IN_FLIGHT_AGAIN:
-                self.alarms.discharged[name] = monotonic
-
-    def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> int:
-        """Take over the alarms of devices that nothing is known of; return of how many."""
-        unknown = [each for each in alarms if self.alarms.find(each.device) is None]
-        own = [each for each in unknown if self.ownership.recover(each, monotonic)]
-        for saved in own:
+        """Take over the alarms that an earlier process left, and let beats come."""
+        for saved in self.recovery.take(monotonic):
             self.live.update_device(saved.device, self.alarms.find(saved.device))
             self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-            # What is saved later is the next patient's: only then are beats heard again.
-            if from_rfc3339(saved.time) < self._left.get(saved.device, -IN_FLIGHT) + IN_FLIGHT:
+            if self.recovery.has_left(saved):
                 self.operator.finish_discharge(saved.device)
-        return len(own)
+        self.notifier.begin()
 
 
 def run(settings: Settings) -> None:

@@ -141,7 +141,7 @@ def _timed(
             daemon.turn()
         publisher.join()
 
-    while not daemon.consumer.connected or not daemon._recovered:
+    while not daemon.consumer.connected or not daemon.recovery.begun:
         daemon.turn()
     run(packets[: len(packets) // 10])
     watch.seconds.clear()

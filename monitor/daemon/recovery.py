@@ -1,0 +1,107 @@
+"""Goes on where an earlier process stood: with its open alarms, and without who has left.
+
+The broker retains the alarms with their windows, so they go before the history, which has none. It
+serves where not all of them can be read. Only the history knows who was discharged.
+"""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import structlog
+
+from monitor.alarms import messages
+from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
+from monitor.alarms.messages import RetainedAlarm
+from monitor.alarms.ownership import Ownership
+from monitor.errors import Failure
+from monitor.history.query import discharges, open_alarms
+from monitor.history.writer import HistoryWriter
+from monitor.mqtt.retained import RetainedAlarms
+from monitor.times import from_rfc3339
+
+log = structlog.get_logger()
+
+
+class Recovery:
+    """Takes over the alarms that an earlier process left.
+
+    Attributes:
+        begun: whether the alarms are read back, and beats may come.
+        finished: whether no late one is waited for any more.
+    """
+
+    def __init__(
+        self,
+        alarms: Alarms,
+        ownership: Ownership,
+        retained: RetainedAlarms,
+        history: HistoryWriter,
+    ) -> None:
+        """Restore these alarms, as far as their devices are ours."""
+        self._alarms, self._ownership = alarms, ownership
+        self._retained, self._history = retained, history
+        self.begun = self.finished = False
+        self._left: dict[str, float] = {}  # when the last patient of each device did
+
+    @property
+    def due(self) -> bool:
+        """Whether something is to be taken over."""
+        return not self.finished and self._retained.over
+
+    def take(self, monotonic: float) -> list[RetainedAlarm]:
+        """Take over what has come; return the alarms of our devices.
+
+        A device that was decided on since stays as it is.
+        """
+        retained = self._retained
+        if not self.begun:
+            self._recall_discharges(monotonic)
+        own = self._restore(retained.collect(), monotonic)
+        if not self.begun and not retained.complete:
+            own += self._restore_from_history(monotonic)
+        self.begun, self.finished = True, retained.finished
+        if retained.complete:
+            for payload in self._ownership.elsewhere.values():
+                saved = messages.decode_alarm(payload)
+                self._history.move([alarm.id for alarm in saved.alarms], saved.monitor or "")
+            self._history.end_others(self._alarms.open)
+        return own
+
+    def has_left(self, saved: RetainedAlarm) -> bool:
+        """Return whether an alarm is of a patient who was discharged since it was saved.
+
+        The end came before it was removed then, or the broker has lost that. One that was saved
+        later is the next patient's: only then are beats heard again.
+        """
+        left = self._left.get(saved.device)
+        return left is not None and from_rfc3339(saved.time) < left + IN_FLIGHT
+
+    def _recall_discharges(self, monotonic: float) -> None:
+        """Recall who has left; if just before the start, the beats that the broker kept are theirs.
+
+        Nobody has by a time that is still to come: the clock was wrong.
+        """
+        now = time.time()
+        with suppress(Failure):  # nothing is known of them then
+            if self._history.file is not None:
+                self._left = discharges(self._history.file, now)
+        for name, when in self._left.items():
+            if now - when < IN_FLIGHT_AGAIN:
+                self._alarms.discharged[name] = monotonic
+
+    def _restore(self, alarms: Iterable[RetainedAlarm], monotonic: float) -> list[RetainedAlarm]:
+        """Take over alarms of devices that nothing is known of; return those of our devices."""
+        unknown = [each for each in alarms if self._alarms.find(each.device) is None]
+        return [each for each in unknown if self._ownership.recover(each, monotonic)]
+
+    def _restore_from_history(self, monotonic: float) -> list[RetainedAlarm]:
+        file, problem = self._history.file, self._retained.problem
+        restored: list[RetainedAlarm] = []
+        try:
+            if file is not None:
+                restored = self._restore(open_alarms(file), monotonic)
+        except Failure as failure:
+            problem = f"{problem}; {failure}"
+        log.warning("not all retained alarms were read", reason=problem, from_history=len(restored))
+        return restored
