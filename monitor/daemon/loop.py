@@ -32,6 +32,7 @@ from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import BeatConsumer, Message
 from monitor.mqtt.connection import wait
 from monitor.mqtt.other_monitors import OtherMonitors
+from monitor.mqtt.packets import Publish
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
@@ -305,36 +306,42 @@ class Daemon:
         return changes
 
     def _decide_requests(self, changes: Changes, now: float) -> None:
-        """Do what people have asked, over MQTT and over HTTP, and take in the learner's reports."""
-        for asked in self.sender.take_requests():
+        """Do what people have asked, over MQTT and over HTTP, and take in what comes beside it."""
+        for message in self.sender.take_requests():
             try:
-                if self.patients.is_report(asked.topic):
-                    self.patients.report(asked.topic, asked.payload, now, time.monotonic())
-                    continue
-                if self.patients.is_patient(asked.topic):
-                    if asked.retain:  # else it is ours, as everybody hears it
-                        self.patients.recover(asked.topic, asked.payload, time.monotonic())
-                    continue
-                if asked.retain:
-                    continue  # it may be of any age
-                if not asked.topic.endswith(_REQUESTED):
-                    self.live.take_samples(self._signals.get(asked.topic, ""), asked.payload)
-                    continue
-                device = self._request_topics.device(asked.topic)
-                if asked.topic.endswith(b"/strip"):
-                    self._keep_strip(device, asked.payload)
-                    continue
-                request = operator_requests.decode_from(asked.topic, asked.payload)
+                self._take(message, changes, now)
             except Rejected as error:
-                self._counted.count_rejection(Rejection(asked.topic, error.reason, str(error)))
-            else:
-                self.operator.handle(request, device, changes, now)
+                self._counted.count_rejection(Rejection(message.topic, error.reason, str(error)))
         self.operator.answer(changes, now)
+
+    def _take(self, message: Publish, changes: Changes, now: float) -> None:
+        """Take in a report of the learner, what is retained of a patient, samples, or a request.
+
+        Raises:
+            Rejected: it cannot be understood.
+        """
+        topic, payload = message.topic, message.payload
+        if self.patients.is_report(topic):
+            self.patients.report(topic, payload, now, time.monotonic())
+        elif self.patients.is_patient(topic):
+            if message.retain:  # else it is ours, as everybody hears it
+                self.patients.recover(topic, payload, time.monotonic())
+        elif message.retain:
+            return  # it may be of any age
+        elif not topic.endswith(_REQUESTED):
+            self.live.take_samples(self._signals.get(topic, ""), payload)
+        elif topic.endswith(b"/strip"):
+            self._keep_strip(self._request_topics.device(topic), payload)
+        else:
+            device = self._request_topics.device(topic)
+            request = operator_requests.decode_from(topic, payload)
+            self.operator.handle(request, device, changes, now)
 
     def _keep_strip(self, device: str, payload: bytes) -> None:
         """Keep the signal around an alarm, its beats labelled.
 
-        Raises Rejected for a payload that is no strip.
+        Raises:
+            Rejected: the payload is no strip.
         """
         strip = strips.labelled(strips.decode(payload), self._trends.verdicts(device))
         self.history.keep_strip(strip.alarm, device, messages.encode(strip))
