@@ -1,11 +1,14 @@
 """The commands of `ecg-monitor`. A heavy module is imported by the command that needs it."""
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from monitor import __version__, terminal
+
+if TYPE_CHECKING:
+    from monitor.settings import Settings
 
 app = typer.Typer(
     name="ecg-monitor",
@@ -47,6 +50,12 @@ Standby = Annotated[
 ]
 
 
+def _settings(config: Path | None, broker: list[str] | None = None) -> "Settings":
+    from monitor import configuration
+
+    return configuration.load(config, configuration.flags(broker=broker))
+
+
 @app.command()
 def run(
     config: Config = None,
@@ -67,15 +76,15 @@ def run(
     from monitor import configuration, settings_toml
 
     flags = configuration.flags(broker=broker, model=model, standby=standby)
-    chosen = configuration.load(config, flags)
+    settings = configuration.load(config, flags)
     if print_config:
-        typer.echo(settings_toml.to_toml(chosen), nl=False)
+        typer.echo(settings_toml.to_toml(settings), nl=False)
         return
     from monitor import logs
     from monitor.daemon import loop
 
     logs.set_up()
-    loop.run(chosen)
+    loop.run(settings)
 
 
 @app.command()
@@ -170,28 +179,27 @@ def replay(
     broker: Broker = None,
 ) -> None:
     """Publish the beats of a file, or the samples of a record, as a device would."""
-    from monitor import configuration
     from monitor.commands import replay
     from monitor.ecg import records
     from monitor.errors import UsageError
 
-    chosen = configuration.load(config, configuration.flags(broker=broker))
+    settings = _settings(config, broker)
     pace = None if rate == "max" else float(rate)
     if not records.is_record(source):
         if raw or lead is not None:
             raise UsageError(f"--{'raw' if raw else 'lead'}: {source} is not a WFDB or EDF record")
         beats = replay.from_file(source, start, stop)
-        replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+        replay.publish(settings, beats, device, pace, beats_per_message, payload, qos)
     elif raw:
         if beats_per_message > 1:
             raise UsageError("--beats-per-message: not with --raw, which publishes no beats")
         every_lead = lead is None and payload == "json"
         record = replay.read_record(source, lead, every_lead)
         chunks = replay.chunks_of(record, start, stop, every_lead)
-        replay.publish_samples(chosen, chunks, device, pace, payload, qos)
+        replay.publish_samples(settings, chunks, device, pace, payload, qos)
     else:
         beats = replay.from_record(replay.read_record(source, lead), start, stop)
-        replay.publish(chosen, beats, device, pace, beats_per_message, payload, qos)
+        replay.publish(settings, beats, device, pace, beats_per_message, payload, qos)
 
 
 @app.command()
@@ -228,7 +236,6 @@ def what_if(
     config: Config = None,
 ) -> None:
     """Show how many alarms other settings would have raised, and what of those judged by people."""
-    from monitor import configuration
     from monitor.commands import what_if
     from monitor.detector.model_file import Detector, shipped
     from monitor.detector.per_device import Detectors
@@ -239,7 +246,7 @@ def what_if(
             raise UsageError("what-if: give a recording, a --device, or both")
         what_if.main(source, Detector(model or shipped("ecg")), out, start, lead=lead)
         return
-    settings = configuration.load(config)
+    settings = _settings(config)
     alarms = what_if.known_alarms(settings.history_file, device)
     detector = Detector(model) if model else Detectors(settings.model).for_device(device)
     if source is None:
@@ -339,10 +346,9 @@ def watch(
     broker: Broker = None,
 ) -> None:
     """Show alerts as they arrive, with the beat drawn."""
-    from monitor import configuration
     from monitor.commands import watch
 
-    watch.watch(configuration.load(config, configuration.flags(broker=broker)), device, as_json)
+    watch.watch(_settings(config, broker), device, as_json)
 
 
 @app.command()
@@ -399,11 +405,10 @@ def alarms(
 
     This reads the monitor's history file, so run it on the monitor's machine.
     """
-    from monitor import configuration
     from monitor.commands import alarms, burden, judged_beats
     from monitor.errors import UsageError
 
-    file = configuration.load(config).history_file
+    file = _settings(config).history_file
     if show_burden:
         if judged or beats or record or as_csv or as_fhir:
             raise UsageError("--burden: only with --since, --device and --json")
@@ -445,12 +450,9 @@ def acknowledge(
 
     One that is latched, its condition being over, is cleared.
     """
-    from monitor import configuration
     from monitor.commands import acknowledge
 
-    acknowledge.acknowledge(
-        configuration.load(config, configuration.flags(broker=broker)), alarm, by, note
-    )
+    acknowledge.acknowledge(_settings(config, broker), alarm, by, note)
 
 
 @app.command()
@@ -479,11 +481,9 @@ def judge(
     broker: Broker = None,
 ) -> None:
     """Record whether an alarm was right; the last judgement of an alarm counts."""
-    from monitor import configuration
     from monitor.commands import acknowledge
 
-    loaded = configuration.load(config, configuration.flags(broker=broker))
-    acknowledge.judge(loaded, alarm, verdict == "true", note, by, device)
+    acknowledge.judge(_settings(config, broker), alarm, verdict == "true", note, by, device)
 
 
 @app.command()
@@ -508,11 +508,9 @@ def shelve(
 
     Its alarms are still decided and recorded in the history.
     """
-    from monitor import configuration
     from monitor.commands import acknowledge
 
-    loaded = configuration.load(config, configuration.flags(broker=broker))
-    acknowledge.shelve(loaded, device, minutes, by, kind or [])
+    acknowledge.shelve(_settings(config, broker), device, minutes, by, kind or [])
 
 
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Device ID.")]
@@ -537,11 +535,9 @@ def admit(
     `ecg-train learn` must be running. While the model is learnt, rhythm and signal quality are
     watched, and the shape of beats is not.
     """
-    from monitor import configuration
     from monitor.commands import patient
 
-    loaded = configuration.load(config, configuration.flags(broker=broker))
-    patient.admit(loaded, device, minutes, by, wait)
+    patient.admit(_settings(config, broker), device, minutes, by, wait)
 
 
 @app.command()
@@ -555,11 +551,9 @@ def discharge(
     broker: Broker = None,
 ) -> None:
     """Discharge the patient at a device: clear the alarms, forget the device and its model."""
-    from monitor import configuration
     from monitor.commands import patient
 
-    loaded = configuration.load(config, configuration.flags(broker=broker))
-    patient.discharge(loaded, device, keep_model, by)
+    patient.discharge(_settings(config, broker), device, keep_model, by)
 
 
 @app.command()
@@ -576,11 +570,9 @@ def choose(
     broker: Broker = None,
 ) -> None:
     """Choose which of a patient's models watches."""
-    from monitor import configuration
     from monitor.commands import patient
 
-    loaded = configuration.load(config, configuration.flags(broker=broker))
-    patient.choose(loaded, device, model, by)
+    patient.choose(_settings(config, broker), device, model, by)
 
 
 @app.command()
@@ -591,11 +583,10 @@ def notify(
     config: Config = None,
 ) -> None:
     """Show who is called of alarms, and who is on duty now."""
-    from monitor import configuration
     from monitor.commands import notify
 
-    chosen = configuration.load(config)
-    notify.test(chosen) if test else notify.show(chosen)
+    settings = _settings(config)
+    notify.test(settings) if test else notify.show(settings)
 
 
 @app.command()
