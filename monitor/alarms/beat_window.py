@@ -37,7 +37,7 @@ class BeatWindow:
         self.first = None if first is None else int(first, 16)
 
     def window(self) -> str:
-        """The window as text, oldest beat first: `x` speaks for the alarm, `v` is ventricular."""
+        """Return the window as text, oldest beat first: `x` speaks for it, `v` is ventricular."""
         places = range(self.seen - 1, -1, -1)
         return "".join(_MARKS[self.bits >> i & 1][self.ventricular >> i & 1] for i in places)
 

@@ -169,7 +169,7 @@ class Alarms:
         self._rule = WindowRule(policy.window, policy.raise_at, policy.clear_at)
 
     def hear(self, name: str, now: float) -> Device:
-        """The device that a message came from, put behind all that were heard before it."""
+        """Return the device that a message came from, put behind all that were heard before it."""
         device = self.devices.pop(name, None) or self.silent.pop(name, None)
         if device is None:
             device = Device(now)
@@ -215,7 +215,9 @@ class Alarms:
         for beat, verdict in enumerate(verdicts):
             key, over = keys[beat], False
             if seq is not None or redelivered:
-                number = seqs[beat] if seqs is not None else None if seq is None else seq + beat
+                number = seq
+                if number is not None:
+                    number = number + beat if seqs is None else seqs[beat]
                 if _counted(device, number, key, redelivered):
                     continue
                 if number is not None:
@@ -254,6 +256,7 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
+        """Add what follows from a beat that something may come of."""
         if device.active("silent") is not None:
             decisions += self._end(name, device, "silent", time, beat)
         if verdict == POOR and device.quality is None:
@@ -280,6 +283,7 @@ class Alarms:
         time: float,
         decisions: list[Decision],
     ) -> None:
+        """Add a beat to the window of a kind of alarm, and what follows from that."""
         rule, alarm = self._rule, device.active(kind)
         rule.add(window, verdict, key)
         first, whole = KINDS[kind].priorities
@@ -391,7 +395,7 @@ class Alarms:
     def forget(self, now: float, wall: float, most: int) -> tuple[list[str], list[Decision]]:
         """Forget at most `most` devices that were silent for `FORGET_AFTER`.
 
-        Gives the names of those whose retained alarm changes, and for what was open of them the
+        Return the names of those whose retained alarm changes, and for what was open of them the
         decisions that clear it. A device with an alarm that latches is not forgotten before
         somebody has seen it.
 
@@ -418,7 +422,7 @@ class Alarms:
         return changed, decisions
 
     def find(self, name: str) -> Device | None:
-        """The device of that name, heard or silent; None if it was forgotten."""
+        """Return the device of that name, heard or silent; None if it was forgotten."""
         return self.devices.get(name) or self.silent.get(name)
 
     def restore(self, saved: RetainedAlarm, now: float) -> None:
@@ -555,7 +559,7 @@ class Alarms:
         return when is not None and now < when + within
 
     def due(self, wall: float) -> list[str]:
-        """The devices whose shelf is over at `wall` seconds since 1970.
+        """Return the devices whose shelf is over at `wall` seconds since 1970.
 
         One that begins only then is over, too: a clock that was set back is not to prolong it.
         """
@@ -673,7 +677,7 @@ class Alarms:
 
 
 def _counted(device: Device, seq: int | None, key: int, redelivered: bool) -> bool:
-    """Whether a beat that may come twice was counted before.
+    """Return whether a beat that may come twice was counted before.
 
     A device that sends a beat again sends the same number and the same samples. What the broker
     delivers again it marks, so there the samples are enough. After a restart only the keys are

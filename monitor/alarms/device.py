@@ -158,7 +158,7 @@ class Device:
             del numbers[0]
 
     def knows(self, key: int) -> bool:
-        """Whether a beat is among those that are remembered."""
+        """Return whether a beat is among those that are remembered."""
         sought = key.to_bytes(8, byteorder)
         at = self.known.find(sought)
         while at > 0 and at % 8:  # the end of one key and the start of the next
@@ -207,13 +207,13 @@ class Device:
 
 
 def shelved(device: Device) -> Shelved | None:
-    """Until when a device is shelved, and by whom, as it is made known."""
+    """Return until when a device is shelved, and by whom, as it is made known."""
     shelf = device.shelf
     return shelf and Shelved(shelf.by, rfc3339(shelf.since), rfc3339(shelf.until), shelf.kinds)
 
 
 def priority_of(device: Device) -> Priority | None:
-    """The highest of a device's open alarms."""
+    """Return the highest priority of a device's open alarms; None without one."""
     return min(
         (alarm.priority for _, alarm in device.alarms()), key=HIGHEST_FIRST.index, default=None
     )
@@ -222,7 +222,7 @@ def priority_of(device: Device) -> Priority | None:
 def as_it_stands(
     name: str, device: Device, wall: float, monitor: str | None = None
 ) -> RetainedAlarm:
-    """The alarm of a device as `monitor` makes it known, with all that `as_it_was` needs."""
+    """Return the alarm of a device as `monitor` makes it known, with all that `as_it_was` needs."""
     alarms = [
         OpenAlarm(
             alarm.id,
@@ -267,7 +267,7 @@ def _written(key: int | None) -> str | None:
 
 
 def as_it_was(saved: RetainedAlarm, window: int, now: float) -> Device:
-    """The device whose alarm an earlier process made known.
+    """Return the device whose alarm an earlier process made known.
 
     Args:
         saved: its alarm as it stood.

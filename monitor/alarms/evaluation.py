@@ -47,10 +47,13 @@ class Judged(NamedTuple):
 
 
 def alarms(verdicts: bytes, times: Seconds, policy: Policy, kind: Kind = "anomaly") -> list[Span]:
-    """Give the alarms of a kind that the daemon raises for one device; the last may have no end.
+    """Return the alarms of a kind that the daemon raises for one device; the last may have no end.
 
-    `verdicts`: for each beat NORMAL, ANOMALOUS or POOR of `alarms.decisions`; `times`: [n],
-    seconds.
+    Args:
+        verdicts: for each beat one of those of `alarms.kinds`.
+        times: [n], when each was, in seconds.
+        policy: when an alarm is raised and cleared.
+        kind: of alarm.
     """
     decided = Alarms(policy)
     device = decided.hear("", 0)
@@ -69,7 +72,7 @@ def alarms(verdicts: bytes, times: Seconds, policy: Policy, kind: Kind = "anomal
 
 
 def episodes(times: Seconds, classes: NDArray[np.str_]) -> list[Span]:
-    """Find the ventricular episodes among annotated beats: [n] seconds and classes of AAMI."""
+    """Return the ventricular episodes among annotated beats: [n] seconds and classes of AAMI."""
     if not len(times):  # nobody has annotated the recording
         return []
     ventricular = (classes == "V").astype(int)
@@ -87,7 +90,7 @@ def episodes(times: Seconds, classes: NDArray[np.str_]) -> list[Span]:
 
 
 def judge(raised: list[Span], times: Seconds, classes: NDArray[np.str_], hours: float) -> Judged:
-    """Hold alarms against annotated beats: [n] seconds and classes of AAMI."""
+    """Count alarms by what annotated beats say of them: [n] seconds and classes of AAMI."""
     known = episodes(times, classes)
     found = sum(any(a.begin <= e.due and a.end >= e.begin for a in raised) for e in known)
     abnormal = times[np.isin(classes, ABNORMAL)]

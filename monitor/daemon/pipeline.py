@@ -259,11 +259,11 @@ class Pipeline:
         return self._alarms.hear_rhythm(name, device, rhythm, moment, message.redelivered)
 
     def _is_plain(self, beats: Beats) -> bool:
-        """Whether a message says nothing but its samples."""
+        """Return whether a message says nothing but its samples."""
         return beats.seq is None and beats.rhythm is None and not self._times_beats(beats)
 
     def _times_beats(self, beats: Beats) -> bool:
-        """Whether a message says how long after one another its beats were."""
+        """Return whether a message says how long after one another its beats were."""
         return beats.rr_ms is not None or beats.time is not None or self._rate is not None
 
     def _by_intervals(
