@@ -182,12 +182,13 @@ class Daemon:
         received = self._receive()
         now, monotonic = time.time(), time.monotonic()
         self.lifecycle.tick(monotonic)
+        changes = Changes()
         if self.recovery.due:
-            self._recover(monotonic)
+            self._recover(changes, now, monotonic)
         clock_is_due = monotonic >= self._next_clock
         batch = self._pipeline.score(received, now)
         self._log_scales()
-        changes = self._decide(batch, now, monotonic, clock_is_due)
+        self._decide(batch, changes, now, monotonic, clock_is_due)
         self._publish(batch, changes, now)
         self._acknowledge()
         self._keep_house(monotonic, clock_is_due)
@@ -223,21 +224,25 @@ class Daemon:
         return self.consumer.collect(SHORT_READ if short else LONG_READ)
 
     def _decide(
-        self, batch: ScoredBatch, now: float, monotonic: float, clock_is_due: bool
-    ) -> Changes:
-        """Return what other monitors, beats, people and the clock change, in this order."""
+        self,
+        batch: ScoredBatch,
+        changes: Changes,
+        now: float,
+        monotonic: float,
+        clock_is_due: bool,
+    ) -> None:
+        """Add what other monitors, beats, people and the clock change, in this order."""
         skip_saves = self.sender.backlog > BACKLOG_SKIP_SAVES
-        changes = self._hear_others(now, monotonic)
+        self._hear_others(changes, now, monotonic)
         self._pipeline.decide(batch, now, skip_saves, self._mqtt.announced, changes)
         if not self.recovery.begun:
-            return changes
+            return
         self._decide_requests(changes, now)
         if self.consumer.new_session:
             self.consumer.new_session = False
             self._save_all(changes)
         if clock_is_due:
             self._decide_by_the_clock(changes, now, monotonic)
-        return changes
 
     def _publish(self, batch: ScoredBatch, changes: Changes, now: float) -> None:
         """Give the changes to the sinks: first to the network, where alerts wait for nothing, then
@@ -282,9 +287,8 @@ class Daemon:
 
     # -- what is decided without a beat
 
-    def _hear_others(self, now: float, monotonic: float) -> Changes:
+    def _hear_others(self, changes: Changes, now: float, monotonic: float) -> None:
         """Give away what another monitor hears now, and take in what it makes known."""
-        changes = Changes()
         if self._alone and self.others.present:
             self._alone = False
             self.alarms.save_all()
@@ -303,7 +307,6 @@ class Daemon:
                 changes.save(name)
         for name in self.ownership.settled(monotonic):
             changes.save(name)
-        return changes
 
     def _decide_requests(self, changes: Changes, now: float) -> None:
         """Do what people have asked, over MQTT and over HTTP, and take in what comes beside it."""
@@ -440,7 +443,7 @@ class Daemon:
         for detector in self.detectors.all:
             self.metrics.model.labels(detector.name, detector.sha256).set(1)
 
-    def _recover(self, monotonic: float) -> None:
+    def _recover(self, changes: Changes, now: float, monotonic: float) -> None:
         """Take over the alarms that an earlier process left, and let beats come."""
         for saved in self.recovery.take(monotonic):
             self.live.update_device(saved.device, self.alarms.find(saved.device))
@@ -448,7 +451,7 @@ class Daemon:
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
             if self.recovery.has_left(saved):
-                self.operator.finish_discharge(saved.device)
+                self.operator.forget(saved.device, now, changes)
         self.notifier.begin()
 
 

@@ -107,7 +107,6 @@ class RequestHandler:
         self._asked: SimpleQueue[_Pending] = SimpleQueue()
         self._passed_on: list[_Pending] = []  # what comes back over MQTT, and is done then
         self._storing: list[tuple[_Pending, Stored]] = []
-        self._cut_short: list[str] = []
         self.leaving: dict[str, Stored] = {}
         self._lines = Throttle(LINES)
 
@@ -127,9 +126,6 @@ class RequestHandler:
         another clock, a shelf could begin after the turn looks which are over, and count as one of
         them.
         """
-        for name in self._cut_short:
-            self._forget(name, now, changes)
-        self._cut_short.clear()
         while not self._asked.empty():
             asked = self._asked.get()
             if isinstance(asked.request, Judge):
@@ -144,10 +140,6 @@ class RequestHandler:
         """Wait a little for the history, and answer what it was to store: the program ends."""
         wait([stored for _, stored in self._storing], STORE_TIMEOUT)
         self._answer_pending(changes, now)
-
-    def finish_discharge(self, name: str) -> None:
-        """Forget a device in the next turn, as the history says that its patient has left."""
-        self._cut_short.append(name)
 
     def handle(self, request: Request, device: str, changes: Changes, now: float) -> None:
         """Do what was asked over MQTT, where only a judgement is answered.
@@ -351,12 +343,12 @@ class RequestHandler:
     ) -> str | Stored:
         if problem := self._unknown(name):
             return problem
-        self._forget(name, now, changes, request.keep_model)
+        self.forget(name, now, changes, request.keep_model)
         stored = self._note(Action("discharged", name, request.by, now))
         self.leaving[name] = stored
         return stored
 
-    def _forget(self, name: str, now: float, changes: Changes, keep_model: bool = True) -> None:
+    def forget(self, name: str, now: float, changes: Changes, keep_model: bool = True) -> None:
         """Forget a device whose patient has left, and clear its alarms."""
         detector = self._detectors.for_device(name)
         for decision in self._alarms.discharge(name, time.monotonic()):
