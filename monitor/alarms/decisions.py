@@ -218,7 +218,8 @@ class Alarms:
                 number = seq
                 if number is not None:
                     number = number + beat if seqs is None else seqs[beat]
-                if _counted(device, number, key, redelivered):
+                known = len(keys) > 1 and device.knows(key)  # a single one was looked for above
+                if _counted(device, number, known, redelivered):
                     continue
                 if number is not None:
                     device.number(number, redelivered)
@@ -676,7 +677,7 @@ class Alarms:
         return [decision]
 
 
-def _counted(device: Device, seq: int | None, key: int, redelivered: bool) -> bool:
+def _counted(device: Device, seq: int | None, known: bool, redelivered: bool) -> bool:
     """Return whether a beat that may come twice was counted before.
 
     A device that sends a beat again sends the same number and the same samples. What the broker
@@ -684,4 +685,4 @@ def _counted(device: Device, seq: int | None, key: int, redelivered: bool) -> bo
     known that the retained alarm has; what came before those was counted. Behind them a beat may
     be late, for not every broker delivers again in order.
     """
-    return device.knows(key) or (redelivered and seq is not None and seq <= device.settled)
+    return known or (redelivered and seq is not None and seq <= device.settled)
