@@ -3,6 +3,8 @@
 An invalid setting is explained in one line: the setting, its value, and what is allowed.
 """
 
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from monitor.errors import ConfigurationError
 from monitor.settings import Settings
+
+_PREFIX, _DELIMITER = "ECG_MONITOR_", "__"
 
 _LOGIN = re.compile(r"^(.\w+://|.).*@")
 """A login within an address, quoted as `repr` does."""
@@ -26,7 +31,7 @@ _LOGIN = re.compile(r"^(.\w+://|.).*@")
 class _Sources(Settings, BaseSettings):
     """The settings, from all sources."""
 
-    model_config = SettingsConfigDict(env_prefix="ECG_MONITOR_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER)
 
     @classmethod
     def settings_customise_sources(
@@ -61,7 +66,9 @@ def load(file: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         return FromFile(**(flags or {}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error.errors()[0])) from None
-    # Invalid TOML, invalid JSON in an environment variable, or an unreadable file.
+    except SettingsError as error:
+        raise ConfigurationError(_explain_json(error)) from None
+    # Invalid TOML, or an unreadable file.
     except (ValueError, OSError, RecursionError) as error:
         where = f"--config {file}: " if file else ""
         raise ConfigurationError(f"{where}{error}") from None
@@ -106,3 +113,15 @@ def _explain(error: ErrorDetails) -> str:
         setting = "mqtt.broker"  # whichever of the list it is
         value = _LOGIN.sub(r"\1***@", value)
     return f"{setting} = {value}: {reason}"
+
+
+def _explain_json(error: SettingsError) -> str:
+    cause = error.__cause__
+    if not isinstance(cause, json.JSONDecodeError):
+        return str(error)
+    names = (name.upper() for name, text in os.environ.items() if text == cause.doc)
+    name = next((name for name in names if name.startswith(_PREFIX)), _PREFIX)
+    setting = name.removeprefix(_PREFIX).lower().replace(_DELIMITER, ".")
+    known = "." in setting and not setting.startswith("notify.")  # others may hold a secret
+    value = f" = {cause.doc!r}" if known else ""
+    return f'{setting}{value}: must be a table as JSON, {{"KEY": VALUE, …}} ({cause})'

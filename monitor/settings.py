@@ -472,9 +472,16 @@ class RhythmTable(RhythmLimits):
         try:
             return RhythmLimits.model_validate(shared | self.devices[pattern])
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f'rhythm.devices."{pattern}".{key}: {first["msg"]}') from None
+            first, table = error.errors()[0], f'rhythm.devices."{pattern}"'
+            text = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:  # of two limits, which the text names
+                raise ValueError(f"{table}: {text}") from None
+            key = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                allowed = ", ".join(RhythmLimits.model_fields)
+                raise ValueError(f"{table}.{key}: no such setting; allowed are {allowed}") from None
+            value = self.devices[pattern][key]
+            raise ValueError(f"{table}.{key} = {value:g}: {text[0].lower()}{text[1:]}") from None
 
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]

@@ -123,6 +123,8 @@ WRONG = [
     ("input", "topic", "[1", "delimiter"),
     ("input", "topic", "[]", "at least 1"),
     ("input", "qos", "2", "0 or 1"),
+    ("model", "devices", '{"bed-7":', "a table as JSON"),
+    ("rhythm", "devices", "bed-7", "a table as JSON"),
     ("segment", "topic", "ecg/+/samples", "{device}"),
     ("segment", "qos", "x", "0 or 1"),
     ("segment", "rate", "0", "greater than 0"),
@@ -207,6 +209,18 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
         ("[notify.people.a]\nurl = 'x'\nkinds = ['x']\n", "notify.people.a.kinds.0 = 'x': "),
         ("[notify.people.a]\nurl = 'x'\nafter = -1\n", "notify.people.a.after = -1: "),
         ("[notify.people.a]\nafter = 1\n", "notify.people.a: needs url or url_file, and not both"),
+        (
+            "[rhythm.devices.'bed-7']\nbradycardia = -1\n",
+            'rhythm.devices."bed-7".bradycardia = -1: input should be greater than 0',
+        ),
+        (
+            "[rhythm.devices.'bed-7']\nbradycardi = 50\n",
+            'rhythm.devices."bed-7".bradycardi: no such setting; allowed are asystole_after, ',
+        ),
+        (
+            "[rhythm.devices.'bed-7']\nbradycardia = 200\n",
+            'rhythm.devices."bed-7": rhythm.bradycardia = 200: must be below rhythm.tachycardia',
+        ),
         ("[notify.people.'']\nurl = 'x'\n", "a name must be printable text"),
         ("not TOML", "--config {file}: "),
         ("[mqtt]\nbroker = \n", "--config {file}: "),
@@ -259,7 +273,7 @@ def test_any_settings_are_taken_or_refused_in_words(given: dict[str, Any]) -> No
         (["--config", "none.toml"], {}, "--config none.toml: no such file"),
         (["--model", "none.onnx"], {}, "none.onnx"),
         ([], {"ALARM__WINDOW": "x"}, "alarm.window = 'x': "),
-        ([], {"MQTT": "no JSON"}, '"mqtt"'),
+        ([], {"MQTT": "no JSON"}, "mqtt: must be a table as JSON"),
         ([], {"METRICS__HOST": "192.0.2.1"}, "metrics.host = '192.0.2.1'"),
     ],
 )
@@ -346,6 +360,7 @@ def test_a_password_is_in_no_error(
         {"URL__X": SECRET},
         {"": f'["{SECRET}"]'},
         {"": f'{{"url": ["{SECRET}"]}}'},
+        {"": f'{{"url": "{SECRET}", '},
     ],
 )
 def test_a_url_is_in_no_error(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
