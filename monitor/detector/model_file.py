@@ -352,11 +352,13 @@ def _check_graph(path: Path, session: onnxruntime.InferenceSession, signature: S
 
 
 def _describe(node: onnxruntime.NodeArg) -> str:
-    """Write a graph's input or output the way `SIGNATURES` does: "beat float32 [N, 140]"."""
+    """Write a graph's input or output the way `SIGNATURES` does: "beat float32 [N, 140]".
+
+    A single number has "[]", and so has what has no known number of axes.
+    """
     dtype = {"tensor(float)": "float32"}.get(node.type, node.type)
-    batch, *rest = node.shape or ["?"]
     shape = [
-        str(batch) if isinstance(batch, int) else "N",
-        *(str(size) if isinstance(size, int) else "?" for size in rest),
+        str(size) if isinstance(size, int) else "?" if axis else "N"
+        for axis, size in enumerate(node.shape)
     ]
     return f"{node.name} {dtype} [{', '.join(shape)}]"

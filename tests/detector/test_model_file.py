@@ -53,6 +53,15 @@ def graph(
     return helper.make_model(built, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
+def of_the_whole_batch() -> onnx.ModelProto:
+    """Build a detector that gives one score for all beats of a batch."""
+    built = graph()
+    of = built.graph
+    of.node[2].CopyFrom(helper.make_node("ReduceMean", ["size"], ["score"], keepdims=0))
+    of.output[1].CopyFrom(helper.make_tensor_value_info("score", TensorProto.FLOAT, []))
+    return built
+
+
 def hearing(*, intervals: int = 32, default: bool = True) -> onnx.ModelProto:
     """Build a detector that adds the last RR interval to the score; ventricular is a tenth of it.
 
@@ -226,6 +235,7 @@ def test_refuses_a_card_that_is_not_json(tmp_path: Path) -> None:
             graph(score="error"),
             r"gives error float32 \[N\], .* and not .*, with or without ventric",
         ),
+        (of_the_whole_batch(), r"gives .*, score float32 \[\] and not .*, score float32 \[N\]"),
         (hearing(default=False), r"takes beat .*, rr float32 \[N, 32\] and not beat float32"),
         (hearing(intervals=16), r"may take rr float32 \[N, 16\] and not rr float32 \[N, 32\]"),
     ],
