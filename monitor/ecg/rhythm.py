@@ -45,6 +45,13 @@ LONGEST_RUN: Final = 40
 FASTEST: Final = 350.0
 """Beats a minute; no ventricle is faster, so flutter waves or noise do not count as a run."""
 
+RATE_DIGITS: Final = 3
+"""Decimals of a rate, in beats a minute.
+
+Sums of intervals are not exact, and a heart at a limit is not beyond it: five beats at 1200 ms have
+49.99999999999999 a minute. At 40 a minute a millisecond more makes 0.007 of difference.
+"""
+
 
 @dataclass(frozen=True)
 class RhythmSettings:
@@ -112,7 +119,7 @@ def slow_rate(times: list[float], now: float | None, beats: int) -> float | None
         intervals = [after - before for before, after in pairwise(times[-beats:])]
         running = min(now - times[-1], RUNNING * max(intervals[1:]))
         over += max(0.0, running - intervals[0])
-    return 60 * (beats - 1) / over if over > 0 else None
+    return round(60 * (beats - 1) / over, RATE_DIGITS) if over > 0 else None
 
 
 def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | None:
@@ -124,7 +131,7 @@ def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | 
         return None
     intervals = [after - before for before, after in pairwise(times[-beats:])]
     mean = trimmed_mean(intervals) if trimmed else sum(intervals) / len(intervals)
-    return 60 / mean if mean > 0 else None
+    return round(60 / mean, RATE_DIGITS) if mean > 0 else None
 
 
 class Standing:
@@ -254,7 +261,7 @@ class IntervalRhythm:
         now = times[-1]
         found: list[Finding] = []
         if len(run) >= settings.run_beats:
-            rate = 60 * (len(run) - 1) / (run[-1] - run[0])
+            rate = round(60 * (len(run) - 1) / (run[-1] - run[0]), RATE_DIGITS)
             if settings.run_rate < rate < FASTEST:
                 found.append(Finding("ventricular-tachycardia", self._run_since, now, rate))
         fast = fast_rate(times, settings.tachycardia_beats)

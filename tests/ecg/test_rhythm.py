@@ -92,6 +92,25 @@ def test_rates_between_the_limits_are_quiet(rate: int) -> None:
     assert [change for i in range(60) for change in rhythm.beat(60 / rate * i)] == []
 
 
+@pytest.mark.parametrize("begin", [0.0, 1234.567, 1.7e9])
+def test_a_rate_at_a_limit_is_not_beyond_it(begin: float) -> None:
+    settings = RhythmSettings(bradycardia=50, tachycardia=150)
+    for interval in (1.2, 0.4):
+        rhythm, at = IntervalRhythm(settings), begin
+        for _ in range(60):
+            at += interval
+            assert rhythm.beat(at) == []
+    run = IntervalRhythm()
+    assert [c for i in range(60) for c in run.beat(begin + 0.6 * i, ventricular=True)] == []
+
+
+def test_tachycardia_is_high_from_its_limit() -> None:
+    settings = RhythmSettings()
+    rhythm = IntervalRhythm(settings)
+    changes = [change for i in range(60) for change in rhythm.beat(1e6 + i / 3)]
+    assert [(c.event, c.finding.priority(settings)) for c in changes] == [("raised", "high")]
+
+
 def test_tachycardia_is_medium_then_high() -> None:
     settings = RhythmSettings()
     rhythm = IntervalRhythm(settings)
