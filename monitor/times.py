@@ -46,10 +46,12 @@ def seconds(time: str | float | None) -> float | None:
 
 
 def _moment(text: str) -> float:
-    moment = datetime.fromisoformat(text)
+    text = text.upper()  # RFC 3339 has "t" and "z", too
+    leap = text[16:19] == ":60"  # and leap seconds, which Python has not
+    moment = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if leap else text)
     if moment.tzinfo is None:
         raise ValueError("no time zone")
-    return moment.timestamp()
+    return moment.timestamp() + leap
 
 
 def rfc3339(seconds: float) -> str:
