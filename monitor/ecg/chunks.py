@@ -86,14 +86,16 @@ def decode(payload: bytes) -> Chunk:
     """
     if not payload:
         raise Rejected("empty", "the payload is empty")
+    text = payload.isascii() and b"\0" not in payload
     if payload.lstrip()[:1] == b"{":
         # One float32 chunk in 256 begins so; it is float32 if it is neither JSON nor text.
         try:
             return _from_json(payload)
         except Rejected as rejected:
-            text = payload.isascii() and b"\0" not in payload
             if rejected.reason != "json" or len(payload) % 4 or text:
                 raise
+    elif payload.lstrip()[:1] == b"[" and text:
+        raise Rejected("shape", "a chunk must be a JSON object or float32, not a JSON array")
     if len(payload) % 4:
         raise Rejected("length", f"{len(payload)} bytes are not a whole number of float32 samples")
     with np.errstate(invalid="ignore"):  # converting a signalling NaN would warn

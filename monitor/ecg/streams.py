@@ -264,7 +264,7 @@ class Streams:
         Raises:
             Rejected: its rate is not known, or cannot be used.
         """
-        rate = chunk.rate or self._rate
+        rate = self._rate if chunk.rate is None else chunk.rate
         if rate is None:
             raise Rejected("shape", "the chunk contains no rate, and segment.rate is not set")
         stream, ended = self._streams.get(device), None

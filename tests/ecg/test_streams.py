@@ -251,6 +251,8 @@ def test_the_rate_must_be_known_and_usable() -> None:
         Streams().take("a", bare, 0)
     with pytest.raises(Rejected, match="sampling rate 5 Hz"):
         Streams(5.0).take("a", bare, 0)
+    with pytest.raises(Rejected, match="sampling rate 0 Hz"):
+        Streams(RATE).take("a", chunk(0, RATE, rate=0), 0)
     assert len(Streams(RATE).take("a", bare, 0).beats) > 40
 
 
