@@ -8,6 +8,7 @@ once it is under way.
 import time
 from collections.abc import Container
 
+import numpy as np
 import structlog
 
 from monitor.alarms import messages, operator_requests
@@ -299,12 +300,13 @@ class MetricsSink:
         poor = verdicts.count(POOR)
         metrics.scored.inc(len(verdicts) - poor)
         metrics.anomalous.inc(len(verdicts) - poor - verdicts.count(NORMAL))
-        ratios = batch.scored.scores / batch.scored.thresholds
+        with np.errstate(divide="ignore", invalid="ignore"):  # to a threshold of 0 there is none
+            ratios = batch.scored.scores / batch.scored.thresholds
         if poor:
             ratios = ratios[batch.faults == quality.GOOD]
             for fault, name in enumerate(quality.FAULTS, start=1):
                 metrics.poor.labels(name).inc(int((batch.faults == fault).sum()))
-        metrics.ratio.observe(ratios)
+        metrics.ratio.observe(ratios[np.isfinite(ratios)])
 
     def count_rejection(self, rejection: Rejection) -> None:
         """Count a message that cannot be understood, and log it."""

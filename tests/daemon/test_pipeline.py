@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from monitor.alarms import messages
 from monitor.alarms.decisions import Alarms, Policy, Rhythm
@@ -13,10 +14,12 @@ from monitor.alarms.device import as_it_stands
 from monitor.alarms.kinds import ANOMALOUS, ATYPICAL, NORMAL, POOR, VENTRICULAR
 from monitor.daemon.changes import Changes
 from monitor.daemon.pipeline import SMALL_BATCH, Pipeline, ScoredBatch, scores
+from monitor.daemon.sinks import MetricsSink
 from monitor.detector.model_file import Scored
 from monitor.detector.per_device import Detectors
 from monitor.ecg import quality
 from monitor.ecg.beat import Beats, fingerprints
+from monitor.metrics import Metrics
 from monitor.mqtt.beat_consumer import Message
 from monitor.settings import ModelSettings, MqttSettings
 from monitor.times import EARLIEST, LATEST, MARGIN, from_rfc3339, rfc3339, seconds
@@ -167,6 +170,17 @@ def test_a_redelivered_message_counts_once(detectors: Detectors) -> None:
     assert changes.events == []
     _, changes = process(pipe, [message([ODD, ODD])])
     assert [(e.decision.event, e.decision.anomalous) for e in changes.events] == [("raised", 3)]
+
+
+def test_to_a_threshold_of_0_no_score_has_a_ratio() -> None:
+    sink = MetricsSink(metrics := Metrics(CollectorRegistry()))
+    for threshold in (0.0, 0.5):
+        pipe = pipeline(Detectors(ModelSettings(threshold=threshold)))
+        batch, changes = process(pipe, [message([WAVE, ODD])])
+        sink.count(batch, changes, NOW)
+    total = metrics.registry.get_sample_value("ecg_monitor_score_ratio_sum")
+    assert total == pytest.approx(float(batch.scored.scores.sum()) / 0.5)
+    assert metrics.registry.get_sample_value("ecg_monitor_score_ratio_count") == 2
 
 
 def test_each_beat_is_saved_only_in_a_small_batch(detectors: Detectors) -> None:
