@@ -39,6 +39,10 @@ Protocol = Literal["5", "3.1.1"]
 MIN_TOKEN_LENGTH = 16
 """Characters: 64 bits if they are hexadecimal digits, more than anybody can try over HTTP."""
 
+LONGEST_TEXT = 65_000
+"""Bytes of the longest topic, client ID or user name: MQTT has 65,535, and a device ID and the last
+levels of a topic need some of them."""
+
 _POLICY, _RHYTHM = Policy(), RhythmSettings()
 
 _STRICT = ConfigDict(
@@ -62,9 +66,16 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _check_text(text: str) -> str:
+    # With a control character in it (MQTT 5, section 1.5.4) brokers hang up.
+    if not text.isprintable() or len(text.encode()) > LONGEST_TEXT:
+        raise ValueError(f"must be printable text of at most {LONGEST_TEXT:,} bytes")
+    return text
+
+
 def _check_filters(topics: list[str]) -> list[str]:
     for topic in topics:
-        check_filter(topic)
+        check_filter(_check_text(topic))
     return topics
 
 
@@ -87,6 +98,8 @@ def _check_broker(broker: str) -> str:
         raise ValueError("must be mqtt://HOST:PORT or mqtts://HOST:PORT")
     return broker
 
+
+Text = Annotated[str, AfterValidator(_check_text)]
 
 QoS = Annotated[Literal[0, 1], BeforeValidator(_number)]
 
@@ -122,6 +135,14 @@ class Table(BaseModel):
 
     model_config = _STRICT
 
+    @field_validator("*")
+    @classmethod
+    def _check_paths(cls, value: Any) -> Any:
+        for path in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(path, Path) and "\0" in str(path):
+                raise ValueError("must be a path, which cannot contain NUL")
+        return value
+
 
 class MqttSettings(Table):
     """The broker and the session there."""
@@ -137,7 +158,7 @@ class MqttSettings(Table):
     protocol: Protocol = "5"
     """Version of MQTT, "5" or "3.1.1". "5" falls back to 3.1.1 if the broker refuses it."""
 
-    client_id: str = Field(
+    client_id: Text = Field(
         default_factory=lambda: f"ecg-monitor-{socket.gethostname()}",
         min_length=1,
         pattern=r"^[^/+#\x00]+$",
@@ -145,7 +166,7 @@ class MqttSettings(Table):
     """Client ID of the session. Keep it unique and the same across restarts: the broker queues
     beats for it."""
 
-    username: str | None = None
+    username: Text | None = None
     """User name to log in with, if the broker requires one."""
 
     password: SecretStr | None = None
@@ -314,7 +335,7 @@ class AlarmSettings(Table):
 class OutputSettings(Table):
     """What is published about devices."""
 
-    topic: str = "ecg/{device}"
+    topic: Text = "ecg/{device}"
     """Topic below which /alerts, /alarm and /scores are published. {device} stands for the
     device."""
 
@@ -324,7 +345,7 @@ class OutputSettings(Table):
     home_assistant: bool = False
     """Whether to announce devices to Home Assistant (MQTT discovery)."""
 
-    home_assistant_prefix: str = Field("homeassistant", pattern=r"^[^+#/\x00]+(/[^+#/\x00]+)*$")
+    home_assistant_prefix: Text = Field("homeassistant", pattern=r"^[^+#/\x00]+(/[^+#/\x00]+)*$")
     """Topic below which Home Assistant listens for announcements."""
 
     @field_validator("topic")

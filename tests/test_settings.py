@@ -176,6 +176,18 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
         ("[mqtt]\nbrokr = 1\n", "mqtt.brokr: no such setting"),
         ("mqtt = 5\n", "mqtt: must be a table"),
         ("[input]\ntopic = 5\n", "input.topic = 5: "),
+        (
+            '[input]\ntopic = "ecg\\u0000/{device}"\n',
+            r"input.topic = 'ecg\x00/{device}': must be printable",
+        ),
+        (f"[input]\ntopic = '{'x' * 65_000}/{{device}}'\n", "of at most 65,000 bytes"),
+        (
+            '[output]\ntopic = "ecg\\n/{device}"\n',
+            r"output.topic = 'ecg\n/{device}': must be printable",
+        ),
+        ('[mqtt]\nclient_id = "a\\nb"\n', r"mqtt.client_id = 'a\nb': must be printable"),
+        ('[mqtt]\nusername = "a\\u0000"\n', r"mqtt.username = 'a\x00': must be printable"),
+        ('[model]\npath = "a\\u0000"\n', r"model.path = 'a\x00': must be a path"),
         ("[input]\ntopic = [5]\n", "input.topic.0 = 5: "),
         ("[mqtt]\nclient_id = 5\n", "mqtt.client_id = 5: "),
         ("[model]\npath = 5\n", "model.path = 5: "),
@@ -285,6 +297,13 @@ def test_the_daemon_refuses_with_one_line_and_exit_code_78(
     assert ran.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", ran.stderr)
     assert said in ran.stderr
+
+
+def test_segment_names_the_setting_of_a_rate_that_it_cannot_cut_at() -> None:
+    ran = command("segment", SEGMENT__RATE="99")
+    assert ran.returncode == CONFIGURATION
+    assert "segment.rate = 99.0: sampling rate 99 Hz: allowed is at least 100 Hz" in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -436,11 +455,12 @@ def test_what_is_printed_is_toml_with_a_line_on_each_setting_and_loads_back(
 def test_any_settings_survive_being_printed(
     text: str, topics: list[str], number: float, yes: bool
 ) -> None:
-    clean = [re.sub(r"[/+#{}]", "", topic) for topic in topics]
+    clean = ["".join(filter(str.isprintable, re.sub(r"[/+#{}]", "", each))) for each in topics]
+    path = Path(text.replace("\0", ""))
     given = {
-        "mqtt": {"username": text},
+        "segment": {"lead": text},
         "input": {"topic": [f"ecg/{{device}}/beats{topic}" for topic in clean]},
-        "model": {"threshold": number, "devices": {text: Path("a.onnx"), "*": Path(text)}},
+        "model": {"threshold": number, "devices": {text: Path("a.onnx"), "*": path}},
         "alarm": {"silent_after": abs(number)},
         "output": {"scores": yes, "topic": "out/{device}"},
     }

@@ -85,7 +85,10 @@ class SegmentDaemon:
 
     def __init__(self, settings: Settings, metrics: SegmentMetrics) -> None:
         own = settings.segment
-        Segmenter(own.rate or LOWEST_RATE)  # says what is missing before the broker is asked
+        try:  # says what is missing before the broker is asked
+            Segmenter(own.rate or LOWEST_RATE)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"segment.rate = {own.rate}: {error}") from None
         self._settings, self._metrics = settings, metrics
         self._topics = Topics(own.topic)
         name = f"{settings.mqtt.client_id}-segment"
