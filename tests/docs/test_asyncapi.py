@@ -179,6 +179,15 @@ def test_encoded_messages_fit_their_schemas() -> None:
         {"beats": [BEAT], "seqs": [-1]},
         {"beats": [BEAT], "time": [1]},
         {"beats": [BEAT], "rr_ms": ["812"]},
+        {"beats": [BEAT, BEAT], "rr_ms": [0, None]},
+        {"beats": [BEAT], "rr_ms": [60_001]},
+        {"beats": [BEAT], "rhythm": []},
+        {"beats": [], "rhythm": [], "time": TIME},
+        {"beats": [], "rhythm": [{"kind": "asystole", "since": TIME, "pause_s": 4.5}]},
+        {"beats": [], "rhythm": [{"kind": "tachycardia", "since": 1e12, "heart_rate": -1}]},
+        {"beats": [], "rhythm": [{"kind": "anomaly", "since": TIME}]},
+        {"beats": [], "rhythm": [{"kind": "asystole"}]},
+        {"beats": [], "rhythm": None},
         "beats",
         7,
         None,
@@ -210,9 +219,11 @@ def test_the_program_takes_the_messages_that_fit_and_no_others(message: object) 
         {"samples": [0.5], "rate": "fast"},
         {"samples": [0.5], "seq": -1},
         {"samples": [0.5], "seq": 1.5},
+        {"samples": [0.5] * 100_000},
+        {"samples": [0.5] * 100_001},
         {"rate": 360},
     ],
-    ids=str,
+    ids=lambda chunk: str(chunk)[:40],
 )
 def test_a_signal_is_taken_where_it_fits_and_else_not(chunk: object) -> None:
     try:
