@@ -117,7 +117,7 @@ def slow_rate(times: list[float], now: float | None, beats: int) -> float | None
     over = times[-1] - times[-beats]
     if now is not None:
         intervals = [after - before for before, after in pairwise(times[-beats:])]
-        running = min(now - times[-1], RUNNING * max(intervals[1:]))
+        running = min(now - times[-1], RUNNING * max(intervals[1:] or intervals))
         over += max(0.0, running - intervals[0])
     return round(60 * (beats - 1) / over, RATE_DIGITS) if over > 0 else None
 

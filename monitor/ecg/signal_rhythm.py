@@ -754,7 +754,7 @@ class SignalRhythm:
             since = times[slow.index(min(slow))][-settings.bradycardia_beats]
             found.append(Finding("bradycardia", since, now, min(slow)))
         fast = [self._fast(lead) for lead in best]
-        limit = settings.tachycardia - RATE_ERROR
+        limit = max(0.0, settings.tachycardia - RATE_ERROR)  # 0 is a rate that is not known
         if max(fast) > limit and min(fast) > limit / DISAGREE:
             first = fast.index(max(fast))
             if now - times[first][-1] < 3:

@@ -78,6 +78,21 @@ def test_slow_heart_is_bradycardia() -> None:
     assert changes[0].finding.seen == pytest.approx(1.6 * 4)
 
 
+@pytest.mark.parametrize("beats", [2, 3, 5, 40])
+def test_any_number_of_beats_that_is_allowed_can_decide_on_a_slow_rate(beats: int) -> None:
+    signal = heart([*every(0.8, 0.4, 25), *every(2.0, 26, 125)], 125)
+    found = raised(hear(signal, settings=RhythmSettings(bradycardia_beats=beats)))
+    assert found.keys() == {"bradycardia"}
+    assert 26 < found["bradycardia"] <= 26 + 2 * beats
+
+
+def test_any_limit_that_is_allowed_can_decide_on_a_fast_rate() -> None:
+    settings = RhythmSettings(bradycardia=1, tachycardia=2, tachycardia_beats=40)
+    found = raised(hear(heart(every(0.8, 0.4, 60), 60), settings=settings))
+    assert found.keys() == {"tachycardia"}
+    assert 30 < found["tachycardia"] < 40
+
+
 def test_bradycardia_ends() -> None:
     rhythm = IntervalRhythm()
     times = [*every(1.6, 0, 12), *every(0.8, 12.8, 22)]
