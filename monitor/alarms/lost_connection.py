@@ -73,7 +73,8 @@ class LostConnection:
                 return False
             self._until = last
             if not self.members:
-                self.since, self._of = wall - (now - heard), len(all_heard)
+                self.since = wall - (now - heard)
+            self._of = len(self.members) + len(all_heard)
         self.members[name] = now + self._hold
         self.changed[name] = None
         return True

@@ -173,3 +173,16 @@ def test_nobody_is_silent_for_longer_than_the_bound_unreported(
     assert set(ward.raised) == set(when)
     for name, raised in ward.raised.items():
         assert AFTER - 1 <= raised - when[name] <= AFTER + HOLD + 1
+
+
+def test_devices_that_came_after_the_first_were_lost_are_counted_when_they_are_lost_too() -> None:
+    ward = Ward(6)
+    ward.run(60)
+    ward.cut(*beds(6)[:3])
+    ward.run(35)
+    assert (ward.news[-1].devices, ward.news[-1].of) == (3, 6)
+    ward.sending |= {f"new-{i}": 0.1 * i for i in range(8)}
+    ward.run(10)
+    ward.cut(*list(ward.sending))
+    ward.run(35)
+    assert (ward.news[-1].devices, ward.news[-1].of) == (14, 14)
