@@ -621,7 +621,8 @@ class HistorySettings(Table):
     days: float = Field(90, ge=0, le=36500)
     """Days for which the history is kept. 0: no history."""
 
-    megabytes: int = Field(256, ge=1)
+    # A petabyte: SQLite cannot count much more of anything.
+    megabytes: int = Field(256, ge=1, le=1_000_000_000)
     """Maximum size of the file in MB. The oldest entries are deleted first."""
 
 

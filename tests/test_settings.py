@@ -133,6 +133,7 @@ WRONG = [
     ("notify", "timezone", "/etc/passwd", "must be a time zone such as Europe/Berlin"),
     ("history", "days", "-1", "greater than or equal to 0"),
     ("history", "megabytes", "0", "greater than or equal to 1"),
+    ("history", "megabytes", "1000000001", "less than or equal to 1000000000"),
     ("metrics", "allowed_hosts", "http://ward", "host name"),
     ("input", "payload", "xml", "'auto', 'json' or 'float32'"),
     ("model", "false_alarm_rate", "0", "greater than 0"),
