@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.detector import model_file
 from monitor.detector.model_file import Detector, ModelError, shipped
 from monitor.detector.own_models import News, OwnModels
 from monitor.detector.scale import Scales
@@ -193,7 +194,7 @@ class Detectors:
         reconstructions, ventricular = np.empty_like(batch), None
         for detector, theirs in rows.items():
             at = np.concatenate(theirs)
-            scored = detector.score(batch[at], None if rr is None else rr[at])
+            scored = _score_all(detector, batch[at], None if rr is None else rr[at])
             scores[at], reconstructions[at] = scored.scores, scored.reconstructions
             thresholds[at] = detector.threshold
             if scored.ventricular is not None:
@@ -237,10 +238,10 @@ class Detectors:
         return detector
 
     def _open_own(self, path: Path) -> Detector:
-        """Open a file, try it on a beat, and set its threshold."""
+        """Open a file, try it on two beats, and set its threshold."""
         detector = Detector(path)
         try:
-            detector.score(np.zeros((1, SAMPLES), np.float32))
+            detector.score(np.zeros((2, SAMPLES), np.float32))
         except Exception as error:  # onnxruntime's errors have no base class but this one
             raise ModelError(path, f"cannot score a beat: {error}") from None
         if self._settings.false_alarm_rate is not None:
@@ -274,8 +275,31 @@ def _own_models(
 
 
 def _by_one(detector: Detector, batch: Floats, rr: Floats | None) -> Scored:
-    scores, reconstructions, ventricular = detector.score(batch, rr)
+    scores, reconstructions, ventricular = _score_all(detector, batch, rr)
     return Scored(scores, reconstructions, np.float32(detector.threshold), ventricular)
+
+
+def _score_all(detector: Detector, batch: Floats, rr: Floats | None) -> model_file.Scored:
+    """Score beats; what a graph fails at is NaN, and costs no other beat its score."""
+    try:
+        return detector.score(batch, rr)
+    except Exception:  # onnxruntime's errors have no base class but this one
+        if len(batch) == 1:
+            nan = np.full_like(batch, np.nan)
+            return model_file.Scored(nan[:, 0], nan, nan[:, 0])
+    middle = len(batch) // 2
+    first, second = (
+        _score_all(detector, batch[half], None if rr is None else rr[half])
+        for half in (slice(middle), slice(middle, None))
+    )
+    ventricular = None
+    if first.ventricular is not None and second.ventricular is not None:
+        ventricular = np.concatenate((first.ventricular, second.ventricular))
+    return model_file.Scored(
+        np.concatenate((first.scores, second.scores)),
+        np.concatenate((first.reconstructions, second.reconstructions)),
+        ventricular,
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

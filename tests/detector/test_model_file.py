@@ -62,6 +62,23 @@ def of_the_whole_batch() -> onnx.ModelProto:
     return built
 
 
+def failing() -> onnx.ModelProto:
+    """Build a detector whose graph fails at a batch in which a sample is 2 or more."""
+    built = graph(score="size_alone")
+    of = built.graph
+    of.node.extend(
+        [
+            helper.make_node("ReduceMax", ["beat"], ["largest"], axes=[1], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["place"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["nothing", "place"], ["zero"]),
+            helper.make_node("Add", ["size_alone", "zero"], ["score"]),
+        ]
+    )
+    of.initializer.append(helper.make_tensor("nothing", TensorProto.FLOAT, [2], [0.0, 0.0]))
+    of.output[1].CopyFrom(helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]))
+    return built
+
+
 def hearing(*, intervals: int = 32, default: bool = True) -> onnx.ModelProto:
     """Build a detector that adds the last RR interval to the score; ventricular is a tenth of it.
 

@@ -14,7 +14,7 @@ from monitor.detector.model_file import Detector, shipped
 from monitor.detector.per_device import Detectors
 from monitor.errors import ConfigurationError
 from monitor.settings import ModelSettings
-from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, hearing, write
+from tests.detector.test_model_file import CARD_OF_A_DETECTOR, failing, graph, hearing, write
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_float32
@@ -37,6 +37,21 @@ def keen(tmp_path: Path) -> Path:
 @pytest.fixture
 def calm(tmp_path: Path) -> Path:
     return model(tmp_path / "calm.onnx", "calm", 5)
+
+
+def test_a_beat_at_which_a_graph_fails_costs_no_other_one_its_score(
+    tmp_path: Path, keen: Path
+) -> None:
+    path = write(tmp_path / "failing.onnx", failing(), CARD_OF_A_DETECTOR)
+    batch = np.concatenate([WAVES, WAVES])
+    batch[[3, 19]] *= 5
+    detectors = Detectors(ModelSettings(devices={"bed-1": path, "bed-2": keen}))
+    alone = detectors.score(batch[:20], [("bed-1", 0, 20)])
+    both = detectors.score(batch, [("bed-1", 0, 20), ("bed-2", 20, 40)])
+    assert np.flatnonzero(np.isnan(alone.scores)).tolist() == [3, 19]
+    assert np.flatnonzero(np.isnan(both.scores)).tolist() == [3, 19]
+    expected = np.abs(np.delete(batch, [3, 19], axis=0)).mean(axis=1)
+    assert both.scores[~np.isnan(both.scores)] == pytest.approx(expected)
 
 
 def test_the_first_pattern_that_fits_wins_and_the_others_share_one(keen: Path, calm: Path) -> None:
