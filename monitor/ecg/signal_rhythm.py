@@ -703,14 +703,18 @@ class SignalRhythm:
         return rate if rate is not None and alike > 0.7 else 0.0
 
     def _alike(self, run: list[Complex], believed: list[Lead]) -> float:
-        """Return how similar the complexes of a run are, on the lead where they are most so."""
+        """Return how similar the complexes of a run are, on the lead where they are most so.
+
+        Of other leads only those count that are rather ventricular, too: the steady complexes that
+        one lead shows say nothing for what another one takes for a run.
+        """
         same = []
         for each in run[1:]:
             near = [
                 o.same
                 for lead in believed
                 for o in lead.complexes
-                if abs(o.at - each.at) < SAME_BEAT
+                if o is each or (o.odds > 0 and abs(o.at - each.at) < SAME_BEAT)
             ]
             same.append(max(near))
         scatter = float(np.std(np.log([each.size for each in run])))

@@ -245,6 +245,19 @@ def test_wide_fast_beats_are_ventricular_tachycardia() -> None:
     assert told[0][2] < 70
 
 
+def test_steady_beats_of_one_lead_make_no_run_of_the_artefacts_of_another() -> None:
+    beats = every(0.5, 0.5, 80)
+    steady, disturbed = heart(beats, 80), heart(beats, 80, seed=2)
+    t = np.arange(80 * RATE) / RATE
+    for i, at in enumerate(beats):
+        if 40 < at < 58 and i % 3 == 0:  # so that this lead is known less well than the other
+            steady += bump(t, at + 0.02, 0.05, 1.2)
+        if 60 < at < 66:
+            width, height = ((0.05, 0.95), (0.06, -0.95), (0.045, -0.95), (0.047, -0.95))[i % 4]
+            disturbed += bump(t, at + (0.037, -0.022, -0.012, -0.025)[i % 4], width, height)
+    assert hear(disturbed, steady) == []
+
+
 def test_a_lead_that_falls_off_costs_nothing_and_causes_nothing() -> None:
     beats = [*every(0.8, 0.5, 60), *every(2.0, 60, 100)]
     good, off = heart(beats, 100), heart(beats, 100, seed=2)
