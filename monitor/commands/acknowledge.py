@@ -202,7 +202,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None, note: str = "
         ]
         if len(identity) < SHORTEST_ID or len(matching) != 1:
             raise UsageError(
-                f"{identity!r}: the ids of {len(matching) or 'no'} open alarms begin like this; "
+                f"{identity!r}: {len(matching) or 'no'} open alarms have an id that begins so; "
                 f"allowed is the id of one, or its first {SHORTEST_ID} characters or more"
             )
         device, alarm = matching[0]
@@ -254,7 +254,7 @@ def judge(
                 found = {identity: device}
         if len(found) != 1:
             raise UsageError(
-                f"ALARM {identity!r}: the ids of {len(found) or 'no'} alarms begin like this, of "
+                f"ALARM {identity!r}: {len(found) or 'no'} alarms have an id that begins so, of "
                 "those that are open or in the history on this machine; any other needs its whole "
                 "id and --device"
             )
