@@ -31,6 +31,7 @@ from monitor.history import query
 from monitor.mqtt import client
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
+from monitor.times import local
 from monitor.topics import topic_of
 
 ANSWER_TIMEOUT = 5.0
@@ -219,7 +220,8 @@ def acknowledge(settings: Settings, identity: str, by: str | None, note: str = "
 
         connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by, note), done)
     cleared = " and cleared" if alarm.latched is True else ""
-    print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}{cleared}")
+    since = local(alarm.since)
+    print(f"{device.device}: {alarm.kind}, raised {since}, is acknowledged by {by}{cleared}")
 
 
 def judge(
@@ -319,4 +321,4 @@ def shelve(
             return now.shelved not in before if minutes else not until
 
         connection.ask(device, "shelve", Shelve(minutes, by, named), done)
-    print(f"{device}: shelved until {until}" if until else f"{device}: no longer shelved")
+    print(f"{device}: shelved until {local(until)}" if until else f"{device}: no longer shelved")
