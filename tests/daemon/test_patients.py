@@ -257,7 +257,7 @@ def test_files_that_change_and_bad_ones(scene: Scene) -> None:
     scene.is_said(state="shared", problem=None)
     log = scene.daemon.log.read_text()
     assert log.count("model refused, the old one goes on") == 1
-    assert '"model":null,"event":"model taken over"' in log
+    assert '"event":"model given up"' in log
 
 
 REFUSED = (
