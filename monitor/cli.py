@@ -178,7 +178,7 @@ def replay(
     config: Config = None,
     broker: Broker = None,
 ) -> None:
-    """Publish the beats of a file, or the samples of a record, as a device would."""
+    """Publish the beats of a file or record, or a record's samples, as a device would."""
     from monitor.commands import replay
     from monitor.ecg import records
     from monitor.errors import UsageError
@@ -532,8 +532,8 @@ def admit(
 ) -> None:
     """Admit the patient at a device: learn this heart, and watch it by a model of its own.
 
-    `ecg-train learn` must be running. While the model is learnt, rhythm and signal quality are
-    watched, and the shape of beats is not.
+    `ecg-train learn` must be running. Until a first model is learnt, only rhythm and signal
+    quality are watched, not the shape of beats.
     """
     from monitor.commands import patient
 

@@ -641,8 +641,8 @@ class MetricsSettings(Table):
     machine's name always work."""
 
     token: SecretStr | None = None
-    """Token that permits to acknowledge alarms and shelve devices over HTTP. Default: nobody
-    may. Prefer token_file."""
+    """Token with which alarms and patients are seen to over HTTP. Default: nobody may. Prefer
+    token_file."""
 
     token_file: SecretFile | None = None
     """File that holds the token."""

@@ -22,9 +22,11 @@ def to_toml(settings: Settings) -> str:
 def _lines(settings: Settings) -> Iterator[str]:
     for table in type(settings).model_fields:
         section: Table = getattr(settings, table)
+        fields = type(section).model_fields
         yield f"\n# {(type(section).__doc__ or '').strip()}\n[{table}]"
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
+        # What follows a table within a table belongs to that one: they come last.
+        for key in sorted(fields, key=lambda key: isinstance(getattr(section, key), dict)):
+            field, value = fields[key], getattr(section, key)
             yield from _comment(field.description or "")
             if isinstance(value, dict):
                 mark = "" if value else "# "

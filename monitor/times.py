@@ -67,3 +67,10 @@ def rfc3339(seconds: float) -> str:
 def from_rfc3339(text: str) -> float:
     """Return an RFC 3339 time in seconds since 1970."""
     return datetime.fromisoformat(text).timestamp()
+
+
+def local(time: str) -> str:
+    """Return RFC 3339 as local time, to be read by people, with the date unless it is today."""
+    moment = datetime.fromisoformat(time).astimezone()
+    today = moment.date() == datetime.now(UTC).astimezone().date()
+    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"

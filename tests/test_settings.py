@@ -461,7 +461,11 @@ def test_any_settings_survive_being_printed(
     given = {
         "segment": {"lead": text},
         "input": {"topic": [f"ecg/{{device}}/beats{topic}" for topic in clean]},
-        "model": {"threshold": number, "devices": {text: Path("a.onnx"), "*": path}},
+        "model": {
+            "threshold": number,
+            "devices": {text: Path("a.onnx"), "*": path},
+            "folder": path,
+        },
         "alarm": {"silent_after": abs(number)},
         "output": {"scores": yes, "topic": "out/{device}"},
     }

@@ -31,6 +31,7 @@ from monitor.history import query
 from monitor.mqtt import client
 from monitor.mqtt.retained import RetainedAlarms
 from monitor.settings import Settings
+from monitor.times import local
 from monitor.topics import topic_of
 
 ANSWER_TIMEOUT = 5.0
@@ -202,7 +203,7 @@ def acknowledge(settings: Settings, identity: str, by: str | None, note: str = "
         ]
         if len(identity) < SHORTEST_ID or len(matching) != 1:
             raise UsageError(
-                f"{identity!r}: the ids of {len(matching) or 'no'} open alarms begin like this; "
+                f"{identity!r}: {len(matching) or 'no'} open alarms have an id that begins so; "
                 f"allowed is the id of one, or its first {SHORTEST_ID} characters or more"
             )
         device, alarm = matching[0]
@@ -219,7 +220,8 @@ def acknowledge(settings: Settings, identity: str, by: str | None, note: str = "
 
         connection.ask(device.device, "acknowledge", Acknowledge(alarm.id, by, note), done)
     cleared = " and cleared" if alarm.latched is True else ""
-    print(f"{device.device}: {alarm.kind}, raised {alarm.since}, is acknowledged by {by}{cleared}")
+    since = local(alarm.since)
+    print(f"{device.device}: {alarm.kind}, raised {since}, is acknowledged by {by}{cleared}")
 
 
 def judge(
@@ -254,7 +256,7 @@ def judge(
                 found = {identity: device}
         if len(found) != 1:
             raise UsageError(
-                f"ALARM {identity!r}: the ids of {len(found) or 'no'} alarms begin like this, of "
+                f"ALARM {identity!r}: {len(found) or 'no'} alarms have an id that begins so, of "
                 "those that are open or in the history on this machine; any other needs its whole "
                 "id and --device"
             )
@@ -319,4 +321,4 @@ def shelve(
             return now.shelved not in before if minutes else not until
 
         connection.ask(device, "shelve", Shelve(minutes, by, named), done)
-    print(f"{device}: shelved until {until}" if until else f"{device}: no longer shelved")
+    print(f"{device}: shelved until {local(until)}" if until else f"{device}: no longer shelved")

@@ -18,7 +18,7 @@ from monitor.errors import UsageError
 from monitor.history import query
 from monitor.history.query import PastAlarm
 from monitor.history.store import Action
-from monitor.times import from_rfc3339, rfc3339
+from monitor.times import from_rfc3339, local, rfc3339
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -119,7 +119,7 @@ def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
         table.add_column(column, no_wrap=whole, overflow="ignore" if whole else "fold")
     for alarm in reversed(found):
         seen = alarm.acknowledged
-        by = f"{escape(seen.by)}, {_local(seen.time)}" if seen else ""
+        by = f"{escape(seen.by)}, {local(seen.time)}" if seen else ""
         by += f": {escape(seen.note)}" if seen and seen.note else ""
         if alarm.shelved_by:
             by += f" (shelved by {escape(alarm.shelved_by)})"
@@ -127,7 +127,7 @@ def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
         why = f": {escape(said.note)}" if said and said.note else ""
         verdict = f"{str(said.verdict).lower()}, by {escape(said.by)}{why}" if said else ""
         table.add_row(
-            _local(alarm.raised),
+            local(alarm.raised),
             escape(_duration(alarm)),
             escape(alarm.device),
             alarm.kind,
@@ -138,19 +138,12 @@ def _print_table(found: list[PastAlarm], actions: list[Action]) -> None:
         )
     console.print(table if found else "no alarms")
     for action in actions:
-        until = f" until {_local(rfc3339(action.until))}" if action.until else ""
+        until = f" until {local(rfc3339(action.until))}" if action.until else ""
         of = f", {', '.join(action.kinds)} only" if action.kinds else ""
         console.print(
-            f"{_local(rfc3339(action.time))} {escape(action.device)} {action.action} by "
+            f"{local(rfc3339(action.time))} {escape(action.device)} {action.done} by "
             f"{escape(action.by)}{until}{of}"
         )
-
-
-def _local(time: str) -> str:
-    """Return the local time, with the date unless it is today."""
-    moment = datetime.fromisoformat(time).astimezone()
-    today = moment.date() == datetime.now(UTC).astimezone().date()
-    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _duration(alarm: PastAlarm) -> str:

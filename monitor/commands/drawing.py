@@ -15,6 +15,8 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of
 def draw(beat: Sequence[float], reconstruction: Sequence[float] | None, most: int = WIDTH) -> Text:
     """Return a beat as a curve and its reconstruction as dots, in red where they are far apart.
 
+    A flat beat is one line.
+
     Far apart is more than half of the largest distance, and more than a tenth of the beat's span.
 
     Args:
@@ -29,7 +31,7 @@ def draw(beat: Sequence[float], reconstruction: Sequence[float] | None, most: in
     span = float(highest - lowest) or 1.0
     error = np.abs(curve - model)
     far = error > max(0.5 * error.max(), 0.1 * span)
-    cells = np.zeros((HEIGHT, width), np.int64)
+    cells = np.zeros((HEIGHT if highest > lowest else 1, width), np.int64)
     _plot(cells, (curve - lowest) / span, step=1)
     if reconstruction is not None:
         _plot(cells, (model - lowest) / span, step=4)
@@ -52,7 +54,7 @@ def _drawable(samples: Sequence[float], width: int) -> NDArray[np.float64]:
 
 def _plot(cells: NDArray[np.int64], heights: NDArray[np.float64], step: int) -> None:
     """Set the dots of a curve with heights from 0 to 1; join them if every sample is drawn."""
-    rows = np.rint((1 - heights) * (4 * HEIGHT - 1)).astype(int)
+    rows = np.rint((1 - heights) * (4 * len(cells) - 1)).astype(int)
     for x in range(0, len(rows), step):
         before = rows[x - 1] if x and step == 1 else rows[x]
         low, high = sorted((int(before), int(rows[x])))

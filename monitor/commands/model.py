@@ -1,6 +1,7 @@
 """Show a model file's card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -66,8 +67,11 @@ def _lines(model: Model) -> list[tuple[str, str]]:
     return [(name, printable(value)) for name, value in lines]
 
 
-def _pairs(values: dict[str, int] | dict[str, float] | dict[str, str]) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-    )
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

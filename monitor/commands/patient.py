@@ -54,7 +54,7 @@ def admit(
             raise Failure(f"{device}: {patient.problem}")
         elif shown and patient.state == "own":
             tried = "; a new model is tried beside it" if patient.progress == "trial" else ""
-            console.print(f"{device}: watched by {patient.model}{tried}")
+            console.print(f"{device}: watched by its own model, {patient.model}{tried}")
             return
     if known is not None and known.problem is not None:  # nothing has changed
         raise Failure(f"{device}: {known.problem}")
@@ -97,8 +97,13 @@ def choose(
     """
     request = Choose(model, by or getpass.getuser())
     for before, patient in _asked(settings, device, request, LEARNER_TIMEOUT):
-        if before is None or (model != "previous" and before.trial is None):
-            raise Failure(f"{device}: no new model is tried, and no own one is in use")
+        if before is None:
+            raise Failure(f"{device}: nothing is known of a patient there")
+        if model != "previous" and before.trial is None:
+            raise Failure(
+                f"{device}: no new model is on trial, as it is when a patient with a model is "
+                "admitted again"
+            )
         if patient is None:
             continue
         tried = before.trial.sha256 if before.trial else None
@@ -107,7 +112,7 @@ def choose(
         else:
             over = patient.trial is None and (patient.sha256 == tried) == (model == "new")
         if over:
-            print(f"{device}: watched by {patient.model} ({(patient.sha256 or '')[:12]})")
+            print(f"{device}: watched by its model {patient.model} ({(patient.sha256 or '')[:12]})")
             return
         if patient.problem not in (None, before.problem):
             raise Failure(f"{device}: {patient.problem}")

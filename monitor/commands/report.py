@@ -21,7 +21,7 @@ def of_recording(source: Path, settings: Settings, lead: str | None, out: Path |
         Failure: it cannot be read, or the report cannot be written.
     """
     if not records.is_record(source):
-        raise UsageError(f"SOURCE {source}: must be a WFDB record or an EDF file")
+        raise UsageError(f"SOURCE {source}: no WFDB record and no EDF file has this name")
     record = read_record(source, lead, every_lead=lead is None)
     content = recording.report(record, source.stem, settings, records.begin(source))
     _write(content, out or Path(f"{source.stem}.html"))

@@ -239,8 +239,8 @@ def show_thresholds(alarms: Sequence[PastAlarm], detector: Detector) -> None:
     Console(width=None if Console().is_terminal else 110).print(table)
     _print_rates(detector, [rate for rate in rates if rate])
     print(
-        "raised: the beat that raised the alarm is anomalous, to this model without the beats "
-        "before it; for window, raise_at and clear_at, give a recording of the device, too"
+        "raised: the beat that raised the alarm is anomalous to this model, without the beats "
+        "before it; to try window, raise_at and clear_at as well, give a recording of the device"
     )
 
 

@@ -236,4 +236,5 @@ def serve_site(
     site = Site(pages, actions or {}, token, settings.allowed_hosts)
     host, port = serve(settings.host, settings.port, site)
     host = f"[{host}]" if ":" in host else host
-    log.info("serving", page=f"http://{host}:{port}/", metrics=f"http://{host}:{port}/metrics")
+    page = {"page": f"http://{host}:{port}/"} if "/" in pages else {}
+    log.info("serving", **page, metrics=f"http://{host}:{port}/metrics")

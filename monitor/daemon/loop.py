@@ -416,16 +416,18 @@ class Daemon:
                 continue
             self._show_models()
             log.info("model taken over", setting=setting, model=detector.name)
-        for changed, news in (
-            ("model taken over", self.detectors.refresh_own()),
-            ("model tried", self.detectors.refresh_trials()),
+        for begun, ended, news in (
+            ("model taken over", "model given up", self.detectors.refresh_own()),
+            ("model tried", "trial over", self.detectors.refresh_trials()),
         ):
             for device, own, refusal in news:
                 self.patients.touch([device])
                 if refusal:
                     log.warning("model refused, the old one goes on", device=device, detail=refusal)
+                elif own is None:
+                    log.info(ended, device=device)
                 else:
-                    log.info(changed, device=device, model=own.name if own else None)
+                    log.info(begun, device=device, model=own.name)
 
     def _log_scales(self) -> None:
         scales = self.detectors.scales

@@ -365,7 +365,7 @@ class RequestHandler:
         """Note who chose a model; it is the learner who puts it into the folder."""
         if problem := self._no_choice(request, name):
             return problem
-        return self._note(Action("chose a model", name, request.by, now))
+        return self._note(Action("chose a model", name, request.by, now, note=request.model))
 
     def _no_choice(self, request: Choose, name: str) -> str | None:
         """Return why a model cannot be chosen; None if it can."""

@@ -290,7 +290,9 @@ class Patients:
         if self._folder is None:
             return "model.folder is not set: no models of patients' own can be used"
         if self._away is not None:
-            status = self._learner_status or "not seen"
+            if not self._learner_status:  # no broker keeps the request for it
+                return "ecg-train learn is not running (not seen): start it, then admit again"
+            status = self._learner_status
             return f"ecg-train learn is not running ({status}): nothing is learnt until it is"
         return None
 

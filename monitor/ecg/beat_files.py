@@ -84,10 +84,10 @@ def files(path: Path) -> list[Path]:
         if not found:
             raise Failure(f"{path}: contains no .parquet file")
         return found
-    if not path.name.lower().endswith(SUFFIXES):
-        raise Failure(f"{path}: the name of a file of beats must end in .csv, .csv.gz or .parquet")
     if not path.is_file():
         raise Failure(f"{path}: no such file")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise Failure(f"{path}: the name of a file of beats must end in .csv, .csv.gz or .parquet")
     return [path]
 
 

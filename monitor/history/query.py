@@ -396,6 +396,7 @@ def care(file: Path, since: float | None = None, device: str | None = None) -> l
                 row["person"],
                 row["time"],
                 until=row["until"],
+                note=row["note"],
                 kinds=tuple(row["kinds"].split(",")) if row["kinds"] else (),
             )
             for row in rows

@@ -101,7 +101,7 @@ class Action(msgspec.Struct, frozen=True):
     """What a person did to an alarm or a patient; times in seconds since 1970.
 
     Attributes:
-        note: what they said of an alarm that they acknowledged.
+        note: what they said of an alarm that they acknowledged, or which model they chose.
         kinds: of alarm that they shelved, where they named some.
     """
 
@@ -115,6 +115,12 @@ class Action(msgspec.Struct, frozen=True):
     until: float | None = None
     note: str = ""
     kinds: tuple[Kind, ...] = ()
+
+    @property
+    def done(self) -> str:
+        """Return what was done, as it reads before "by Anna"."""
+        chosen = f"{self.note} model chosen".strip()  # older monitors did not note which
+        return chosen if self.action == "chose a model" else self.action
 
 
 class Judgement(msgspec.Struct, frozen=True):

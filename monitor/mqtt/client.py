@@ -222,7 +222,8 @@ def _attempt(
     except ssl.SSLCertVerificationError as error:
         raise unverified(mqtt, where, error) from None
     except (OSError, ValueError) as error:  # ValueError: no host can have that name
-        raise Failure(f"cannot reach the broker at {where}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise Failure(f"cannot reach the broker at {where}: {reason}") from None
     client.loop_start()
     in_time = answered.wait(CONNACK_TIMEOUT)
     if answer == "Success":

@@ -122,7 +122,7 @@ def _facts(
     ]
     for each in care[-MOST_ACTIONS:]:
         until = "" if each.until is None else f" until {rfc3339(each.until)}"
-        facts.append((rfc3339(each.time), f"{each.action}{until} by {each.by}"))
+        facts.append((rfc3339(each.time), f"{each.done}{until} by {each.by}"))
     return facts
 
 

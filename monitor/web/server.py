@@ -112,7 +112,8 @@ def serve(host: str, port: int, site: Site) -> tuple[str, int]:
     try:
         listener = _listen(host, port)
     except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last: invalid name
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)
+        reason = reason.partition(" (while ")[0]  # the address again
         raise ConfigurationError(
             f"metrics.host = {host!r}, metrics.port = {port}: cannot be bound ({reason}); "
             "allowed is an address of this machine with a free port"

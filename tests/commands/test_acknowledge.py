@@ -254,7 +254,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, broker: Mosquitto, hearts: 
         # Kept requests are nobody's: the alarm that they mean may be over.
         ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 1}', retain=True)
         for arguments, code, said in (
-            (("acknowledge", "0" * 32), 64, "the ids of no open alarms begin like this"),
+            (("acknowledge", "0" * 32), 64, "no open alarms have an id that begins so"),
             (("acknowledge", "0"), 64, "characters or more"),
             (("shelve", "bed/7", "--minutes", "5"), 64, "must not contain /"),
             (("shelve", "bed-9", "--minutes", "5"), 1, "no answer within 5 s"),

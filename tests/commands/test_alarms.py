@@ -28,6 +28,7 @@ def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
     kept.note(Action("acknowledged", "bed-7", "[b]Anna[/b]", NIGHT + 120, f"{1:032x}"))
     keep(kept, alert(2, "raised", NIGHT + 200, device="=cmd()"))
     kept.note(Action("shelved", "bed-7", "Ben", NIGHT + 290, until=NIGHT + 900))
+    kept.note(Action("chose a model", "bed-7", "Ben", NIGHT + 295, note="new"))
     kept.close(5)
 
     def show(**given: Any) -> str:
@@ -40,11 +41,12 @@ def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
 
 def test_it_is_shown_as_a_table(shown: Callable[..., str]) -> None:
     text = shown()
-    heading, first, second, shelf = text.splitlines()
+    heading, first, second, shelf, chosen = text.splitlines()
     assert heading.split()[:3] == ["raised", "duration", "device"]
     assert "0:01:05" in first and "[b]Anna[/b]" in first and "00000000" in first
     assert "open" in second and "=cmd()" in second
     assert "bed-7 shelved by Ben until" in shelf
+    assert chosen.endswith("bed-7 new model chosen by Ben")
     assert shown(device="bed-9") == "no alarms\n"
 
 

@@ -39,7 +39,7 @@ def test_any_beat_is_drawn_within_its_frame(
     beat: list[float], reconstruction: list[float] | None
 ) -> None:
     lines = rows(draw(beat, reconstruction))
-    assert len(lines) == HEIGHT
+    assert len(lines) in (1, HEIGHT)
     assert all(len(line) == WIDTH for line in lines)
     assert all(0x2800 <= ord(character) < 0x2900 for line in lines for character in line)
     assert dots(lines).any(axis=0).all()  # every sample has a dot
@@ -57,7 +57,8 @@ def test_a_curve_stands_where_its_samples_are(scale: float) -> None:
 
 def test_what_is_flat_or_no_number_is_drawn_too() -> None:
     for level in (0.0, 5.0, -1e30):
-        assert dots(rows(draw([level] * 140, None))).sum() == 140
+        (line,) = rows(draw([level] * 140, None))  # and no empty lines above it
+        assert dots([line]).sum() == 140
     assert len(rows(draw([float("nan"), float("inf")] * 70, None))) == HEIGHT
     assert len(rows(draw([float("-inf")] * 140, [float("nan")] * 140))) == HEIGHT
 

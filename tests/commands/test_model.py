@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from monitor.detector.model_file import Detector, shipped
+from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 
 
 def model(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -26,6 +27,12 @@ def test_prints_the_shipped_card_as_plain_lines() -> None:
     assert lines["file SHA-256"] == detector.sha256
     assert lines["threshold"].startswith(f"{detector.threshold:.6g}: ")
     assert "false_alarm_rate" in lines["figures"]
+
+
+def test_figures_within_figures_are_printed_in_words(tmp_path: Path) -> None:
+    taught = {"second_opinion": {"odds": 0.8, "f1": {"svdb": 0.80421}}}
+    path = write(tmp_path / "own.onnx", graph(), CARD_OF_A_DETECTOR | {"training": taught})
+    assert "\ntraining: second_opinion (odds 0.8, f1 (svdb 0.8042))\n" in model(path).stdout
 
 
 def test_prints_the_whole_card_as_json() -> None:

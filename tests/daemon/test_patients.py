@@ -184,7 +184,7 @@ def test_a_patient_is_admitted_learnt_and_watched_by_his_own_model(
     assert done.stdout.splitlines() == [
         "bed-7: learning, 120 of 375 beats",
         "bed-7: waiting to be fitted, number 3 in line",
-        "bed-7: watched by anna",
+        "bed-7: watched by its own model, anna",
     ]
     kept = query.care(tmp_path / "history.db")
     assert [(each.action, each.device, each.by) for each in kept] == [
@@ -221,7 +221,7 @@ def test_where_nothing_can_be_learnt_one_line_says_why(scene: Scene) -> None:
     refused = admitting.result()
     assert refused.returncode == 1
     assert refused.stderr == (
-        "error: bed-7: ecg-train learn is not running (not seen): nothing is learnt until it is\n"
+        "error: bed-7: ecg-train learn is not running (not seen): start it, then admit again\n"
     )
     scene.learner("offline")
     scene.ward.wait(lambda: "(offline)" in (scene.is_said().problem or ""))
@@ -257,7 +257,7 @@ def test_files_that_change_and_bad_ones(scene: Scene) -> None:
     scene.is_said(state="shared", problem=None)
     log = scene.daemon.log.read_text()
     assert log.count("model refused, the old one goes on") == 1
-    assert '"model":null,"event":"model taken over"' in log
+    assert '"event":"model given up"' in log
 
 
 REFUSED = (
@@ -517,10 +517,12 @@ def test_a_new_model_is_tried_beside_the_old_one(scene: Scene) -> None:
     on_trial(scene.folder, "bed-7").replace(in_use(scene.folder, "bed-7"))
     scene.report("bed-7", "done")
     chosen = choosing.result()
-    assert chosen.stdout.startswith("bed-7: watched by new ("), chosen.stderr
+    assert chosen.stdout.startswith("bed-7: watched by its model new ("), chosen.stderr
     said = scene.is_said(state="own", model="new", trial=None)
     assert said.sha256 == trial.sha256
-    assert ecg_monitor(scene.broker, "choose", "bed-7", "old").result().returncode == 1
+    again = ecg_monitor(scene.broker, "choose", "bed-7", "old").result()
+    assert again.returncode == 1
+    assert "no new model is on trial" in again.stderr
 
 
 def test_every_new_device_is_admitted_once_where_that_is_wanted(

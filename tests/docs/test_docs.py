@@ -22,7 +22,7 @@ from monitor.cli import app as monitor_app
 from monitor.commands.demo import free_port
 from monitor.detector.model_file import shipped
 from monitor.mqtt import client
-from monitor.settings import MqttSettings
+from monitor.settings import AlarmSettings, MqttSettings
 from tests.harness.brokers import ANYBODY, Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import PAGES, README, TOP, Block, blocks, named
@@ -180,7 +180,14 @@ def clone(
     conf = f"sys_interval 1\n{ANYBODY}"
     with contextlib.ExitStack() as running:
         broker = running.enter_context(Mosquitto(folder, conf))
-        daemon = RunningDaemon(folder, broker.url)
+        # Whoever reads the page has the defaults, not the short window of the other tests.
+        alarm = AlarmSettings()
+        daemon = RunningDaemon(
+            folder,
+            broker.url,
+            ALARM__WINDOW=str(alarm.window),
+            ALARM__RAISE_AT=str(alarm.raise_at),
+        )
         if monitored:
             running.enter_context(daemon)
         places = {

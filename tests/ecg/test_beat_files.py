@@ -243,8 +243,11 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
         list(beat_files.read(tmp_path / "none.csv"))
     with pytest.raises(Failure, match="no such file"):
         list(beat_files.read(tmp_path / "none.parquet"))
+    with pytest.raises(Failure, match="no such file"):
+        list(beat_files.read(tmp_path / "none"))
+    (tmp_path / "beats.xlsx").touch()
     with pytest.raises(Failure, match=r"must end in \.csv, \.csv\.gz or \.parquet"):
-        list(beat_files.read(tmp_path / "none.xlsx"))
+        list(beat_files.read(tmp_path / "beats.xlsx"))
 
 
 # VmHWM and not ru_maxrss, which a new process takes over from the one that started it.

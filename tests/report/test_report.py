@@ -126,7 +126,7 @@ def test_the_command_writes_one_file(record: Path, tmp_path: Path) -> None:
     text = out.read_text()
     assert text.startswith("<!doctype html>")
     assert "src=" not in text and 'href="http' not in text
-    with pytest.raises(UsageError, match=r"must be a WFDB record or an EDF file"):
+    with pytest.raises(UsageError, match=r"no WFDB record and no EDF file has this name"):
         command.of_recording(tmp_path / "none.txt", Settings(), None, None)
 
 
