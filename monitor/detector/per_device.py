@@ -203,6 +203,11 @@ class Detectors:
                 ventricular[at] = scored.ventricular
         return Scored(scores, reconstructions, thresholds, ventricular)
 
+    @property
+    def opens(self) -> int:
+        """How often a file of the folder was opened."""
+        return self._own.opens + self._trials.opens
+
     def refresh_own(self) -> list[News]:
         """Take over the files of the folder that have changed and stand still."""
         return self._own.refresh()

@@ -216,3 +216,22 @@ def test_a_file_replaced_while_running_is_taken_over_and_a_broken_one_refused(
     assert said.count("model refused") == 1
     assert said.count("model taken over") == 2
     assert "Traceback" not in said
+
+
+def test_after_a_start_models_are_opened_a_few_in_each_turn(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    (tmp_path / "models").mkdir()
+    names = [f"bed-{number}" for number in range(100)]
+    for name in names:
+        model(tmp_path / "models" / f"{name}.onnx", name, 5)
+    settings = {"MODEL__FOLDER": str(tmp_path / "models")}
+    with RunningDaemon(tmp_path, broker.url, **settings):
+        pass  # the broker keeps a session from now on
+    with Ward(broker.port) as ward:
+        for name in names:
+            send(ward, name, WAVES[:1])
+    with RunningDaemon(tmp_path, broker.url, **settings) as daemon:
+        daemon.wait_until("ecg_monitor_beats_received_total", 100)
+        small = daemon.value('ecg_monitor_batch_beats_bucket{le="64.0"}')
+        assert small == daemon.value("ecg_monitor_batch_beats_count") >= 2
