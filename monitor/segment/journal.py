@@ -87,9 +87,10 @@ class Journal:
 
         Raises:
             ConfigurationError: the file cannot be used.
+            Failure: it cannot be used just now.
         """
         self._database = open_journal(
-            "segment.journal", file, _SCHEMA, VERSION, "OFF", isolation_level=None
+            "segment.journal", file, _SCHEMA, VERSION, "OFF", needs_disk=False, isolation_level=None
         )
         self._last = 0
         self._written = 0  # the last entry that the disk has
