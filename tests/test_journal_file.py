@@ -21,11 +21,12 @@ from monitor.journal_file import open_journal
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow
 try:
-    database = open_journal("a.file", Path(sys.argv[1]), sys.argv[2], 1, needs_disk=len(sys.argv) > 3)
+    needed = len(sys.argv) > 3
+    database = open_journal("a.file", Path(sys.argv[1]), sys.argv[2], 1, needs_disk=needed)
 except Failure as failure:
     print(failure.code)
 else:
-    if len(sys.argv) == 3:
+    if not needed:
         database.execute("INSERT INTO a VALUES (1)")
     print(database.execute("SELECT b FROM a").fetchall())
 """

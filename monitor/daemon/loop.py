@@ -328,7 +328,7 @@ class Daemon:
             self.patients.report(topic, payload, now, time.monotonic())
         elif self.patients.is_patient(topic):
             if message.retain:  # else it is ours, as everybody hears it
-                self.patients.recover(topic, payload, time.monotonic())
+                self.patients.recover(topic, payload, time.monotonic(), self.recovery.has_left)
         elif message.retain:
             return  # it may be of any age
         elif not topic.endswith(_REQUESTED):
@@ -452,7 +452,7 @@ class Daemon:
             self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-            if self.recovery.has_left(saved):
+            if self.recovery.has_left(saved.device, saved.time):
                 self.operator.forget(saved.device, now, changes)
         self.notifier.begin()
 

@@ -60,6 +60,9 @@ class Recovery:
         own = self._restore(retained.collect(), monotonic)
         if not self.begun and not retained.complete:
             own += self._restore_from_history(monotonic)
+        for saved in own:
+            if not self.has_left(saved.device, saved.time):  # the next patient was heard already
+                self._alarms.discharged.pop(saved.device, None)
         self.begun, self.finished = True, retained.finished
         if retained.complete:
             for payload in self._ownership.elsewhere.values():
@@ -68,14 +71,14 @@ class Recovery:
             self._history.end_others(self._alarms.open)
         return own
 
-    def has_left(self, saved: RetainedAlarm) -> bool:
-        """Return whether an alarm is of a patient who was discharged since it was saved.
+    def has_left(self, device: str, said: str) -> bool:
+        """Return whether what was said of a device, RFC 3339, is of a patient who was discharged.
 
-        The end came before it was removed then, or the broker has lost that. One that was saved
-        later is the next patient's: only then are beats heard again.
+        The end came before it was removed then, or the broker has lost that. What was said later is
+        of the next patient: only then are beats heard again.
         """
-        left = self._left.get(saved.device)
-        return left is not None and from_rfc3339(saved.time) < left + IN_FLIGHT
+        left = self._left.get(device)
+        return left is not None and from_rfc3339(said) < left + IN_FLIGHT
 
     def _recall_discharges(self, monotonic: float) -> None:
         """Recall who has left; if just before the start, the beats that the broker kept are theirs.
