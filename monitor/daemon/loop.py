@@ -200,6 +200,7 @@ class Daemon:
         self._mqtt.publish(changes, now)
         self.sender.publish_status("stopped")
         self.sender.finish(DRAIN_TIMEOUT)
+        self.operator.finish(Changes(), now)  # who waited for what is published by now
         self.consumer.acknowledge()
         self.consumer.disconnect()
         self.sender.disconnect()
