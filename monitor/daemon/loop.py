@@ -112,7 +112,7 @@ class Daemon:
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests] + self.patients.filters
         retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
-        self.recovery = Recovery(self.alarms, self.ownership, retained, self.history)
+        self.recovery = Recovery(self.alarms, self.ownership, retained, self.history, detectors)
         self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
         self.sender = AlertSender(
             settings.mqtt,

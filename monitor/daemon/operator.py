@@ -32,7 +32,7 @@ from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Pipeline
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, UsageError
-from monitor.history.store import Action, Judgement
+from monitor.history.store import MODEL_NOT_KEPT, Action, Judgement
 from monitor.history.writer import HistoryWriter, Stored
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
@@ -361,7 +361,8 @@ class RequestHandler:
         if problem := self._unknown(name):
             return problem
         self.forget(name, now, changes, request.keep_model)
-        stored = self._note(Action("discharged", name, request.by, now))
+        note = "" if request.keep_model else MODEL_NOT_KEPT
+        stored = self._note(Action("discharged", name, request.by, now, note=note))
         self.leaving[name] = stored
         return stored
 

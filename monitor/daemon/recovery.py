@@ -14,6 +14,7 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
+from monitor.detector.per_device import Detectors
 from monitor.errors import Failure
 from monitor.history.query import discharges, open_alarms
 from monitor.history.writer import HistoryWriter
@@ -37,8 +38,11 @@ class Recovery:
         ownership: Ownership,
         retained: RetainedAlarms,
         history: HistoryWriter,
+        detectors: Detectors,
     ) -> None:
-        """Restore these alarms, as far as their devices are ours."""
+        """Restore these alarms, as far as their devices are ours, and use no model of these
+        detectors that is of a patient who has left."""
+        self._detectors = detectors
         self._alarms, self._ownership = alarms, ownership
         self._retained, self._history = retained, history
         self.begun = self.finished = False
@@ -85,11 +89,14 @@ class Recovery:
 
         Nobody has by a time that is still to come: the clock was wrong.
         """
-        now = time.time()
+        now, left = time.time(), {}
         with suppress(Failure):  # nothing is known of them then
             if self._history.file is not None:
-                self._left = discharges(self._history.file, now)
-        for name, when in self._left.items():
+                left = discharges(self._history.file, now)
+        for name, (when, keeps_model) in left.items():
+            self._left[name] = when
+            if not keeps_model:  # its file may still be there: it is for the learner to delete it
+                self._detectors.discard(name, when)
             if now - when < IN_FLIGHT_AGAIN:
                 self._alarms.discharged[name] = monotonic
 

@@ -97,11 +97,16 @@ VERSION = len(_MIGRATIONS)
 """The version of the schema that this program reads and writes (`PRAGMA user_version`)."""
 
 
+MODEL_NOT_KEPT = "model not kept"
+"""The note of a discharge after which the patient's model is not to be used any more."""
+
+
 class Action(msgspec.Struct, frozen=True):
     """What a person did to an alarm or a patient; times in seconds since 1970.
 
     Attributes:
-        note: what they said of an alarm that they acknowledged, or which model they chose.
+        note: what they said of an alarm that they acknowledged, which model they chose, or
+            `MODEL_NOT_KEPT`.
         kinds: of alarm that they shelved, where they named some.
     """
 
