@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 STORE_TIMEOUT = 2.0
 """Seconds that whoever asked waits for the history at most, where it is slow or the disk is full:
-it takes a tenth, and `ecg-monitor discharge` waits five."""
+it takes a tenth, and `ecg-monitor discharge` waits five. For the broker as long again: a device
+that another monitor watched until now is made known up to three seconds later."""
 
 RETURN_TIMEOUT = 4.0
 """Seconds that what was passed on may take to come back, before who asked over HTTP is told so: in
@@ -184,7 +185,8 @@ class RequestHandler:
         for each, stored in storing:
             if each.given_up:  # a judgement; who asked for anything else can no longer give up
                 stored.cancel()
-            if monotonic < each.until and (each.waiting or not stored.done()):
+            left = each.until - monotonic
+            if (not stored.done() and left > 0) or (each.waiting and left > -STORE_TIMEOUT):
                 self._storing.append((each, stored))
             elif isinstance(each.request, Judge):
                 self._answer_judgement(each, each.request, stored, changes, now)
