@@ -10,7 +10,6 @@ ended then. Where `moved` has a client id, the alarm went on at that monitor.
 """
 
 import sqlite3
-import time
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -228,12 +227,12 @@ def _migrate(database: sqlite3.Connection) -> None:
         database.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
+def trim(database: sqlite3.Connection, bounds: HistorySettings, now: float) -> None:
     """Delete rows that are too old, and the oldest rows of a file that is too large.
 
-    Judgements go with their alarms.
+    Judgements go with their alarms. `now` is in seconds since 1970.
     """
-    oldest = time.time() - 86400 * bounds.days
+    oldest = now - 86400 * bounds.days
     most = bounds.megabytes * 1_000_000
     with database:
         database.execute("DELETE FROM alerts WHERE kept < ?", (oldest,))

@@ -144,6 +144,7 @@ class HistoryWriter:
         self._closing = threading.Event()
         self._failed = False
         self._trim_at = 0.0
+        self._ahead = time.time() - time.monotonic()
         self._thread: threading.Thread | None = None
         if not bounds.days:
             return
@@ -312,7 +313,9 @@ class HistoryWriter:
                         stored.set_result(alarm)
                 if time.monotonic() >= self._trim_at:
                     self._trim_at = time.monotonic() + TRIM_INTERVAL
-                    trim(database, self._bounds)
+                    # A step of the clock makes nothing older: it may be wrong, and this for good.
+                    now = min(time.time(), time.monotonic() + self._ahead)
+                    trim(database, self._bounds, now)
         except (OSError, sqlite3.Error) as error:
             if not self._failed:
                 self._log_failure(error)
