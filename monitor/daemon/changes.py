@@ -12,6 +12,7 @@ from monitor.alarms.ownership import Handover
 from monitor.alarms.patients import Patient
 from monitor.detector.model_file import Detector
 from monitor.mqtt.beat_consumer import Message
+from monitor.mqtt.outbox import Waiting
 from monitor.times import rfc3339
 
 
@@ -52,6 +53,7 @@ class Changes:
         unsaved: devices whose retained alarm is to be saved, or removed if the device is
             forgotten, each with the first message that changed it. That message waits to be
             acknowledged, and so do all behind it.
+        asked: who is answered only once the retained alarm of a device is with the broker.
         unannounced: devices that Home Assistant has not been told of.
         judged: answers to judgements of alarms.
         handovers: what came from other monitors or went to them, with the alarms that are open.
@@ -62,6 +64,7 @@ class Changes:
 
     events: list[AlarmEvent] = field(default_factory=list)
     unsaved: dict[str, Message | None] = field(default_factory=dict)
+    asked: dict[str, list[Waiting]] = field(default_factory=dict)
     unannounced: dict[str, None] = field(default_factory=dict)
     judged: list[messages.Judged] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
@@ -101,6 +104,10 @@ class Changes:
         )
         self.events.append(AlarmEvent(decision, alert, messages.encode(alert), cause, deferred))
 
-    def save(self, device: str, cause: Message | None = None) -> None:
-        """Have a device's retained alarm saved; `cause` is acknowledged after that."""
+    def save(self, device: str, cause: Message | None = None, asked: Waiting | None = None) -> None:
+        """Have a device's retained alarm saved; `cause` is acknowledged after that, and whoever
+        `asked` is answered."""
         self.unsaved.setdefault(device, cause)
+        if asked is not None:
+            asked.waiting += 1
+            self.asked.setdefault(device, []).append(asked)

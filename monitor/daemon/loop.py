@@ -114,7 +114,7 @@ class Daemon:
         self._request_topics = Topics(requests)
         filters = [subscription(topic) for topic in requests] + self.patients.filters
         retained = RetainedAlarms(settings.output.topic, settings.mqtt.client_id)
-        self.recovery = Recovery(self.alarms, self.ownership, retained, self.history)
+        self.recovery = Recovery(self.alarms, self.ownership, retained, self.history, detectors)
         self.others = OtherMonitors(settings.output.topic, settings.mqtt.client_id)
         self.sender = AlertSender(
             settings.mqtt,
@@ -203,6 +203,7 @@ class Daemon:
         self._mqtt.publish(changes, now)
         self.sender.publish_status("stopped")
         self.sender.finish(DRAIN_TIMEOUT)
+        self.operator.finish(Changes(), now)  # who waited for what is published by now
         self.consumer.acknowledge()
         self.consumer.disconnect()
         self.sender.disconnect()
@@ -339,7 +340,7 @@ class Daemon:
             self.patients.report(topic, payload, now, time.monotonic())
         elif self.patients.is_patient(topic):
             if message.retain:  # else it is ours, as everybody hears it
-                self.patients.recover(topic, payload, time.monotonic())
+                self.patients.recover(topic, payload, time.monotonic(), self.recovery.has_left)
         elif message.retain:
             return  # it may be of any age
         elif not topic.endswith(_REQUESTED):
@@ -463,7 +464,7 @@ class Daemon:
             self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-            if self.recovery.has_left(saved):
+            if self.recovery.has_left(saved.device, saved.time):
                 self.operator.forget(saved.device, now, changes)
         self.notifier.begin()
 

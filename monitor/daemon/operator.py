@@ -2,8 +2,8 @@
 
 People acknowledge or judge an alarm, shelve a device, admit or discharge a patient, or choose his
 model. What they have been told is done must outlive a crash: who asked over HTTP is answered when
-the history has it, and that a patient has left, which only the history remembers, is made known
-then.
+the history has it, and the broker the alarm as it stands then; that a patient has left, which only
+the history remembers, is made known when that has it.
 """
 
 import time
@@ -32,7 +32,7 @@ from monitor.daemon.patients import Patients
 from monitor.daemon.pipeline import Pipeline
 from monitor.detector.per_device import Detectors
 from monitor.errors import Failure, UsageError
-from monitor.history.store import Action, Judgement
+from monitor.history.store import MODEL_NOT_KEPT, Action, Judgement
 from monitor.history.writer import HistoryWriter, Stored
 from monitor.logs import LINES, Throttle
 from monitor.times import rfc3339
@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 STORE_TIMEOUT = 2.0
 """Seconds that whoever asked waits for the history at most, where it is slow or the disk is full:
-it takes a tenth, and `ecg-monitor discharge` waits five."""
+it takes a tenth, and `ecg-monitor discharge` waits five. For the broker as long again: a device
+that another monitor watched until now is made known up to three seconds later."""
 
 RETURN_TIMEOUT = 4.0
 """Seconds that what was passed on may take to come back, before who asked over HTTP is told so: in
@@ -56,12 +57,15 @@ class _Pending:
     Attributes:
         answer: to who asked over HTTP; None for what came over MQTT.
         until: how long what is next may take, on the monotonic clock.
+        waiting: how many publications must be with the broker before.
     """
 
     request: Request
     device: str | None
     answer: Future[str | None] | None = None
     until: float = inf
+    waiting: int = 0
+    arrived: float = 0.0
 
     def asks(self, request: Request, device: str) -> bool:
         """Return whether it is this very request."""
@@ -133,7 +137,7 @@ class RequestHandler:
             elif isinstance(asked.request, Admit | Discharge | Choose):
                 self._pass_on(asked, asked.request, changes)
             elif asked.claim():  # else it was given up
-                self._settle(asked, self._do(asked.request, asked.device, changes, now))
+                self._settle(asked, self._do(asked.request, asked.device, changes, now, asked))
         self._answer_pending(changes, now)
 
     def finish(self, changes: Changes, now: float) -> None:
@@ -181,7 +185,8 @@ class RequestHandler:
         for each, stored in storing:
             if each.given_up:  # a judgement; who asked for anything else can no longer give up
                 stored.cancel()
-            if not stored.done() and monotonic < each.until:
+            left = each.until - monotonic
+            if (not stored.done() and left > 0) or (each.waiting and left > -STORE_TIMEOUT):
                 self._storing.append((each, stored))
             elif isinstance(each.request, Judge):
                 self._answer_judgement(each, each.request, stored, changes, now)
@@ -198,7 +203,9 @@ class RequestHandler:
             del self.leaving[device]
             if device not in self._elsewhere:  # else it is heard again, by that one
                 changes.save(device)
-        pending.reply(None)
+        pending.reply(
+            "not for good yet: it is when the broker is there" if pending.waiting else None
+        )
 
     def _log_problem(self, request: Request, device: str | None, problem: str) -> None:
         what = type(request).__name__.lower()
@@ -207,13 +214,21 @@ class RequestHandler:
             log.warning("not done", request=what, reason=problem, withheld=withheld)
 
     def _do(
-        self, request: Request, device: str | None, changes: Changes, now: float
+        self,
+        request: Request,
+        device: str | None,
+        changes: Changes,
+        now: float,
+        asked: _Pending | None = None,
     ) -> str | Stored:
-        """Do what is asked; return why it cannot be done, or else its being stored."""
+        """Do what is asked; return why it cannot be done, or else its being stored.
+
+        Whoever `asked` waits for the alarm to be retained as well.
+        """
         if device in self._elsewhere:
             return f"{device!r} is watched by another monitor"
         if isinstance(request, Shelve):
-            return self._shelve(request, device or "", now, changes)
+            return self._shelve(request, device or "", now, changes, asked)
         if isinstance(request, Admit):
             return self._admit(request, device or "", now)
         if isinstance(request, Discharge):
@@ -229,27 +244,31 @@ class RequestHandler:
         alarm = self._alarms.raised_by(request.id)
         for decision in self._alarms.acknowledge(request.id, seen):
             changes.add(decision, now, self._detectors.for_device(name))
-        changes.save(name)
+        changes.save(name, asked=asked)
         return self._note(Action("acknowledged", name, request.by, now, alarm, note=request.note))
 
-    def _shelve(self, request: Shelve, name: str, now: float, changes: Changes) -> str | Stored:
+    def _shelve(
+        self, request: Shelve, name: str, now: float, changes: Changes, asked: _Pending | None
+    ) -> str | Stored:
         if self._alarms.find(name) is None:
             return f"no device {name!r} is known"
         if not request.minutes:
-            return self.unshelve(name, request.by, now, changes)
+            return self.unshelve(name, request.by, now, changes, asked)
         until, kinds = now + 60 * request.minutes, tuple(dict.fromkeys(request.kinds))
         detector = self._detectors.for_device(name)
         for decision in self._alarms.shelve(name, Shelf(request.by, now, until, kinds)):
             changes.add(decision, now, detector, deferred=True)
-        changes.save(name)
+        changes.save(name, asked=asked)
         return self._note(Action("shelved", name, request.by, now, until=until, kinds=kinds))
 
-    def unshelve(self, name: str, by: str, now: float, changes: Changes) -> Stored:
+    def unshelve(
+        self, name: str, by: str, now: float, changes: Changes, asked: _Pending | None = None
+    ) -> Stored:
         """Unshelve a device, and alert of its alarms that are still open."""
         detector = self._detectors.for_device(name)
         for decision in self._alarms.unshelve(name):
             changes.add(decision, now, detector, deferred=True)
-        changes.save(name)
+        changes.save(name, asked=asked)
         return self._note(Action("unshelved", name, by, now))
 
     def _judge(self, pending: _Pending, request: Judge, now: float) -> None:
@@ -344,7 +363,8 @@ class RequestHandler:
         if problem := self._unknown(name):
             return problem
         self.forget(name, now, changes, request.keep_model)
-        stored = self._note(Action("discharged", name, request.by, now))
+        note = "" if request.keep_model else MODEL_NOT_KEPT
+        stored = self._note(Action("discharged", name, request.by, now, note=note))
         self.leaving[name] = stored
         return stored
 

@@ -7,7 +7,7 @@ back only so that none stays retained of whom nothing is true any more.
 
 import heapq
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from monitor.alarms.decisions import Alarms
@@ -165,7 +165,13 @@ class Patients:
         """Return whether a message says what is retained of a patient."""
         return topic.endswith(b"/patient")
 
-    def recover(self, topic: bytes, payload: bytes, now: float) -> None:
+    def recover(
+        self,
+        topic: bytes,
+        payload: bytes,
+        now: float,
+        has_left: Callable[[str, str], bool] = lambda *_: False,
+    ) -> None:
         """Take in what an earlier process left retained of a patient.
 
         A device that is not heard for as long as one that fell silent is forgotten as that is.
@@ -174,6 +180,9 @@ class Patients:
             topic: for which `is_patient` is true.
             payload: what is retained.
             now: on the monotonic clock.
+            has_left: whether what began at a device then, RFC 3339, is of a patient who was
+                discharged since. A model that was kept began before he came back; he is made known
+                again when he is heard.
 
         Raises:
             Rejected: it says nothing of a patient at this device.
@@ -185,7 +194,8 @@ class Patients:
         record = self._records.get(name)
         if name in self._elsewhere or (record is not None and record.published is not None):
             return
-        if record is None and name in self._alarms.discharged:  # and it was ended before it said so
+        left = name in self._alarms.discharged or has_left(name, patient.since)
+        if record is None and left:  # and it was ended before it said so
             self._removed[name] = None
             return
         record = record or self._add(name)

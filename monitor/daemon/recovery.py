@@ -14,6 +14,7 @@ from monitor.alarms import messages
 from monitor.alarms.decisions import IN_FLIGHT, IN_FLIGHT_AGAIN, Alarms
 from monitor.alarms.messages import RetainedAlarm
 from monitor.alarms.ownership import Ownership
+from monitor.detector.per_device import Detectors
 from monitor.errors import Failure
 from monitor.history.query import discharges, open_alarms
 from monitor.history.writer import HistoryWriter
@@ -37,8 +38,11 @@ class Recovery:
         ownership: Ownership,
         retained: RetainedAlarms,
         history: HistoryWriter,
+        detectors: Detectors,
     ) -> None:
-        """Restore these alarms, as far as their devices are ours."""
+        """Restore these alarms, as far as their devices are ours, and use no model of these
+        detectors that is of a patient who has left."""
+        self._detectors = detectors
         self._alarms, self._ownership = alarms, ownership
         self._retained, self._history = retained, history
         self.begun = self.finished = False
@@ -60,6 +64,9 @@ class Recovery:
         own = self._restore(retained.collect(), monotonic)
         if not self.begun and not retained.complete:
             own += self._restore_from_history(monotonic)
+        for saved in own:
+            if not self.has_left(saved.device, saved.time):  # the next patient was heard already
+                self._alarms.discharged.pop(saved.device, None)
         self.begun, self.finished = True, retained.finished
         if retained.complete:
             for payload in self._ownership.elsewhere.values():
@@ -68,25 +75,28 @@ class Recovery:
             self._history.end_others(self._alarms.open)
         return own
 
-    def has_left(self, saved: RetainedAlarm) -> bool:
-        """Return whether an alarm is of a patient who was discharged since it was saved.
+    def has_left(self, device: str, said: str) -> bool:
+        """Return whether what was said of a device, RFC 3339, is of a patient who was discharged.
 
-        The end came before it was removed then, or the broker has lost that. One that was saved
-        later is the next patient's: only then are beats heard again.
+        The end came before it was removed then, or the broker has lost that. What was said later is
+        of the next patient: only then are beats heard again.
         """
-        left = self._left.get(saved.device)
-        return left is not None and from_rfc3339(saved.time) < left + IN_FLIGHT
+        left = self._left.get(device)
+        return left is not None and from_rfc3339(said) < left + IN_FLIGHT
 
     def _recall_discharges(self, monotonic: float) -> None:
         """Recall who has left; if just before the start, the beats that the broker kept are theirs.
 
         Nobody has by a time that is still to come: the clock was wrong.
         """
-        now = time.time()
+        now, left = time.time(), {}
         with suppress(Failure):  # nothing is known of them then
             if self._history.file is not None:
-                self._left = discharges(self._history.file, now)
-        for name, when in self._left.items():
+                left = discharges(self._history.file, now)
+        for name, (when, keeps_model) in left.items():
+            self._left[name] = when
+            if not keeps_model:  # its file may still be there: it is for the learner to delete it
+                self._detectors.discard(name, when)
             if now - when < IN_FLIGHT_AGAIN:
                 self._alarms.discharged[name] = monotonic
 

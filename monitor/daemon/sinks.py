@@ -27,6 +27,7 @@ from monitor.metrics import Metrics
 from monitor.mqtt import home_assistant
 from monitor.mqtt.alert_sender import AlertSender
 from monitor.mqtt.beat_consumer import Message
+from monitor.mqtt.outbox import Waiting
 from monitor.notify.duty import unanswered
 from monitor.notify.notifier import Notifier
 from monitor.settings import Settings
@@ -64,7 +65,7 @@ class MqttSink:
         saved again then. So do the patients of those that are `leaving`.
         """
         self._settling, self._leaving = settling, leaving
-        self._held: dict[str, list[Message]] = {}  # devices not retained yet, and what waits for it
+        self._held: dict[str, list[Waiting]] = {}  # devices not retained yet, and what waits for it
         self._unsaid: dict[str, Patient | None] = {}  # patients not made known yet
         self.announced: set[str] | None = set() if settings.output.home_assistant else None
         self._topic, self._client_id = settings.output.topic, settings.mqtt.client_id
@@ -94,15 +95,14 @@ class MqttSink:
         for handover in changes.handovers:
             if handover.taken:
                 continue
-            for message in self._held.pop(handover.device, ()):
-                message.waiting -= 1
             self._sender.withdraw(topic_of(self._topic, handover.device, "alarm"))
             if self.announced is not None:  # the other announces it under its own name
                 self.announced.discard(handover.device)
                 self._sender.publish(self._discovery_topic(handover.device), b"", retain=True)
         for name, cause in changes.unsaved.items():
-            if name in self._settling or name in self._leaving:
-                self._hold(name, cause)
+            asked = changes.asked.get(name, [])
+            if self._is_held(name):
+                self._hold(name, cause, asked)
                 continue
             device = self._alarms.find(name)
             payload = b""
@@ -113,8 +113,11 @@ class MqttSink:
                 self.announced.discard(name)
                 self._sender.publish(self._discovery_topic(name), b"", retain=True)
             topic = topic_of(self._topic, name, "alarm")
-            held = self._held.pop(name, [])
-            self._sender.publish(topic, payload, retain=True, cause=cause, waiting=held)
+            waiting = [*self._held.pop(name, []), *asked]
+            self._sender.publish(topic, payload, retain=True, cause=cause, waiting=waiting)
+        for name in [each for each in self._held if not self._is_held(each)]:  # another's now
+            for each in self._held.pop(name):
+                each.waiting -= 1
         if changes.connection is not None:
             topic = f"ecg-monitor/{self._client_id}/connection"
             payload = messages.encode(changes.connection)
@@ -131,9 +134,14 @@ class MqttSink:
             topic = topic_of(self._topic, name, operator_requests.topic(request))
             self._sender.publish(topic, messages.encode(request), apart=True)
 
-    def _hold(self, name: str, cause: Message | None) -> None:
-        """Keep a message from being acknowledged until a device is retained."""
+    def _is_held(self, name: str) -> bool:
+        return name in self._settling or name in self._leaving
+
+    def _hold(self, name: str, cause: Message | None, asked: list[Waiting]) -> None:
+        """Keep a message from being acknowledged, and who asked from being answered, until a
+        device is retained."""
         held = self._held.setdefault(name, [])
+        held += asked
         if cause is not None:
             cause.waiting += 1
             held.append(cause)

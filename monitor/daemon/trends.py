@@ -10,6 +10,7 @@ from typing import Final
 from monitor.alarms.trends import Minute, Tally
 from monitor.daemon.pipeline import ScoredBatch
 from monitor.history.writer import HistoryWriter
+from monitor.times import MAX_AHEAD
 
 MAX_FINISHED: Final = 20_000
 """Most minutes that wait for the next flush, twice a second: more devices than a monitor has, each
@@ -61,10 +62,12 @@ class TrendSink:
 
     def flush(self, now: float, everything: bool = False) -> None:
         """Hand minutes that are over to the history, `now` in seconds since 1970 UTC."""
-        if everything or now >= self._next_sweep:
+        since = self._next_sweep - SWEEP_INTERVAL  # a clock that was set back is before it
+        if everything or not since <= now < self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
+            oldest, latest = now - 60 - SWEEP_INTERVAL, now + MAX_AHEAD
             for device, tally in list(self._tallies.items()):
-                if everything or tally.time + 60 + SWEEP_INTERVAL < now:
+                if everything or not oldest <= tally.time <= latest:
                     self._finish(device, tally)
                     del self._tallies[device]
                     self._last.pop(device, None)

@@ -6,6 +6,7 @@ is not used any more.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -116,12 +117,19 @@ class OwnModels:
         """Return when the model in use of a device was written, in seconds since 1970."""
         return self._files[self._name(device)].opened
 
-    def discard(self, device: str) -> None:
-        """Use the model of a device no more until its file changes: its patient has left."""
+    def discard(self, device: str, left: float) -> None:
+        """Use the model of a device no more until its file changes: its patient has left.
+
+        Unless it was put there later than that, in seconds since 1970, however old it is.
+        """
         own = self._files.get(self._name(device))
-        if own is not None:
-            own.decided, own.detector = own.seen, None
-            own.refusal = f"{self._path(device)}: is that of the patient before"
+        if own is None:
+            return
+        with suppress(OSError):  # removed just now
+            if self._path(device).stat().st_ctime > left:
+                return
+        own.decided, own.detector = own.seen, None
+        own.refusal = f"{self._path(device)}: is that of the patient before"
 
     def refresh(self) -> list[News]:
         """Take over what has changed and stands still since the last look.

@@ -8,6 +8,7 @@ there goes on.
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,10 +145,13 @@ class Detectors:
         own, trial = self._own.refusal(name), self._trials.refusal(name)
         return own or trial or self._own.problem or self._trials.problem or None
 
-    def discard(self, name: str) -> None:
-        """Use a device's own model of the folder no more until its file changes."""
-        self._own.discard(name)
-        self._trials.discard(name)
+    def discard(self, name: str, left: float = inf) -> None:
+        """Use a device's own model of the folder no more until its file changes.
+
+        Unless it was put there after its patient has `left`, in seconds since 1970.
+        """
+        self._own.discard(name, left)
+        self._trials.discard(name, left)
 
     @property
     def hear_rhythm(self) -> bool:

@@ -118,6 +118,8 @@ def _is_edf(path: Path) -> bool:
 
 def _name(path: Path) -> Path | None:
     """Return a WFDB record's path without suffix, if `path` is its name or a file of it."""
+    if not path.name:  # as "." and "/" have none
+        return None
     if path.suffix == ".hea":
         return path.with_suffix("")
     if path.with_name(path.name + ".hea").is_file():

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +25,7 @@ from monitor.alarms.messages import (
 )
 from monitor.alarms.trends import Minute
 from monitor.errors import Failure
-from monitor.history.store import Action, decompress, open_to_read
+from monitor.history.store import MODEL_NOT_KEPT, Action, decompress, open_to_read
 from monitor.times import from_rfc3339, rfc3339
 from monitor.topics import fits
 
@@ -356,10 +357,17 @@ def days(file: Path) -> list[tuple[str, str, Day]]:
         return [(device, sha256, Day(*counted)) for device, sha256, *counted in rows]
 
 
-def discharges(file: Path, until: float) -> dict[str, float]:
-    """Return when the last patient of each device left, as far as that was by `until`.
+class Departure(NamedTuple):
+    """When a patient left, in seconds since 1970, and whether his model is for his return."""
 
-    Both are in seconds since 1970. Took 0.03 s with 128,000 actions, as many as the
+    time: float
+    keeps_model: bool
+
+
+def discharges(file: Path, until: float) -> dict[str, Departure]:
+    """Return how the last patient of each device left, as far as that was by `until`.
+
+    Times are in seconds since 1970. Took 0.03 s with 128,000 actions, as many as the
     default bound.
 
     Raises:
@@ -367,11 +375,11 @@ def discharges(file: Path, until: float) -> dict[str, float]:
     """
     with _reading(file) as database:
         rows = database.execute(
-            "SELECT device, max(time) FROM actions WHERE action = 'discharged' AND time <= ? "
-            "GROUP BY device",
+            "SELECT device, max(time), note FROM actions WHERE action = 'discharged' AND time <= ? "
+            "GROUP BY device",  # SQLite takes the note from the row of the maximum
             (until,),
         )
-        return dict(rows.fetchall())
+        return {name: Departure(time, note != MODEL_NOT_KEPT) for name, time, note in rows}
 
 
 def care(file: Path, since: float | None = None, device: str | None = None) -> list[Action]:

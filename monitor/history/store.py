@@ -10,7 +10,6 @@ ended then. Where `moved` has a client id, the alarm went on at that monitor.
 """
 
 import sqlite3
-import time
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -97,11 +96,16 @@ VERSION = len(_MIGRATIONS)
 """The version of the schema that this program reads and writes (`PRAGMA user_version`)."""
 
 
+MODEL_NOT_KEPT = "model not kept"
+"""The note of a discharge after which the patient's model is not to be used any more."""
+
+
 class Action(msgspec.Struct, frozen=True):
     """What a person did to an alarm or a patient; times in seconds since 1970.
 
     Attributes:
-        note: what they said of an alarm that they acknowledged, or which model they chose.
+        note: what they said of an alarm that they acknowledged, which model they chose, or
+            `MODEL_NOT_KEPT`.
         kinds: of alarm that they shelved, where they named some.
     """
 
@@ -223,12 +227,12 @@ def _migrate(database: sqlite3.Connection) -> None:
         database.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def trim(database: sqlite3.Connection, bounds: HistorySettings) -> None:
+def trim(database: sqlite3.Connection, bounds: HistorySettings, now: float) -> None:
     """Delete rows that are too old, and the oldest rows of a file that is too large.
 
-    Judgements go with their alarms.
+    Judgements go with their alarms. `now` is in seconds since 1970.
     """
-    oldest = time.time() - 86400 * bounds.days
+    oldest = now - 86400 * bounds.days
     most = bounds.megabytes * 1_000_000
     with database:
         database.execute("DELETE FROM alerts WHERE kept < ?", (oldest,))

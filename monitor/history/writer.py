@@ -4,7 +4,6 @@ The loop never waits. Rows that cannot be written are queued up to a limit, and 
 beyond it.
 """
 
-import errno
 import sqlite3
 import threading
 import time
@@ -23,6 +22,7 @@ from monitor.alarms.messages import Alert, Kind, encode
 from monitor.alarms.trends import Minute
 from monitor.errors import ConfigurationError, Failure
 from monitor.history.store import Action, Judgement, compress, open_to_write, trim
+from monitor.journal_file import passes
 from monitor.settings import HistorySettings
 from monitor.times import from_rfc3339
 
@@ -98,8 +98,6 @@ _MARK_MOVED = (
     "HAVING NOT max(event = 'cleared') AND count(lost) < count(*))"
 )
 
-_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-
 
 class JudgedAlarm(NamedTuple):
     """The alarm of a judgement that was stored."""
@@ -146,13 +144,14 @@ class HistoryWriter:
         self._closing = threading.Event()
         self._failed = False
         self._trim_at = 0.0
+        self._ahead = time.time() - time.monotonic()
         self._thread: threading.Thread | None = None
         if not bounds.days:
             return
         try:
             open_to_write(file).close()
         except (OSError, sqlite3.Error) as error:
-            if _passes(error):
+            if passes(error):
                 self._log_failure(error)
             elif bounds.file is not None:
                 raise ConfigurationError(
@@ -314,7 +313,9 @@ class HistoryWriter:
                         stored.set_result(alarm)
                 if time.monotonic() >= self._trim_at:
                     self._trim_at = time.monotonic() + TRIM_INTERVAL
-                    trim(database, self._bounds)
+                    # A step of the clock makes nothing older: it may be wrong, and this for good.
+                    now = min(time.time(), time.monotonic() + self._ahead)
+                    trim(database, self._bounds, now)
         except (OSError, sqlite3.Error) as error:
             if not self._failed:
                 self._log_failure(error)
@@ -327,9 +328,3 @@ class HistoryWriter:
     def _log_failure(self, error: OSError | sqlite3.Error) -> None:
         self._failed = True
         log.error("history", file=str(self._file), reason=str(error), retrying=True)
-
-
-def _passes(error: OSError | sqlite3.Error) -> bool:
-    """Return whether the error may pass: the file is locked, or the disk is full or failing."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
-    return code in _PASSING or getattr(error, "errno", None) == errno.ENOSPC

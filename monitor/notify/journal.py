@@ -40,9 +40,10 @@ class Journal:
 
         Raises:
             ConfigurationError: the file cannot be used.
+            Failure: it cannot be used just now.
         """
         self._database = open_journal(
-            "notify.journal", file, _SCHEMA, VERSION, check_same_thread=False
+            "notify.journal", file, _SCHEMA, VERSION, needs_disk=False, check_same_thread=False
         )
         self._waiting: dict[str, float] = {}
 

@@ -87,11 +87,14 @@ class Journal:
 
         Raises:
             ConfigurationError: the file cannot be used.
+            Failure: it cannot be used just now.
         """
         self._database = open_journal(
-            "segment.journal", file, _SCHEMA, VERSION, "OFF", isolation_level=None
+            "segment.journal", file, _SCHEMA, VERSION, "OFF", needs_disk=False, isolation_level=None
         )
         self._last = 0
+        self._written = 0  # the last entry that the disk has
+        self._unmarked: list[int] = []  # of those, the ones that are done, which it has not
 
     def read(self) -> list[Entry]:
         """Return all entries, in the order in which their chunks came; called before `number`."""
@@ -100,7 +103,7 @@ class Journal:
         )
         with closing(rows):
             entries = [Entry(*row)._replace(done=bool(row[-1])) for row in rows]
-        self._last = entries[-1].number if entries else 0
+        self._last = self._written = entries[-1].number if entries else 0
         return entries
 
     def number(self) -> int:
@@ -111,8 +114,11 @@ class Journal:
     def write(self, entries: Iterable[Entry], done: Iterable[int]) -> None:
         """Write new entries, and mark those of these numbers as done, all or nothing.
 
-        Raises sqlite3.Error if the disk will not take it.
+        Raises sqlite3.Error if the disk will not take it. The marks of what it has are then made
+        with the next write: whatever is without one is cut and published again after a restart.
         """
+        entries, done = list(entries), [*self._unmarked, *done]
+        self._unmarked = [number for number in done if number <= self._written]
         self._database.execute("BEGIN")
         try:
             self._database.executemany(
@@ -126,6 +132,8 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
+        self._unmarked.clear()
+        self._written = max([self._written, *(entry.number for entry in entries)])
 
     def strips(self) -> list[WantedStrip]:
         """Return the strips of the last hour, in the order in which they were asked for."""

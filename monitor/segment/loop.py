@@ -373,7 +373,10 @@ class SegmentDaemon:
         self._metrics.streams.set(len(self._streams))
         if monotonic >= self._next_trim:
             self._next_trim = monotonic + TRIM_INTERVAL
-            self._journal.trim(now)
+            try:
+                self._journal.trim(now)
+            except sqlite3.Error as error:  # a full disk has no room for what is deleted, either
+                self._say_unwritten(error)
 
 
 def run(settings: Settings) -> None:

@@ -1,14 +1,18 @@
 """When what people ask of the daemon is done, and when they are told so."""
 
 import sqlite3
+import urllib.error
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from monitor.alarms.decisions import Alarms, Policy
 from monitor.alarms.operator_requests import Admit, Discharge, Judge, Shelve
+from monitor.batch.datasets import Beats
 from monitor.daemon.changes import Changes
 from monitor.daemon.model_watch import DriftWatch, TrialWatch
 from monitor.daemon.operator import RequestHandler
@@ -19,9 +23,13 @@ from monitor.history import query
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings, ModelSettings, Settings
 from monitor.topics import Topics
+from tests.harness.brokers import ANYBODY, Mosquitto
+from tests.harness.daemons import RunningDaemon
+from tests.harness.devices import Hearts, Ward, as_json
 from tests.harness.histories import lost_counter
 from tests.harness.waiting import WITHIN, wait_until
 
+TOKEN = "0123456789abcdef"  # noqa: S105 - of a test
 TURN = 1_795_262_400.0
 
 
@@ -53,6 +61,10 @@ def test_a_shelf_is_not_over_in_the_turn_in_which_it_begins(
 ) -> None:
     if by_http:
         answer = operator.ask(Shelve(5.0, "Anna"), "bed-7")
+        operator.answer(changes := Changes(), TURN)
+        assert not answer.done()
+        for each in changes.asked["bed-7"]:
+            each.waiting -= 1  # the broker has it
         operator.answer(Changes(), TURN)
         assert answer.result(0) is None
     else:
@@ -127,3 +139,37 @@ def test_a_program_that_ends_answers_what_is_stored_and_makes_known_who_has_left
     problem = f"no alarm of 'bed-7' with the id {'0' * 32} is in the history"
     assert [each.problem for each in last.judged] == [problem]
     history.close(WITHIN)
+
+
+def shelve_over_http(daemon: RunningDaemon, minutes: int) -> tuple[int, str]:
+    """Return the code and the text of the answer."""
+    asked = urllib.request.Request(
+        f"http://{daemon.address}/api/shelve",
+        msgspec.json.encode({"device": "bed-7", "minutes": minutes}),
+        {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=WITHIN) as answer:  # noqa: S310 - our own
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode()
+
+
+def test_nothing_is_said_to_be_done_that_a_crash_would_undo(tmp_path: Path, ecg: Beats) -> None:
+    conf = f"{ANYBODY}persistence true\npersistence_location {tmp_path}/\n"
+    with Mosquitto(tmp_path, conf) as broker, Ward(broker.port) as ward:
+        with RunningDaemon(tmp_path, broker.url, METRICS__TOKEN=TOKEN) as daemon:
+            ward.send(as_json("bed-7", Hearts(ecg).normal(5)))
+            daemon.wait_until("ecg_monitor_beats_scored_total", 5)
+            assert shelve_over_http(daemon, 30) == (200, "done\n")
+            ward.wait(lambda: shelves(ward) and shelves(ward)[-1])
+            broker.stop()
+            code, said = shelve_over_http(daemon, 0)
+            assert (code, "when the broker is there" in said) == (409, True), said
+            broker.start()
+            ward.wait(lambda: shelves(ward)[-1] is None)
+            assert shelve_over_http(daemon, 0) == (200, "done\n")
+
+
+def shelves(ward: Ward) -> list[object]:
+    return [alarm["shelved"] for _, alarm in ward.on("alarm")]

@@ -300,6 +300,18 @@ def test_a_patient_who_is_discharged_is_forgotten_at_once(
         said = scene.is_said(state="shared")
         assert said.problem is not None and "of the patient before" in said.problem
         assert ecg_monitor(broker, "discharge", "bed-9").result().returncode == 1
+    # Nor later, the learner having deleted nothing; what comes after a discharge is another's.
+    for written, watches in ("", "shared"), ("ben", "own"), ("", "own"):
+        with running(tmp_path, broker, ward, OUTPUT__SCORES="true") as scene:
+            if written:
+                scene.send("bed-7", beats(1))
+                scene.write(in_use(scene.folder, "bed-7"), written, 1.0)
+                scene.is_said(state="own", model=written)
+            before = len(ward.on("scores"))
+            scene.send("bed-7", beats(1))
+            ward.wait(lambda before=before: len(ward.on("scores")) > before)
+            (score,) = ward.on("scores")[-1][1]["scores"]
+            assert score["anomalous"] is (watches == "shared")  # which knows no such beats
     kept = query.care(tmp_path / "history.db")
     assert [each.action for each in kept] == ["shelved", "discharged"]
 

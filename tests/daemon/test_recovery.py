@@ -1,20 +1,23 @@
 """Alarms that stood before a start, read back over real brokers: late, slowly, or not at all."""
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from monitor.alarms import messages
+from monitor.alarms.patients import Patient
 from monitor.batch.datasets import Beats
 from monitor.commands import acknowledge
 from monitor.history import query
 from monitor.history.store import Action
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings, MqttSettings, Settings
-from monitor.times import from_rfc3339
+from monitor.times import from_rfc3339, rfc3339
 from tests.harness.brokers import ANYBODY, Mosquitto, Nats
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Sent, Ward, as_json
@@ -198,21 +201,44 @@ def test_a_discharge_that_was_cut_short_is_completed_however_late_the_next_start
 ) -> None:
     history = HistoryWriter(HistorySettings(), tmp_path / "history.db", lost_counter())
     saved = from_rfc3339(SINCE)
-    # The first one's alarm is still there, the next one's is the next patient's, and the last was
-    # discharged by a clock that was wrong.
-    for device, left in ("bed-0", saved + 10), ("bed-1", saved - 10), ("bed-2", saved + 1e10):
+    # The first one's alarm is still there, the next one's is the next patient's, the third was
+    # discharged by a clock that was wrong, and of the last no alarm is left.
+    times = {"bed-0": saved + 10, "bed-1": saved - 10, "bed-2": saved + 1e10, "bed-3": saved + 10}
+    for device, left in times.items():
         history.note(Action("discharged", device, "Anna", left)).result(WITHIN)
     history.close(WITHIN)
     with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
         identities = publish_alarms(broker, 3)
-        with RunningDaemon(tmp_path, broker.url) as daemon:
+        for device in ("bed-0", "bed-1", "bed-3"):
+            patient = messages.encode(Patient(device=device, state="shared", since=SINCE))
+            ward.publish(f"ecg/{device}/patient", patient, retain=True)
+        ward.flush()
+        with RunningDaemon(tmp_path, broker.url, MODEL__FOLDER=str(tmp_path)) as daemon:
             ward.wait(ward.alerts)
             assert daemon.value(OPEN) == 2
+            ward.wait(
+                lambda: {n for n, said in ward.on("patient") if not said} >= {"bed-0", "bed-3"}
+            )
         with Ward(broker.port, "late") as late:
             late.catch_up()
             assert {name for name, _ in late.on("alarm")} == {"bed-1", "bed-2"}
+            assert {name for name, _ in late.on("patient")} == {"bed-1", "bed-2"}
     (alert,) = ward.alerts()
     assert (alert["event"], alert["alarm"]) == ("cleared", identities["bed-0"])
+
+
+def test_the_next_patient_is_heard_at_once_after_a_restart(tmp_path: Path, hearts: Hearts) -> None:
+    history = HistoryWriter(HistorySettings(), tmp_path / "history.db", lost_counter())
+    now = time.time()
+    history.note(Action("discharged", "bed-7", "Anna", now - 30)).result(WITHIN)
+    history.close(WITHIN)
+    alarm = msgspec.structs.replace(standing("bed-7", "7" * 32), time=rfc3339(now - 10))
+    with Mosquitto(tmp_path) as broker, Ward(broker.port) as ward:
+        ward.publish("ecg/bed-7/alarm", messages.encode(alarm), retain=True)
+        with RunningDaemon(tmp_path, broker.url):
+            ward.send(normal_beats(hearts, "bed-7"))
+            ward.wait(ward.alerts)
+    assert [each["event"] for each in ward.alerts()] == ["cleared"]
 
 
 def test_what_the_broker_has_forgotten_is_lost(tmp_path: Path, hearts: Hearts) -> None:

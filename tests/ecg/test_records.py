@@ -250,6 +250,7 @@ def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
         records.read(tmp_path / "r.edf")
     with pytest.raises(Failure, match="no such file"):
         records.read(tmp_path / "none.edf")
+    assert not records.is_record(Path()) and not records.is_record(Path("/"))
 
 
 def test_edf_is_read(tmp_path: Path) -> None:

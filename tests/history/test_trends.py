@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def writer(file: Path, lost: Counter) -> HistoryWriter:
 
 def trim(file: Path, **bounds: float) -> None:
     with closing(store.open_to_write(file)) as database:
-        store.trim(database, HistorySettings.model_validate({"file": file, "days": 36500} | bounds))
+        settings = HistorySettings.model_validate({"file": file, "days": 36500} | bounds)
+        store.trim(database, settings, time.time())
 
 
 def count(file: Path, table: str) -> int:

@@ -54,6 +54,20 @@ def test_without_a_place_of_its_own_the_monitor_goes_on(
     assert "no history is kept" in capsys.readouterr().out
 
 
+def test_a_clock_that_steps_ahead_costs_no_history(
+    tmp_path: Path, lost: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, clock = tmp_path / "history.db", time.time
+    kept = HistoryWriter(HistorySettings(), file, lost)
+    kept.note(Action("admitted", "bed-7", "Anna", NIGHT)).result(5)
+    monkeypatch.setattr(writer, "TRIM_INTERVAL", 0.0)
+    monkeypatch.setattr(time, "time", lambda: clock() + 36500 * 86400.0)
+    kept._trim_at = 0.0
+    kept.note(Action("discharged", "bed-7", "Anna", NIGHT)).result(5)
+    kept.close(5)  # once that has been trimmed
+    assert [each.action for each in query.care(file)] == ["admitted", "discharged"]
+
+
 def test_nothing_is_kept_for_no_days(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "history.db"
     kept = HistoryWriter(HistorySettings(days=0), file, lost)

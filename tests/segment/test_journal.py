@@ -59,6 +59,20 @@ def test_old_chunks_go_but_for_those_that_are_not_done(tmp_path: Path) -> None:
     assert [one.device for one in journal.read()] == ["a", "a"]
 
 
+def test_what_was_done_while_the_disk_took_nothing_is_marked_later(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    first, lost, last = (entry(journal, "a", at) for at in (0.0, 1.0, 2.0))
+    journal.write([first], [])
+    with sqlite3.connect(tmp_path / "journal.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        journal._database.execute("PRAGMA busy_timeout = 0")
+        for entries, done in (([lost], [first.number]), ([], [lost.number])):
+            with pytest.raises(sqlite3.OperationalError):
+                journal.write(entries, done)
+    journal.write([last], [])
+    assert [(one.number, one.done) for one in journal.read()] == [(1, True), (3, False)]
+
+
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     file = tmp_path / "journal.db"
     file.write_bytes(b"not a database" * 100)

@@ -13,9 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from prometheus_client import CollectorRegistry
 
+from monitor.configuration import load
 from monitor.ecg.segmenter import Segmenter
 from monitor.ecg.streams import SILENT_AFTER
+from monitor.metrics import SegmentMetrics
+from monitor.segment import loop
 from monitor.segment.messages import MOST_BEATS
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
@@ -290,3 +294,34 @@ def test_a_signal_that_has_ended_does_not_end_again_after_a_restart(
         assert bed.beats("a") == beats
         play(bed, "a", 20, 40)  # and it begins again
         bed.wait(lambda: len(bed.beats("a")) > len(beats) + 10)
+
+
+def test_a_disk_that_takes_nothing_leaves_no_patient_unheard(
+    tmp_path: Path, broker: Mosquitto, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for interval in ("CLOCK_INTERVAL", "TRIM_INTERVAL"):
+        monkeypatch.setattr(loop, interval, 0.0)
+    settings = load(
+        None,
+        {
+            "mqtt": {"broker": broker.url, "client_id": "test"},
+            "segment": {"journal": tmp_path / "journal.db"},
+        },
+    )
+    metrics = SegmentMetrics(CollectorRegistry())
+    daemon = loop.SegmentDaemon(settings, metrics)
+    daemon.startup()
+
+    def until(ready: Callable[[], object]) -> None:
+        def turned() -> object:
+            daemon.turn()
+            return ready()
+
+        wait_until(turned)
+
+    until(lambda: daemon.lifecycle.health() is None)
+    daemon._journal._database.execute("PRAGMA query_only = ON")  # deletes fail then, too
+    play(bed, "a", stop=20)
+    until(lambda: len(bed.beats("a")) > 10 and metrics.unwritten._value.get() > 1)
+    daemon._journal._database.execute("PRAGMA query_only = OFF")
+    daemon.shutdown()

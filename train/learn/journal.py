@@ -104,6 +104,7 @@ class Journal:
 
         Raises:
             ConfigurationError: the file cannot be used.
+            Failure: it cannot be used just now.
         """
         self._database = open_journal("learn.journal", file, _SCHEMA, VERSION, isolation_level=None)
 
