@@ -482,38 +482,50 @@ class _Sender:
         return self._sent
 
 
-SCENARIOS: tuple[Callable[[Path, Hearts], Outcome], ...] = (
-    killed,
-    restarted,
-    stalled,
-    broker_restarted,
-    broker_forgets,
-    broker_away,
-    broker_killed,
-    overflowed,
-    raw_killed,
-    raw_broker_restarted,
-    raw_rebooted,
-    chain_segment_killed,
-    chain_monitor_killed,
-)
+Scenarios = dict[str, Callable[[Path, Hearts], Outcome]]
+
+WITH_BEATS: Scenarios = {
+    "daemon killed three times": killed,
+    "daemon stopped and started": restarted,
+    "daemon stands still for 5 s": stalled,
+    "broker restarts, with its store": broker_restarted,
+    "broker restarts without a store": broker_forgets,
+    "broker away for 15 s": broker_away,
+    "broker killed (store every second)": broker_killed,
+    "mosquitto as it comes, daemon away": overflowed,
+}
+
+WITH_RAW_SAMPLES: Scenarios = {
+    "segment killed three times": raw_killed,
+    "broker restarts, with its store": raw_broker_restarted,
+    "devices restart and count from 0": raw_rebooted,
+    "segment killed, the monitor runs": chain_segment_killed,
+    "monitor killed, segment runs": chain_monitor_killed,
+}
 
 
 def main() -> None:
-    """Run every scenario, or those that are named, and print their figures."""
+    """Run every scenario and print what became of the beats: first beats, then raw samples."""
     hearts = Hearts(datasets.ecg())
-    table = Table("promise", "sent", "lost", "repeated", "alarms", "well again")
-    named = sys.argv[1:] or [scenario.__name__ for scenario in SCENARIOS]
-    for scenario in (each for each in SCENARIOS if each.__name__ in named):
+    console = Console(width=100)
+    for scenarios in (WITH_BEATS, WITH_RAW_SAMPLES):
+        console.print(table(scenarios, hearts))
+
+
+def table(scenarios: Scenarios, hearts: Hearts) -> Table:
+    """Run some scenarios, and return their figures as a table."""
+    figures = Table("what breaks", box=None, pad_edge=False)
+    for column in ("sent", "lost", "repeated", "alarms", "well again"):
+        figures.add_column(column, justify="right")
+    for what, scenario in scenarios.items():
         with tempfile.TemporaryDirectory() as folder:
             outcome = scenario(Path(folder), hearts)
-        again = "" if outcome.recovered is None else f"{outcome.recovered:.1f} s"
-        promise = (scenario.__doc__ or "").strip()
+        print(f"{what}: {outcome}", file=sys.stderr, flush=True)
         alarms = "" if outcome.raised is None else f"{outcome.raised}/{outcome.devices}"
-        row = (outcome.sent, outcome.lost, outcome.repeated, alarms, again)
-        print(f"{scenario.__name__}: {outcome}", flush=True)
-        table.add_row(promise, *map(str, row))
-    Console().print(table)
+        well = "" if outcome.recovered is None else f"{outcome.recovered:.1f} s"
+        row = (outcome.sent, outcome.lost, outcome.repeated, alarms, well)
+        figures.add_row(what, *map(str, row))
+    return figures
 
 
 if __name__ == "__main__":
