@@ -340,7 +340,9 @@ class Daemon:
             self.patients.report(topic, payload, now, time.monotonic())
         elif self.patients.is_patient(topic):
             if message.retain:  # else it is ours, as everybody hears it
-                self.patients.recover(topic, payload, time.monotonic(), self.recovery.has_left)
+                self.patients.recover(
+                    topic, payload, time.monotonic(), self.recovery.is_of_who_left
+                )
         elif message.retain:
             return  # it may be of any age
         elif not topic.endswith(_REQUESTED):
@@ -464,8 +466,11 @@ class Daemon:
             self._called.update(saved.device)
             for alarm in saved.alarms:
                 self.metrics.alarms.labels(alarm.kind, alarm.priority).inc()
-            if self.recovery.has_left(saved.device, saved.time):
+            if self.recovery.is_of_who_left(saved.device, saved.time):
+                just_left = saved.device in self.alarms.discharged
                 self.operator.forget(saved.device, now, changes)
+                if not just_left:  # what the broker has kept is the next patient's
+                    del self.alarms.discharged[saved.device]
         self.notifier.begin()
 
 

@@ -170,7 +170,7 @@ class Patients:
         topic: bytes,
         payload: bytes,
         now: float,
-        has_left: Callable[[str, str], bool] = lambda *_: False,
+        is_of_who_left: Callable[[str, str], bool],
     ) -> None:
         """Take in what an earlier process left retained of a patient.
 
@@ -180,7 +180,7 @@ class Patients:
             topic: for which `is_patient` is true.
             payload: what is retained.
             now: on the monotonic clock.
-            has_left: whether what began at a device then, RFC 3339, is of a patient who was
+            is_of_who_left: whether what began at a device then, RFC 3339, is of a patient who was
                 discharged since. A model that was kept began before he came back; he is made known
                 again when he is heard.
 
@@ -194,7 +194,7 @@ class Patients:
         record = self._records.get(name)
         if name in self._elsewhere or (record is not None and record.published is not None):
             return
-        left = name in self._alarms.discharged or has_left(name, patient.since)
+        left = name in self._alarms.discharged or is_of_who_left(name, patient.since)
         if record is None and left:  # and it was ended before it said so
             self._removed[name] = None
             return
@@ -295,13 +295,18 @@ class Patients:
 
     # -- what follows
 
+    @property
+    def _unseen(self) -> bool:
+        """Whether no learner was ever there, for which a broker would keep requests."""
+        return not self._learner_status
+
     def obstacle(self) -> str | None:
         """Return why nothing can be learnt at present; None if it can."""
         if self._folder is None:
             return "model.folder is not set: no models of patients' own can be used"
         if self._away is not None:
-            if not self._learner_status:  # no broker keeps the request for it
-                return "ecg-train learn is not running (not seen): start it, then admit again"
+            if self._unseen:
+                return "ecg-train learn is not running (not seen): start it"
             status = self._learner_status
             return f"ecg-train learn is not running ({status}): nothing is learnt until it is"
         return None
@@ -433,7 +438,8 @@ class Patients:
         well."""
         if record.asked is not None or learns:
             if (obstacle := self.obstacle()) is not None:
-                return obstacle
+                lost = record.asked is not None and self._away is not None
+                return f"{obstacle}, then admit again" if lost and self._unseen else obstacle
             if record.asked is not None and now >= record.asked + ANSWER_TIMEOUT:
                 return f"ecg-train learn has not answered for {ANSWER_TIMEOUT:g} s"
         learning = record.learning

@@ -1,4 +1,4 @@
-"""Goes on where an earlier process stood: with its open alarms, and without who has left.
+"""Goes on where an earlier process stood: with its open alarms, and without patients who have left.
 
 The broker retains the alarms with their windows, so they go before the history, which has none. It
 serves where not all of them can be read. Only the history knows who was discharged.
@@ -65,7 +65,9 @@ class Recovery:
         if not self.begun and not retained.complete:
             own += self._restore_from_history(monotonic)
         for saved in own:
-            if not self.has_left(saved.device, saved.time):  # the next patient was heard already
+            if not self.is_of_who_left(
+                saved.device, saved.time
+            ):  # the next patient was heard already
                 self._alarms.discharged.pop(saved.device, None)
         self.begun, self.finished = True, retained.finished
         if retained.complete:
@@ -75,7 +77,7 @@ class Recovery:
             self._history.end_others(self._alarms.open)
         return own
 
-    def has_left(self, device: str, said: str) -> bool:
+    def is_of_who_left(self, device: str, said: str) -> bool:
         """Return whether what was said of a device, RFC 3339, is of a patient who was discharged.
 
         The end came before it was removed then, or the broker has lost that. What was said later is
@@ -87,16 +89,17 @@ class Recovery:
     def _recall_discharges(self, monotonic: float) -> None:
         """Recall who has left; if just before the start, the beats that the broker kept are theirs.
 
-        Nobody has by a time that is still to come: the clock was wrong.
+        Nobody has by a time that is still to come: the clock was wrong. Once it is past, it is
+        believed.
         """
         now, left = time.time(), {}
         with suppress(Failure):  # nothing is known of them then
             if self._history.file is not None:
                 left = discharges(self._history.file, now)
-        for name, (when, keeps_model) in left.items():
+        for name, (when, unkept) in left.items():
             self._left[name] = when
-            if not keeps_model:  # its file may still be there: it is for the learner to delete it
-                self._detectors.discard(name, when)
+            if unkept is not None:  # its file may still be there: the learner is to delete it
+                self._detectors.discard(name, unkept)
             if now - when < IN_FLIGHT_AGAIN:
                 self._alarms.discharged[name] = monotonic
 

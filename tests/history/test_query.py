@@ -10,11 +10,12 @@ from prometheus_client import Counter
 from monitor.alarms import messages
 from monitor.alarms.burden import Episode
 from monitor.history import query
-from monitor.history.store import Action, Judgement
+from monitor.history.store import MODEL_NOT_KEPT, Action, Judgement
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import BEAT, NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -199,3 +200,17 @@ def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter
     ends = [each.cleared for each in query.episodes(file)]
     assert ends[:2] == [NIGHT + 130, NIGHT + 300] and ends[3] is None
     assert ends[2] == pytest.approx(time.time(), abs=60)
+
+
+def test_a_later_discharge_does_not_bring_back_the_model_of_an_earlier_patient(
+    tmp_path: Path,
+) -> None:
+    kept = HistoryWriter(HistorySettings(), tmp_path / "history.db", lost_counter())
+    for when, note in (10.0, MODEL_NOT_KEPT), (20.0, ""), (99.0, MODEL_NOT_KEPT):
+        kept.note(Action("discharged", "bed-1", "Anna", when, note=note)).result(WITHIN)
+    kept.note(Action("discharged", "bed-2", "Anna", 20.0)).result(WITHIN)
+    kept.close(WITHIN)
+    assert query.discharges(tmp_path / "history.db", until=50.0) == {
+        "bed-1": query.Departure(20.0, 10.0),
+        "bed-2": query.Departure(20.0, None),
+    }
