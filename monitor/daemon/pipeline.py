@@ -378,7 +378,7 @@ def _not_finite(decoded: list[DecodedMessage], faults: NDArray[np.uint8]) -> lis
     bad = faults == quality.NOT_FINITE
     if not bad.any():
         return []
-    detail = "a sample is NaN, infinite, or beyond what can be scored"
+    detail = "a sample is NaN, infinite, or beyond what the model can score"
     return [
         Rejection(each.message.topic, "not_finite", detail)
         for each in decoded

@@ -5,6 +5,7 @@ changes is taken over while running. One that cannot be used is refused, and the
 there goes on.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from monitor.detector import model_file
@@ -21,8 +23,13 @@ from monitor.detector.own_models import News, OwnModels
 from monitor.detector.scale import Scales
 from monitor.ecg.beat import SAMPLES, Floats
 from monitor.errors import ConfigurationError
+from monitor.logs import LINES, Throttle
 from monitor.settings import ModelSettings
 from monitor.topics import fits
+
+log = structlog.get_logger()
+
+_lines = Throttle(LINES, 60.0)
 
 SHARED = "model.path"
 """The setting that names the model of all devices that have none of their own."""
@@ -292,8 +299,10 @@ def _score_all(detector: Detector, batch: Floats, rr: Floats | None) -> model_fi
     """Score beats; what a graph fails at is NaN, and costs no other beat its score."""
     try:
         return detector.score(batch, rr)
-    except Exception:  # onnxruntime's errors have no base class but this one
+    except Exception as error:  # onnxruntime's errors have no base class but this one
         if len(batch) == 1:
+            if _lines.admits(detector.sha256, time.monotonic()):
+                log.error("a beat cannot be scored", model=detector.name, reason=str(error))
             nan = np.full_like(batch, np.nan)
             return model_file.Scored(nan[:, 0], nan, nan[:, 0])
     middle = len(batch) // 2

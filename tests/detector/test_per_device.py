@@ -40,7 +40,7 @@ def calm(tmp_path: Path) -> Path:
 
 
 def test_a_beat_at_which_a_graph_fails_costs_no_other_one_its_score(
-    tmp_path: Path, keen: Path
+    tmp_path: Path, keen: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "failing.onnx", failing(), CARD_OF_A_DETECTOR)
     batch = np.concatenate([WAVES, WAVES])
@@ -52,6 +52,8 @@ def test_a_beat_at_which_a_graph_fails_costs_no_other_one_its_score(
     assert np.flatnonzero(np.isnan(both.scores)).tolist() == [3, 19]
     expected = np.abs(np.delete(batch, [3, 19], axis=0)).mean(axis=1)
     assert both.scores[~np.isnan(both.scores)] == pytest.approx(expected)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("a beat cannot be scored") == 1
 
 
 def test_the_first_pattern_that_fits_wins_and_the_others_share_one(keen: Path, calm: Path) -> None:
