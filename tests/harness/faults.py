@@ -505,11 +505,17 @@ WITH_RAW_SAMPLES: Scenarios = {
 
 
 def main() -> None:
-    """Run every scenario and print what became of the beats: first beats, then raw samples."""
+    """Run every scenario, or those that are named, and print what became of the beats."""
     hearts = Hearts(datasets.ecg())
     console = Console(width=100)
     for scenarios in (WITH_BEATS, WITH_RAW_SAMPLES):
-        console.print(table(scenarios, hearts))
+        asked = {
+            what: scenario
+            for what, scenario in scenarios.items()
+            if scenario.__name__ in sys.argv[1:] or not sys.argv[1:]
+        }
+        if asked:
+            console.print(table(asked, hearts))
 
 
 def table(scenarios: Scenarios, hearts: Hearts) -> Table:
