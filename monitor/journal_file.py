@@ -57,7 +57,10 @@ def open_journal(
 
 def passes(error: OSError | sqlite3.Error) -> bool:
     """Return whether an error may pass: the file is locked, or the disk is full or failing."""
-    return _code(error) in (*_LOCKED, *_FULL) or getattr(error, "errno", None) == errno.ENOSPC
+    return _code(error) in (*_LOCKED, *_FULL) or getattr(error, "errno", None) in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+    )
 
 
 def _code(error: OSError | sqlite3.Error) -> int:

@@ -4,10 +4,10 @@ An alarm of beats is named by the first one in sight that spoke for it, not by t
 it: whoever takes the device over between the two raises the same alarm, also if the broker delivers
 again in another order. Silence is named by the last beat. Beats without a number may be the same
 again and again, such as those of a lead that is off; there the number of the change tells one alarm
-from the next, and the hour of the alarm from those before the device was forgotten. So they do of
-silence, which may come again behind the same beat. An alarm of the rhythm is named by when it
-began. Once it is raised, an alarm escalates once and is cleared once, whoever finds so: of that the
-id is derived from the alarm.
+from the next, and the hour of the alarm from those before the device was forgotten. The same holds
+for silence, which may come again after the same beat. An alarm of the rhythm is named by when it
+began. Once it is raised, an alarm escalates once and is cleared once, whoever finds so: the ids of
+these alerts are derived from the alarm's.
 """
 
 import hashlib

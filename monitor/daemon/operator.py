@@ -203,9 +203,7 @@ class RequestHandler:
             del self.leaving[device]
             if device not in self._elsewhere:  # else it is heard again, by that one
                 changes.save(device)
-        pending.reply(
-            "not for good yet: it is when the broker is there" if pending.waiting else None
-        )
+        pending.reply("not for good yet: it is when the broker has it" if pending.waiting else None)
 
     def _log_problem(self, request: Request, device: str | None, problem: str) -> None:
         what = type(request).__name__.lower()

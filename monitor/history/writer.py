@@ -314,6 +314,7 @@ class HistoryWriter:
                 if time.monotonic() >= self._trim_at:
                     self._trim_at = time.monotonic() + TRIM_INTERVAL
                     # A step of the clock makes nothing older: it may be wrong, and this for good.
+                    # Where it was behind at the start, nothing is too old until the next one.
                     now = min(time.time(), time.monotonic() + self._ahead)
                     trim(database, self._bounds, now)
         except (OSError, sqlite3.Error) as error:

@@ -165,7 +165,7 @@ def test_nothing_is_said_to_be_done_that_a_crash_would_undo(tmp_path: Path, ecg:
             ward.wait(lambda: shelves(ward) and shelves(ward)[-1])
             broker.stop()
             code, said = shelve_over_http(daemon, 0)
-            assert (code, "when the broker is there" in said) == (409, True), said
+            assert (code, "when the broker has it" in said) == (409, True), said
             broker.start()
             ward.wait(lambda: shelves(ward)[-1] is None)
             assert shelve_over_http(daemon, 0) == (200, "done\n")
