@@ -58,6 +58,7 @@ class _Pending:
         answer: to who asked over HTTP; None for what came over MQTT.
         until: how long what is next may take, on the monotonic clock.
         waiting: how many publications must be with the broker before.
+        arrived: as whatever waits for publications has it; a request is not timed.
     """
 
     request: Request

@@ -19,7 +19,7 @@ from typing import Protocol
 
 
 class Waiting(Protocol):
-    """A message in hand; `waiting` counts the publications that it waits for."""
+    """A message or request in hand; `waiting` counts the publications that it waits for."""
 
     waiting: int
     arrived: float
