@@ -216,11 +216,11 @@ def test_a_discharge_that_was_cut_short_is_completed_however_late_the_next_start
         with RunningDaemon(tmp_path, broker.url, MODEL__FOLDER=str(tmp_path)) as daemon:
             ward.wait(ward.alerts)
             assert daemon.value(OPEN) == 2
-            ward.send(normal_beats(hearts, "bed-0")[:1])  # of the next patient, heard at once
-            daemon.wait_until("ecg_monitor_devices", 3)
             ward.wait(
                 lambda: {n for n, said in ward.on("patient") if not said} >= {"bed-0", "bed-3"}
             )
+            ward.send(normal_beats(hearts, "bed-0")[:1])  # of the next patient, heard at once
+            daemon.wait_until("ecg_monitor_devices", 3)
         with Ward(broker.port, "late") as late:
             late.catch_up()
             assert {name for name, _ in late.on("alarm")} == {"bed-1", "bed-2"}
