@@ -65,9 +65,8 @@ class Recovery:
         if not self.begun and not retained.complete:
             own += self._restore_from_history(monotonic)
         for saved in own:
-            if not self.is_of_who_left(
-                saved.device, saved.time
-            ):  # the next patient was heard already
+            if not self.is_of_who_left(saved.device, saved.time):
+                # The next patient was heard already.
                 self._alarms.discharged.pop(saved.device, None)
         self.begun, self.finished = True, retained.finished
         if retained.complete:

@@ -98,6 +98,11 @@ class Change(NamedTuple):
     finding: Finding
 
 
+def _per_minute(intervals: int, seconds: float) -> float:
+    """Return the rate of beats with so many intervals between them, in beats a minute."""
+    return round(60 * intervals / seconds, RATE_DIGITS)
+
+
 def trimmed_mean(intervals: list[float]) -> float:
     """Return the mean of intervals without one in `TRIMMED` at either end."""
     cut = len(intervals) // TRIMMED
@@ -119,7 +124,7 @@ def slow_rate(times: list[float], now: float | None, beats: int) -> float | None
         intervals = [after - before for before, after in pairwise(times[-beats:])]
         running = min(now - times[-1], RUNNING * max(intervals[1:] or intervals))
         over += max(0.0, running - intervals[0])
-    return round(60 * (beats - 1) / over, RATE_DIGITS) if over > 0 else None
+    return _per_minute(beats - 1, over) if over > 0 else None
 
 
 def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | None:
@@ -131,7 +136,7 @@ def fast_rate(times: list[float], beats: int, trimmed: bool = False) -> float | 
         return None
     intervals = [after - before for before, after in pairwise(times[-beats:])]
     mean = trimmed_mean(intervals) if trimmed else sum(intervals) / len(intervals)
-    return round(60 / mean, RATE_DIGITS) if mean > 0 else None
+    return _per_minute(1, mean) if mean > 0 else None
 
 
 class Standing:
@@ -261,7 +266,7 @@ class IntervalRhythm:
         now = times[-1]
         found: list[Finding] = []
         if len(run) >= settings.run_beats:
-            rate = round(60 * (len(run) - 1) / (run[-1] - run[0]), RATE_DIGITS)
+            rate = _per_minute(len(run) - 1, run[-1] - run[0])
             if settings.run_rate < rate < FASTEST:
                 found.append(Finding("ventricular-tachycardia", self._run_since, now, rate))
         fast = fast_rate(times, settings.tachycardia_beats)
