@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
@@ -21,16 +22,30 @@ class SlowLine:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
         self._sockets: list[socket.socket] = [self._server]
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._hang_up([self._server])
+        self._threads[0].join()  # it adds sockets and threads
+        self._hang_up(self._sockets)
+        for thread in self._threads:
+            thread.join()
         for each in self._sockets:
+            each.close()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args)
+        self._threads.append(thread)
+        thread.start()
+
+    def _hang_up(self, sockets: list[socket.socket]) -> None:
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -42,8 +57,8 @@ class SlowLine:
                     client.close()
                     continue
                 self._sockets += [client, broker]
-                for way in ((client, broker, False), (broker, client, True)):
-                    threading.Thread(target=self._carry, args=way, daemon=True).start()
+                self._start(self._carry, client, broker, False)
+                self._start(self._carry, broker, client, True)
 
     def _carry(self, source: socket.socket, sink: socket.socket, slowly: bool) -> None:
         with suppress(OSError):
@@ -51,6 +66,4 @@ class SlowLine:
                 if slowly:
                     time.sleep(len(data) / self.rate)
                 sink.sendall(data)
-        for each in (source, sink):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self._hang_up([source, sink])

@@ -428,25 +428,32 @@ class MuteBroker:
         self._mute = mute
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"mqtt://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._accepted: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._sockets = [self._listening]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
                 line, _ = self._listening.accept()
-                version = line.recv(4096)[8]
-                if self._mute is None and version == 5:
+                self._sockets.append(line)
+                version = line.recv(4096)[8:9]
+                if self._mute is None and version == b"\x05":
                     line.close()
                 elif self._mute:
                     self._mute -= 1
                     line.close()
                 else:
-                    line.sendall(b"\x20\x03\x00\x00\x00" if version == 5 else b"\x20\x02\x00\x00")
-                    self._accepted.append(line)
+                    mqtt5 = version == b"\x05"
+                    line.sendall(b"\x20\x03\x00\x00\x00" if mqtt5 else b"\x20\x02\x00\x00")
 
     def close(self) -> None:
-        for each in (self._listening, *self._accepted):
+        """Stop; nothing is left open, not even what connects meanwhile."""
+        for each in tuple(self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for each in self._sockets:
             each.close()
 
 
