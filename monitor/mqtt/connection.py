@@ -34,7 +34,7 @@ from monitor.mqtt.client import (
     tls_context,
     unverified,
 )
-from monitor.mqtt.dial import Socket, dial
+from monitor.mqtt.dial import Socket, dial, give_up
 from monitor.mqtt.packets import READ_SIZE, Client, Packet, Publish, parse_publish
 from monitor.settings import MqttSettings, Protocol, host_and_port
 
@@ -276,6 +276,7 @@ class Connection:
     def disconnect(self) -> None:
         """Disconnect in order, so that the broker does not publish the last will."""
         self._closing = True
+        self._give_up_dialling()
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_write()
@@ -295,6 +296,11 @@ class Connection:
             return
         self._address, self._accepted, self.since = address, False, now
         self._dialled = dial(*address, tls)
+
+    def _give_up_dialling(self) -> None:
+        if self._dialled is not None:
+            give_up(self._dialled)
+            self._dialled = None
 
     def _connect(self, dialled: Future[Socket], now: float) -> None:
         """Send CONNECT over the socket, if it is made."""
@@ -452,9 +458,7 @@ class Connection:
             self._unanswered = False
             if self._mqtt.protocol == "5" and not (self._was_accepted or self.refused_5):
                 self._count_hang_up(now)
-        if self._dialled is not None:
-            self._dialled.cancel()
-            self._dialled = None
+        self._give_up_dialling()
         if self._client is not None and self._client.packets is not None:
             self._client.packets.close()
         self._client, self._accepted, self.since = None, False, now

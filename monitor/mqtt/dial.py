@@ -23,7 +23,7 @@ def dial(host: str, port: int, tls: ssl.SSLContext | None) -> Future[Socket]:
     """Return a future of a non-blocking socket that is connected, encrypted if `tls` is given.
 
     Its exceptions are OSError, among them `ssl.SSLError`, and ValueError for a host that cannot
-    be one. Whoever does not wait for it any more cancels it; the socket is then closed.
+    be one. Whoever does not wait for it any more calls `give_up`.
     """
     dialled: Future[Socket] = Future()
     threading.Thread(
@@ -32,14 +32,15 @@ def dial(host: str, port: int, tls: ssl.SSLContext | None) -> Future[Socket]:
     return dialled
 
 
+def give_up(dialled: Future[Socket]) -> None:
+    """Close the socket of `dial` that nobody waits for any more, if need be once it is made."""
+    if not dialled.cancel() and dialled.exception() is None:
+        dialled.result().close()
+
+
 def _dial(dialled: Future[Socket], host: str, port: int, tls: ssl.SSLContext | None) -> None:
     try:
-        sock = socket.create_connection((host, port), CONNECT_TIMEOUT)
-        # What is written is gathered already.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is not None:
-            sock = tls.wrap_socket(sock, server_hostname=host)
-        sock.setblocking(False)
+        sock = _connect(host, port, tls)
     except (OSError, ValueError) as error:
         if dialled.set_running_or_notify_cancel():
             dialled.set_exception(error)
@@ -49,3 +50,17 @@ def _dial(dialled: Future[Socket], host: str, port: int, tls: ssl.SSLContext | N
     else:
         with suppress(OSError):
             sock.close()
+
+
+def _connect(host: str, port: int, tls: ssl.SSLContext | None) -> Socket:
+    sock = socket.create_connection((host, port), CONNECT_TIMEOUT)
+    try:
+        # What is written is gathered already.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname=host)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
