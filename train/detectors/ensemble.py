@@ -66,8 +66,9 @@ def fit(
         errors = tf.reduce_mean(tf.square(layer - target), axis=2)
         return tf.reduce_sum(tf.reduce_mean(tf.math.log(errors + SOFTENING), axis=1))
 
+    # The beats are arguments, since TensorFlow frees no graph of this, nor what it has captured.
     @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]  # tensorflow has no types
-    def epoch(order: Any) -> None:
+    def epoch(order: Any, data: Any, wanted: Any) -> None:
         for i in tf.range(steps):
             rows = order[:, i]
             target = tf.gather(wanted, rows, batch_dims=0 if targets is None else 1)
@@ -81,7 +82,7 @@ def fit(
         range(epochs), "training", console=console, transient=True, disable=not console.is_terminal
     ):
         order = np.stack([np.resize(random.permutation(own), steps * BATCH) for own in rows])
-        epoch(tf.constant(order.reshape(count, steps, BATCH).astype(np.int32)))
+        epoch(tf.constant(order.reshape(count, steps, BATCH).astype(np.int32)), data, wanted)
     arrays = [weight.numpy() for weight in weights]
     return [_network([array[k] for array in arrays]) for k in range(count)]
 
