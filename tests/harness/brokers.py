@@ -13,8 +13,8 @@ from typing import NoReturn, Self
 
 import pytest
 
-from monitor.commands.demo import free_port
 from monitor.settings import Protocol
+from tests.harness.ports import free_port
 
 WITHIN = 90.0
 """Seconds that a broker may take to start or to stop: RabbitMQ takes 7 s on two idle cores, and
@@ -50,6 +50,16 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     pytest.fail(f"nothing listens on port {port}:\n{log.read_text(errors='replace')}")
+
+
+def end(process: subprocess.Popen[bytes], by: signal.Signals = signal.SIGTERM) -> int:
+    """End a process with a signal, and return its exit code; kill it if it does not end in time."""
+    process.send_signal(by)
+    try:
+        return process.wait(WITHIN)
+    finally:
+        process.kill()
+        process.wait()
 
 
 ANYBODY = "allow_anonymous true\n"
@@ -116,9 +126,8 @@ class Broker(ABC):
 
     def _end(self, by: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(by)
-            self._process.wait(WITHIN)
-            self._process = None
+            process, self._process = self._process, None
+            end(process, by)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -200,8 +209,7 @@ class RabbitMQ(Broker):
             by = signal.SIGTERM
         super()._end(by)
         if self._epmd is not None:
-            self._epmd.terminate()
-            self._epmd.wait(WITHIN)
+            end(self._epmd)
             self._epmd = None
 
     def _command(self) -> list[str]:

@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from monitor.batch import datasets
-from monitor.commands.demo import free_port
 from monitor.errors import Failure
 from monitor.mqtt import client
 from monitor.settings import MqttSettings
-from tests.harness.brokers import WITHIN, program, wait_for
+from tests.harness.brokers import program, wait_for
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_json
+from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 
 NODES = 3
@@ -110,7 +110,7 @@ class Cluster:
         process = self._processes[node]
         assert process is not None
         process.kill()
-        process.wait(WITHIN)
+        process.wait()
         self._processes[node] = None
 
     def divide(self, partitions: int) -> None:
@@ -121,9 +121,13 @@ class Cluster:
                 process.send_signal(signal.SIGHUP)
 
     def __enter__(self) -> Self:
-        for node in range(NODES):
-            self.start(node)
-        wait_until(self._accepts, LEADERLESS)
+        try:
+            for node in range(NODES):
+                self.start(node)
+            wait_until(self._accepts, LEADERLESS)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
-import urllib.error
 import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
 
-from monitor.commands.demo import free_port
+from tests.harness.brokers import end
+from tests.harness.ports import free_port
 from tests.harness.waiting import WITHIN, wait_until
 
 
@@ -75,18 +77,24 @@ class RunningDaemon:
 
     def healthy(self) -> bool:
         """Return whether `/healthz` says that it is."""
-        try:
-            with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=2):
-                return True
-        except urllib.error.HTTPError as refusal:
-            refusal.close()
-            return False
-        except OSError:
-            return False
+        return self._ask_health()[0] == 200
+
+    def health(self) -> str:
+        """Return what `/healthz` says; nothing while nobody answers."""
+        return self._ask_health()[1]
+
+    def _ask_health(self) -> tuple[int, str]:
+        with closing(HTTPConnection(self.address, timeout=WITHIN)) as connection:
+            try:
+                connection.request("GET", "/healthz")
+                answer = connection.getresponse()
+                return answer.status, answer.read().decode().strip()
+            except (OSError, HTTPException):  # it is not there, or ends as it answers
+                return 0, ""
 
     def metrics(self) -> str:
         """Return the page that Prometheus reads."""
-        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=WITHIN) as page:
             return str(page.read().decode())
 
     def value(self, series: str) -> float:
@@ -103,8 +111,7 @@ class RunningDaemon:
 
     def stop(self) -> int:
         """Stop it with SIGTERM and return its exit code."""
-        self.process.terminate()
-        return self.process.wait(WITHIN)
+        return end(self.process)
 
 
 def ending(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
@@ -116,6 +123,7 @@ def ending(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
         code = daemon.process.wait(WITHIN)
     finally:
         daemon.process.kill()
+        daemon.process.wait()
     log = daemon.log.read_text()
     assert "Traceback" not in log
     return code, log.splitlines()[-1]

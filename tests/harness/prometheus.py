@@ -11,12 +11,9 @@ from typing import Any, Self
 
 import yaml
 
-from monitor.commands.demo import free_port
-from tests.harness.brokers import program, wait_for
-from tests.harness.waiting import wait_until
-
-WITHIN = 30.0
-"""Seconds that Prometheus may take to start, to answer as expected, or to stop."""
+from tests.harness.brokers import end, program, wait_for
+from tests.harness.ports import free_port
+from tests.harness.waiting import WITHIN, wait_until
 
 Labels = frozenset[tuple[str, str]]
 
@@ -65,27 +62,32 @@ class Prometheus:
         command = [prometheus, *(f"--{name}={value}" for name, value in arguments.items())]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._port, self._process, self._log)
-        wait_until(self._ready, WITHIN, self._log.read_text)
+        try:
+            wait_for(self._port, self._process, self._log)
+            wait_until(self._ready, said=self._log.read_text)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=WITHIN):
                 return True
         except urllib.error.HTTPError as refusal:
             refusal.close()
             return False
+        except OSError:
+            return False
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(WITHIN)
+        end(self._process)
 
     def ask(self, path: str, **parameters: str | float) -> Any:
         """Return the data of an answer of the HTTP API."""
         query = urllib.parse.urlencode(parameters)
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{query}"
-        with urllib.request.urlopen(url, timeout=10) as page:
+        with urllib.request.urlopen(url, timeout=WITHIN) as page:
             return json.load(page)["data"]
 
     def query(self, expression: str, at: float) -> dict[Labels, float]:
@@ -103,6 +105,5 @@ class Prometheus:
         """Wait until an expression has reached the value `least`."""
         wait_until(
             lambda: max(self.query(expression, time.time()).values(), default=0) >= least,
-            WITHIN,
-            lambda: f"{expression} does not reach {least}:\n{self._log.read_text()}",
+            said=lambda: f"{expression} does not reach {least}:\n{self._log.read_text()}",
         )

@@ -145,7 +145,7 @@ def standing(trial: Trial) -> tuple[str, str, str]:
         trial.wait(lambda: "offline" in ward.statuses())
         will = "yes" if "offline" in ward.statuses() else "no"
         daemon.start()
-        faults.until_healthy(daemon, 60)
+        faults.until_healthy(daemon)
         problems = _said(daemon, "not all retained alarms were read")
         trial.send(as_json("bed-1", trial.hearts.anomalous(3), 12))
         trial.send(as_json("bed-1", trial.hearts.normal(12), 15))
@@ -162,7 +162,7 @@ def broker_restarted(trial: Trial) -> tuple[str, str]:
         trial.broker.stop()
         time.sleep(1)
         trial.broker.start()
-        found = f"yes, in {faults.until_healthy(daemon, 60):.0f} s"
+        found = f"yes, in {faults.until_healthy(daemon):.0f} s"
         trial.send(as_json("ill", trial.hearts.anomalous(3), 12))
         trial.send(as_json("ill", trial.hearts.normal(12), 15))
         cleared = f'{faults.ALERTS}{{event="cleared",kind="anomaly",priority="medium"}}'
@@ -215,7 +215,7 @@ def taken_over(trial: Trial) -> str:
 
 def chain(trial: Trial) -> str:
     """Raw samples become beats and alarms, although `segment` is killed half-way."""
-    pause = max(trial.broker.patience, SILENT_AFTER + 4)
+    pause = max(trial.broker.patience, SILENT_AFTER + faults.QUIET)
     return _judged(faults.chain(trial.folder, trial.broker, "segment", pause))
 
 

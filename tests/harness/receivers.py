@@ -15,8 +15,8 @@ from typing import Any, Self
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from monitor.commands.demo import free_port
-from tests.harness.brokers import program, wait_for
+from tests.harness.brokers import end, program, wait_for
+from tests.harness.ports import free_port
 from tests.harness.waiting import WITHIN, wait_until
 
 
@@ -32,7 +32,7 @@ class MailServer:
         self.mails: list[EmailMessage] = []
         port = free_port()
         self.url = f"mailto://127.0.0.1:{port}?from=monitor@ward.example&to=nurse@ward.example"
-        self._controller = Controller(self, hostname="127.0.0.1", port=port)
+        self._controller = Controller(self, hostname="127.0.0.1", port=port, ready_timeout=WITHIN)
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Keep a mail."""
@@ -140,17 +140,20 @@ class Alertmanager:
         ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._port, self._process, self._log)
+        try:
+            wait_for(self._port, self._process, self._log)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(WITHIN)
+        end(self._process)
 
     def active(self) -> list[dict[str, Any]]:
         """Return the alerts that it holds to be firing."""
         url = f"http://127.0.0.1:{self._port}/api/v2/alerts?active=true"
-        with urllib.request.urlopen(url, timeout=10) as page:
+        with urllib.request.urlopen(url, timeout=WITHIN) as page:
             found: list[dict[str, Any]] = json.load(page)
         return found
 

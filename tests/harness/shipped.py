@@ -4,9 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from monitor.commands.demo import free_port
 from monitor.settings import MqttSettings
 from tests.harness.brokers import Mosquitto, program
+from tests.harness.ports import free_port
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
