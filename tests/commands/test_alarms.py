@@ -17,6 +17,7 @@ from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import BEAT, NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
     keep(kept, alert(2, "raised", NIGHT + 200, device="=cmd()"))
     kept.note(Action("shelved", "bed-7", "Ben", NIGHT + 290, until=NIGHT + 900))
     kept.note(Action("chose a model", "bed-7", "Ben", NIGHT + 295, note="new"))
-    kept.close(5)
+    kept.close(WITHIN)
 
     def show(**given: Any) -> str:
         options = {"since": None, "device": None, "as_json": False, "as_csv": False}

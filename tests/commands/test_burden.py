@@ -15,6 +15,7 @@ from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def file(tmp_path: Path) -> Path:
         device = "[bed]-7" if i < 12 else "bed-8"
         keep(kept, alert(i, "raised", begun + 20 * i, since=rfc3339(begun + 20 * i), device=device))
     kept.note(Action("acknowledged", "[bed]-7", "Anna", begun + 75, f"{0:032x}"))
-    kept.close(5)
+    kept.close(WITHIN)
     return file
 
 
@@ -60,7 +61,7 @@ def test_alarms_that_were_only_withheld_are_shown(
     kept = HistoryWriter(HistorySettings(file=file), file, lost_counter())
     begun = time.time() - 60
     keep(kept, alert(1, "raised", begun, since=rfc3339(begun)), shelved_by="Anna")
-    kept.close(5)
+    kept.close(WITHIN)
     burden.show(file, "2h", None, as_json=False)
     assert re.search(r"withheld by shelving +1\b", capsys.readouterr().out)
 

@@ -10,6 +10,7 @@ import pytest
 from monitor.commands.demo import EmbeddedBroker
 from monitor.configuration import load
 from monitor.mqtt import client
+from tests.harness.waiting import WITHIN
 
 CONNECT = {
     version: bytes([0x10, 12 + len(properties)])
@@ -40,9 +41,8 @@ def test_clients_that_do_not_wait_for_an_answer_leave_nothing_behind(
                     rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS)
                 rude.sendall(said)
         polite = client.join(load(None, {"mqtt": {"broker": broker.url}}).mqtt, "polite")
-        polite.publish("ecg/bed-1/beats", b"", qos=1).wait_for_publish(5)
-        polite.disconnect()
-        polite.loop_stop()
+        polite.publish("ecg/bed-1/beats", b"", qos=1).wait_for_publish(WITHIN)
+        client.leave(polite)
     gc.collect()  # what was left open warns, and warnings are errors here
     assert not caplog.records
 

@@ -20,6 +20,7 @@ from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 BEAT = [0.25, -1.5e-5, 0.0, 1234567.0, *[-0.1] * 136]
@@ -43,7 +44,7 @@ def alarms(tmp_path_factory: pytest.TempPathFactory) -> list[query.PastAlarm]:
     kept.note(Action("acknowledged", "bed <7>", "Anna & Ben", NIGHT + 20, f"{0:032x}"))
     said = Judgement(f"{0:032x}", None, False, "being\nwashed", "Ben", NIGHT + 60)
     kept.judge(said).result(5)
-    kept.close(5)
+    kept.close(WITHIN)
     return list(query.alarms(file))
 
 
@@ -145,7 +146,7 @@ def test_a_strip_comes_with_its_leads(tmp_path: Path, capsys: pytest.CaptureFixt
         at=10,
     )
     kept.keep_strip(raised.id, raised.device, encode(strip))
-    kept.close(5)
+    kept.close(WITHIN)
     fhir.write(query.alarms(file), file, NOW)
     _, drawn = evidence(json.loads(capsys.readouterr().out), "anomaly")
     assert drawn["effectiveDateTime"][:19] == rfc3339(NIGHT - 10)[:19]

@@ -24,6 +24,7 @@ from monitor.settings import HistorySettings
 from tests.harness.devices import Hearts
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
 from tests.harness.signals import heart
+from tests.harness.waiting import WITHIN
 
 WRONG = (0, 2, 3, 5)
 """Which of the eight alarms were judged false; the others true, but the last one not at all."""
@@ -51,7 +52,7 @@ def judged(tmp_path: Path) -> Judged:
     keep(kept, alert(21, "raised", NIGHT, kind="signal-quality", score=None))
     for i in (20, 21):
         kept.judge(Judgement(f"{i:032x}", "bed-7", False, "", "Anna", NIGHT))
-    kept.close(5)
+    kept.close(WITHIN)
     return Judged(file, beats)
 
 
@@ -150,7 +151,7 @@ def test_in_a_recording_of_the_device_all_settings_are_shown_for_them(
         keep(kept, alert(i, "raised", NIGHT + i, beat=table[at].tolist()))
         kept.judge(Judgement(f"{i:032x}", "bed-7", i == 1, "", "Anna", NIGHT))
     keep(kept, alert(99, "raised", NIGHT, beat=(table[0] * 0.5).tolist()))
-    kept.close(5)
+    kept.close(WITHIN)
     known = what_if.known_alarms(file, "bed-7")
     assert sorted(at or 0 for at in what_if.places(known, what_if.read(source))) == [0, *raising]
     outcomes = {

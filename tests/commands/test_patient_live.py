@@ -20,15 +20,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from monitor.alarms import evaluation
 from monitor.ecg import records
 from monitor.ecg.rpeaks import Signal
+from monitor.mqtt import client
 from monitor.settings import Settings
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 from train.evaluation.perturbations import CHANGES
 from train.evaluation.rpeaks import resampled
-
-WITHIN = 60.0
-"""Seconds that a program may take, on a machine that others use too."""
 
 SHIPPED = {
     f"ALARM__{name.upper()}": str(getattr(Settings().alarm, name))
@@ -110,8 +108,7 @@ def ward(tmp_path: Path, model: Path) -> Iterator[tuple[Mosquitto, RunningDaemon
         try:
             yield broker, daemon, heard
         finally:
-            listener.disconnect()
-            listener.loop_stop()
+            client.leave(listener)
 
 
 def replay(broker: Mosquitto, source: Path, *options: str) -> int:
@@ -224,6 +221,5 @@ def test_so_they_are_live(source: Path, model: Path, tmp_path: Path) -> None:
             device.publish("ecg/bed-1/samples", payload, qos=1).wait_for_publish(WITHIN)
         segment.wait_until("ecg_monitor_samples_received_total", len(signal) - 300 * rate)
         wait_until(lambda: len(heard.events("signal-quality", "cleared", rate)) == 2, WITHIN)
-        device.disconnect()
-        device.loop_stop()
+        client.leave(device)
     assert_a_matter_of_the_signal(heard, rate)

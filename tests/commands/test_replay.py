@@ -19,15 +19,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from monitor.ecg import chunks, records
 from monitor.errors import USAGE
+from monitor.mqtt import client
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
+from tests.harness.waiting import WITHIN, wait_until
 
 RATE = 250
 SECONDS = 30
 SIGNAL, _ = heart(SECONDS, RATE)
 OTHER, _ = heart(SECONDS, RATE, per_minute=60, seed=3)
-WITHIN = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,7 @@ class Heard:
 
     def wait(self, number: int) -> list[bytes]:
         """Return the payloads once there are so many; they must be on one topic."""
-        deadline = time.monotonic() + WITHIN
-        while len(self.messages) < number and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(self.messages) >= number, said=lambda: self.messages[-1:])
         assert len(self.messages) == number
         return [payload for _, payload in self.messages]
 
@@ -93,8 +92,7 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 def heard(broker: Mosquitto) -> Iterator[Heard]:
     listener = Heard(broker)
     yield listener
-    listener.client.disconnect()
-    listener.client.loop_stop()
+    client.leave(listener.client)
 
 
 def replay(broker: Mosquitto | None, source: Path, *options: str) -> tuple[int, str]:
@@ -191,10 +189,8 @@ def test_segment_cuts_the_beats_that_replay_would_have_cut(
                     found += message.get("seqs", count)
             return found
 
-        deadline = time.monotonic() + WITHIN
-        while cut() != numbers:  # the last ones when it has been silent for 10 s
-            assert time.monotonic() < deadline, (cut(), numbers)
-            time.sleep(0.1)
+        # The last ones when it has been silent for 10 s.
+        wait_until(lambda: cut() == numbers, said=lambda: (cut(), numbers))
 
 
 @pytest.mark.parametrize(

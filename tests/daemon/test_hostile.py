@@ -27,7 +27,7 @@ from tests.detector.test_model_file import CARD_OF_A_DETECTOR, graph, write
 from tests.harness import fuzz
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 TOP = Path(__file__).parents[2]
 SOURCES = sorted([*(TOP / "monitor").rglob("*.py"), *(TOP / "train").rglob("*.py")])
@@ -149,7 +149,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WITHIN,
     )
 
 
@@ -195,12 +195,11 @@ def test_no_payload_stops_the_daemon_or_writes_a_line_of_its_own(tmp_path: Path)
                 attacker.publish(f"ecg/{device}/beats", payload, qos=1)
         for device in devices:
             last = attacker.publish(f"ecg/{device}/beats", beat.tobytes(), qos=1)
-        last.wait_for_publish(30)
-        attacker.disconnect()
-        attacker.loop_stop()
+        last.wait_for_publish(WITHIN)
+        client.leave(attacker)
         daemon.wait_until("ecg_monitor_beats_scored_total", len(devices))
         wait_until(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
-        assert daemon.healthy()
+        wait_until(daemon.healthy)
         metrics = daemon.metrics()
         assert daemon.stop() == 0
     assert "<script>" not in metrics
@@ -311,7 +310,7 @@ def test_watching_shows_nothing_but_text(tmp_path: Path, as_json: bool) -> None:
         attacker = client.join(MqttSettings(broker=broker.url), "attacker")
         try:
             last = json.dumps(json.loads(alerts[0]) | {"id": "", "device": "the-last-one"})
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + WITHIN
             while b"the-last-one" not in out.read_bytes() and time.monotonic() < deadline:
                 for payload in [*alerts, last.encode()]:
                     attacker.publish("ecg/bed-7/alerts", payload, qos=1)
@@ -320,8 +319,7 @@ def test_watching_shows_nothing_but_text(tmp_path: Path, as_json: bool) -> None:
         finally:
             watcher.kill()
             watcher.wait()
-            attacker.disconnect()
-            attacker.loop_stop()
+            client.leave(attacker)
     lines = out.read_bytes().decode().split("\n")
     assert "the-last-one" in "".join(lines)
     if as_json:
@@ -354,12 +352,11 @@ def test_a_retained_alarm_that_names_another_device_is_left_alone(tmp_path: Path
             attacker.publish(f"ecg/at-{at}/alarm", messages.encode(alarm), qos=1, retain=True)
         for at, payload in enumerate(UNREADABLE):
             sent = attacker.publish(f"ecg/no-{at}/alarm", payload, qos=1, retain=True)
-        sent.wait_for_publish(10)
-        attacker.disconnect()
-        attacker.loop_stop()
+        sent.wait_for_publish(WITHIN)
+        client.leave(attacker)
         with RunningDaemon(tmp_path, broker.url, ALARM__SILENT_AFTER="0.5") as daemon:
             time.sleep(2)  # four times as long as a device may be silent
-            assert daemon.healthy()
+            wait_until(daemon.healthy)
             assert daemon.value('ecg_monitor_alarms{kind="anomaly",priority="medium"}') == 0
             assert daemon.value('ecg_monitor_alarms{kind="silent",priority="medium"}') == 0
             assert daemon.stop() == 0

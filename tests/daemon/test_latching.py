@@ -10,7 +10,7 @@ import msgspec
 from monitor.alarms.messages import Connection, decode_connection
 from monitor.ecg.simulator import Simulator
 from monitor.history import query
-from tests.harness.brokers import Mosquitto
+from tests.harness.brokers import Mosquitto, end
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Ward, as_json, in_turn
 from tests.harness.waiting import wait_until
@@ -42,8 +42,7 @@ def test_a_high_alarm_stays_until_it_is_seen_across_a_crash_and_is_shown(tmp_pat
             try:
                 wait_until(lambda: b"latched" in said.read_bytes(), said=said.read_text)
             finally:
-                watcher.terminate()
-                watcher.wait(10)
+                end(watcher)
             assert alarm["id"][:8] in said.read_text()
             daemon.process.kill()
         with RunningDaemon(tmp_path, broker.url, **latch) as daemon:
@@ -63,8 +62,9 @@ def test_a_high_alarm_stays_until_it_is_seen_across_a_crash_and_is_shown(tmp_pat
             assert "is acknowledged by Anna and cleared" in done.stdout
             ward.wait(lambda: ward.alerts()[-1]["event"] == "cleared")
             assert ward.alerts()[-1]["over_since"] == alarm["over_since"]
-            assert alarms_of(ward) == []
-            assert daemon.value('ecg_monitor_alarms{kind="anomaly",priority="high"}') == 0
+            ward.wait(lambda: alarms_of(ward) == [])
+            high = 'ecg_monitor_alarms{kind="anomaly",priority="high"}'
+            wait_until(lambda: daemon.value(high) == 0)
     (kept,) = query.alarms(tmp_path / "history.db")
     assert kept.cleared is not None
     assert kept.acknowledged is not None
@@ -93,19 +93,26 @@ def test_devices_that_fall_silent_together_are_one_number_and_then_each_by_itsel
             ward.wait(lambda: connections()[-1].devices == 8)
             told = connections()[-1]
             assert (told.of, told.reported, told.names) == (8, 0, beds)
-            assert daemon.value("ecg_monitor_devices_connection_lost") == 8
+            daemon.wait_until("ecg_monitor_devices_connection_lost", 8)
             assert not ward.alerts()
             ward.wait(lambda: all("silent_since" in state for _, state in ward.on("alarm")[-8:]))
-            for bed in beds[:2]:
-                ward.send(as_json(bed, simulator.normal(2), first=2))
-            ward.wait(lambda: len(ward.alerts()) == 6)
+            number = 2
+
+            def told_of_six() -> bool:
+                nonlocal number
+                for bed in beds[:2]:  # which go on
+                    ward.send(as_json(bed, simulator.normal(1), first=number))
+                number += 1
+                return len(ward.alerts()) == 6
+
+            ward.wait(told_of_six)
             assert {each["device"] for each in ward.alerts()} == set(beds[2:])
             assert {(each["kind"], each["event"]) for each in ward.alerts()} == {
                 ("silent", "raised")
             }
             ward.wait(lambda: (connections()[-1].devices, connections()[-1].reported) == (6, 6))
             for bed in beds:
-                ward.send(as_json(bed, simulator.normal(2), first=4))
+                ward.send(as_json(bed, simulator.normal(2), first=number))
             ward.wait(lambda: connections()[-1].state == "ok")
             ward.wait(lambda: sum(each["event"] == "cleared" for each in ward.alerts()) == 6)
     lines = [msgspec.json.decode(line) for line in daemon.log.read_bytes().splitlines()]

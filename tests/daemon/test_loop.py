@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,12 +20,13 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.batch.datasets import Beats
-from monitor.commands.demo import EmbeddedBroker, free_port
+from monitor.commands.demo import EmbeddedBroker
 from monitor.detector.model_file import Detector, shipped
 from tests.harness.brokers import Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Hearts, Ward, as_float32, as_json, in_turn
-from tests.harness.waiting import wait_until
+from tests.harness.ports import free_port
+from tests.harness.waiting import WITHIN, wait_until
 
 UNBOUNDED = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
 
@@ -64,7 +66,7 @@ def test_every_beat_is_scored_as_it_is_offline(
         daemon.wait_until("ecg_monitor_beats_scored_total", 4000)
         assert daemon.value("ecg_monitor_beats_received_total") == 4000
         assert daemon.value("ecg_monitor_beats_anomalous_total") == expected.sum()
-        assert daemon.value("ecg_monitor_score_ratio_count") == 4000
+        daemon.wait_until("ecg_monitor_score_ratio_count", 4000)
         ward.wait(lambda: sum(len(m["scores"]) for _, m in ward.on("scores")) == 4000)
     found = {
         device: [
@@ -102,7 +104,8 @@ def test_an_alarm_is_raised_escalated_and_cleared(
         ward.wait(lambda: [alarm["state"] for _, alarm in ward.on("alarm")][-1:] == ["ok"])
         alerts = "ecg_monitor_alerts_total"
         assert daemon.value(f'{alerts}{{event="raised",kind="anomaly",priority="medium"}}') == 1
-        assert daemon.value('ecg_monitor_alarms{kind="anomaly",priority="high"}') == 0
+        high = 'ecg_monitor_alarms{kind="anomaly",priority="high"}'
+        wait_until(lambda: daemon.value(high) == 0)
     with Ward(broker.port, "late") as late:  # whoever comes later finds how it stands
         late.wait(lambda: late.on("alarm"))
         assert late.on("alarm")[0][1]["alarms"] == []
@@ -129,8 +132,12 @@ def test_a_flat_or_clipped_beat_is_never_a_cardiac_alarm(
                 ("signal-quality", "cleared"),
             ]
             assert all(a["score"] is None for a in ward.alerts(name)[:2])
-        assert daemon.value(f'{REJECTED}{{reason="not_finite"}}') == 12
-        assert daemon.value('ecg_monitor_beats_poor_total{fault="flat"}') == 12
+        for series in (
+            f'{REJECTED}{{reason="not_finite"}}',
+            'ecg_monitor_beats_poor_total{fault="flat"}',
+        ):
+            daemon.wait_until(series, 12)
+            assert daemon.value(series) == 12
 
 
 def test_a_silent_device_is_noticed_and_welcomed_back(
@@ -140,10 +147,10 @@ def test_a_silent_device_is_noticed_and_welcomed_back(
     with RunningDaemon(tmp_path, broker.url, **quick) as daemon, Ward(broker.port) as ward:
         ward.send(as_json("bed-1", hearts.normal(2)))
         ward.wait(lambda: ward.alerts())
-        assert daemon.value("ecg_monitor_devices") == 0
+        wait_until(lambda: daemon.value("ecg_monitor_devices") == 0)
         ward.send(as_json("bed-1", hearts.normal(2), first=2))
-        ward.wait(lambda: len(ward.alerts()) == 2)
-    assert [(a["kind"], a["event"]) for a in ward.alerts()] == [
+        ward.wait(lambda: len(ward.alerts()) >= 2)  # and soon it is silent again
+    assert [(a["kind"], a["event"]) for a in ward.alerts()[:2]] == [
         ("silent", "raised"),
         ("silent", "cleared"),
     ]
@@ -182,7 +189,7 @@ def test_thirty_seconds_of_noise_are_a_matter_of_the_signal(
             ward.send(as_float32(name, np.concatenate([hearts.normal(12), beats])))
             ward.send(as_float32(name, hearts.normal(12)))
         ward.wait(lambda: sum(alert["event"] == "cleared" for alert in ward.alerts()) == 2)
-        assert daemon.value('ecg_monitor_beats_poor_total{fault="noise"}') > 70
+        daemon.wait_until('ecg_monitor_beats_poor_total{fault="noise"}', 71)
     assert {alert["kind"] for alert in ward.alerts()} == {"signal-quality"}
 
 
@@ -199,12 +206,13 @@ def test_nonsense_is_counted_and_harms_nobody_else(
         after = ward.send(as_json("well", hearts.normal(12), first=before))
         ward.wait(lambda: len(ward.alerts("well")) == 2)
         daemon.wait_until("ecg_monitor_beats_scored_total", before + after)
-        for reason in {reason for reason, _ in NONSENSE.values()}:
-            expected = sum(reason == other for other, _ in NONSENSE.values())
-            assert daemon.value(f'{REJECTED}{{reason="{reason}"}}') == expected, reason
-        assert daemon.value(f'{REJECTED}{{reason="topic"}}') == len(NONSENSE)
-        assert daemon.value("ecg_monitor_unacknowledged_messages") == 0
-        assert daemon.healthy()
+        expected = Counter(reason for reason, _ in NONSENSE.values())
+        for reason, number in (expected | Counter(topic=len(NONSENSE))).items():
+            series = f'{REJECTED}{{reason="{reason}"}}'
+            daemon.wait_until(series, number)
+            assert daemon.value(series) == number, reason
+        wait_until(lambda: daemon.value("ecg_monitor_unacknowledged_messages") == 0)
+        wait_until(daemon.healthy)
     said = daemon.log.read_text()
     assert "Traceback" not in said
     assert said.count('"rejected"') <= 2 * len(NONSENSE)  # not once for each message
@@ -236,9 +244,9 @@ def test_sigterm_finishes_what_is_there_and_says_stopped(
     with RunningDaemon(tmp_path, broker.url) as daemon, Ward(broker.port) as ward:
         messages = in_turn([as_json(f"bed-{i}", hearts.episode(5, 5, 5)) for i in range(40)])
         ward.send(messages)
-        begun = time.monotonic()
+        daemon.process.terminate()
+        assert wait_until(lambda: daemon.process.poll() is not None) < 5
         assert daemon.stop() == 0
-        assert time.monotonic() - begun < 5
         ward.wait(lambda: ward.statuses()[-1:] == ["stopped"])
         assert ward.statuses() == ["online", "stopped"]
         assert "Traceback" not in daemon.log.read_text()
@@ -265,7 +273,7 @@ def run(*arguments: str, **settings: str) -> tuple[int, str]:
         env=own | {"ECG_MONITOR_METRICS__PORT": "0"} | given,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=WITHIN,
     )
     return done.returncode, done.stderr
 
@@ -290,7 +298,7 @@ def test_a_refused_login_ends_with_one_clear_line(tmp_path: Path, protocol: str)
         file.write_text("right\n")
         right = {"MQTT__PASSWORD_FILE": str(file)}
         with RunningDaemon(tmp_path, broker.url, **login, **right) as daemon:
-            assert daemon.healthy()
+            wait_until(daemon.healthy)
 
 
 def _last(text: str) -> str:
@@ -328,9 +336,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, hearts: He
         assert not waiting.healthy()
         conf = f"listener {port} 127.0.0.1\nallow_anonymous true\n"
         with Mosquitto(tmp_path, conf, port=port), Ward(port) as ward:
-            begun = time.monotonic()
-            ward.wait(waiting.healthy)
-            assert time.monotonic() - begun < 2
+            assert wait_until(waiting.healthy) < 2
             ward.send(as_json("bed-1", hearts.anomalous(3)))
             ward.wait(lambda: ward.alerts())
     finally:
@@ -339,17 +345,22 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(tmp_path: Path, hearts: He
 
 def test_what_hangs_up_is_called_again_with_pauses_and_said_once(tmp_path: Path) -> None:
     """So does a proxy in front of a broker that is not there yet."""
-    calls = 0
+    calls = 1
     with socket.create_server(("127.0.0.1", 0)) as proxy:
-        proxy.settimeout(0.1)
         daemon = RunningDaemon(tmp_path, f"mqtt://127.0.0.1:{proxy.getsockname()[1]}").start()
-        end = time.monotonic() + 6
-        while time.monotonic() < end:
-            with suppress(TimeoutError):
-                proxy.accept()[0].close()
-                calls += 1
-        assert daemon.stop() == 0
-    assert 2 <= calls < 30  # of two connections
+        try:
+            proxy.settimeout(WITHIN)
+            proxy.accept()[0].close()
+            proxy.settimeout(0.1)
+            end = time.monotonic() + 5
+            while calls < 2 or time.monotonic() < end:
+                with suppress(TimeoutError):
+                    proxy.accept()[0].close()
+                    calls += 1
+        finally:
+            code = daemon.stop()
+    assert code == 0
+    assert calls < 30  # of two connections
     assert daemon.log.read_text().count("\n") < 8
 
 
@@ -371,8 +382,7 @@ def test_it_works_with_a_broker_that_knows_only_mqtt_3(tmp_path: Path, hearts: H
         for message in as_json("bed-1", hearts.episode(5, 5, 0)):
             device.publish(f"ecg/{message.device}/beats", message.payload, 1)
         daemon.wait_until("ecg_monitor_beats_scored_total", 10)
-        device.disconnect()
-        device.loop_stop()
+        client.leave(device)
     del broker
     gc.collect()
 
@@ -380,7 +390,7 @@ def test_it_works_with_a_broker_that_knows_only_mqtt_3(tmp_path: Path, hearts: H
 def test_ctrl_c_ends_it_like_sigterm(tmp_path: Path, broker: Mosquitto) -> None:
     with RunningDaemon(tmp_path, broker.url) as daemon:
         daemon.process.send_signal(signal.SIGINT)
-        assert daemon.process.wait(5) == 0
+        assert daemon.process.wait(WITHIN) == 0
 
 
 def test_scores_that_are_not_finite_are_not_believed() -> None:

@@ -17,6 +17,7 @@ from monitor.settings import HistorySettings, ModelSettings
 from monitor.topics import Topics
 from tests.detector.test_per_device import WAVES, model
 from tests.harness.histories import lost_counter
+from tests.harness.waiting import WITHIN
 
 FIRST = 20_000
 """A day, counted from 1970."""
@@ -49,7 +50,7 @@ def test_a_heart_that_drifts_over_days_is_hinted_at_after_a_restart(tmp_path: Pa
         ]
         moved.append(watch.has_moved("bed-7", own))
         watch.write(force=True)
-        history.close(5)
+        history.close(WITHIN)
         return hints
 
     moved: list[bool] = []

@@ -141,7 +141,7 @@ def ecg_monitor(broker: Mosquitto, *arguments: str) -> "Future[subprocess.Comple
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WITHIN,
     )
     pool.shutdown(wait=False)
     return ran
@@ -177,7 +177,7 @@ def test_a_patient_is_admitted_learnt_and_watched_by_his_own_model(
     scene.ward.wait(lambda: any(alert["kind"] == "anomaly" for alert in scene.ward.alerts()))
     anomaly = next(alert for alert in scene.ward.alerts() if alert["kind"] == "anomaly")
     assert (anomaly["model"], anomaly["threshold"]) == ("anna", 1.0)
-    assert scene.daemon.value('ecg_monitor_patients{state="own"}') == 1
+    wait_until(lambda: scene.daemon.value('ecg_monitor_patients{state="own"}') == 1)
 
     done = admitting.result()
     assert done.returncode == 0, done.stderr
@@ -277,16 +277,16 @@ def test_a_patient_who_is_discharged_is_forgotten_at_once(
         ward.wait(lambda: len(ward.alerts("bed-7")) == 2)  # raised, escalated
         ward.publish("ecg/bed-7/alarm/shelve", b'{"minutes": 5, "by": "Anna"}')
         ward.wait(lambda: ward.on("alarm")[-1][1]["shelved"])
-        left = ecg_monitor(broker, "discharge", "bed-7").result()
-        assert left.stdout == "bed-7: discharged; the model is not used any more\n", left.stderr
+        discharging = ecg_monitor(broker, "discharge", "bed-7")
         ward.wait(lambda: ward.on("alarm")[-1] == ("bed-7", None))
-        assert scene.patients()[-1] is None
-        assert [alert["event"] for alert in ward.alerts()][-1] == "cleared"
-        assert scene.daemon.value("ecg_monitor_devices") == 0
-        # What is still under way is the patient's who left.
+        # What is still under way is the patient's who left, for five seconds.
         scene.send("bed-7", beats(5, 3.0), 20)
+        left = discharging.result()
+        assert left.stdout == "bed-7: discharged; the model is not used any more\n", left.stderr
+        ward.wait(lambda: scene.patients()[-1] is None)
+        assert [alert["event"] for alert in ward.alerts()][-1] == "cleared"
         scene.daemon.wait_until("ecg_monitor_beats_received_total", 25)
-        assert scene.daemon.value("ecg_monitor_devices") == 0
+        wait_until(lambda: scene.daemon.value("ecg_monitor_devices") == 0)
         late = Ward(broker.port, "late")
         with late:
             late.catch_up()
@@ -331,7 +331,7 @@ def test_beats_under_way_are_known_after_a_crash(
         scene.daemon.wait_until("ecg_monitor_beats_received_total", 5)
         scene.send("bed-8", beats(2))
         scene.is_said("bed-8", state="shared")
-        assert scene.patients("bed-7")[-1] is None
+        ward.wait(lambda: scene.patients("bed-7")[-1] is None)
 
 
 def discharge_over_http(daemon: RunningDaemon, device: str) -> None:
@@ -352,7 +352,9 @@ def test_whoever_was_told_of_a_discharge_can_rely_on_it_after_a_crash(
     with running(tmp_path, broker, ward, METRICS__TOKEN=TOKEN) as scene:
         scene.send("bed-7", beats(20), 0)
         scene.is_said(state="shared")
-        ward.wait(lambda: ward.alerts("bed-7"))
+        ward.wait(lambda: ward.alerts("bed-7") and ward.on("alarm")[-1][1]["seq"] == 19)
+        time.sleep(0.6)  # the gauge is set twice a second
+        wait_until(lambda: scene.daemon.value("ecg_monitor_unacknowledged_messages") == 0)
         process = scene.daemon.process
 
         def freeze(payload: bytes = b"") -> None:
@@ -408,11 +410,11 @@ def test_what_an_earlier_process_said_of_a_patient_does_not_stay(
     ward.publish("ecg/bed-8/patient", b'{"state": "own"}', retain=True)
     with running(tmp_path, broker, ward) as scene:
         scene.is_said(state="shared")
-        assert scene.daemon.value('ecg_monitor_patients{state="shared"}') == 1
+        wait_until(lambda: scene.daemon.value('ecg_monitor_patients{state="shared"}') == 1)
         scene.daemon.wait_until('ecg_monitor_messages_rejected_total{reason="shape"}', 1)
         left = ecg_monitor(broker, "discharge", "bed-7").result()
         assert left.returncode == 0, left.stderr
-        assert scene.patients()[-1] is None
+        ward.wait(lambda: scene.patients()[-1] is None)
 
 
 def watched_by_hand(folder: Path) -> tuple[Patients, Alarms]:

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,7 @@ def test_a_line_s_end_is_no_part_of_a_password(
     joined = client.join(
         MqttSettings(broker=broker.url, username="viewer", password_file=file), "x"
     )
-    joined.disconnect()
-    joined.loop_stop()
+    client.leave(joined)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n\n", b"\xff\xfe" + SECRET.encode(), b"a\0b"])
@@ -127,8 +125,7 @@ def refusals(mqtt: MqttSettings, topics: list[str], payload: bytes) -> dict[str,
     publisher.on_publish = on_publish
     mids = {publisher.publish(topic, payload, qos=1).mid: topic for topic in topics}
     wait_until(lambda: len(answers) == len(mids), said=lambda: f"answers: {answers}")
-    publisher.disconnect()
-    publisher.loop_stop()
+    client.leave(publisher)
     return {topic: answers[mid] for mid, topic in mids.items()}
 
 
@@ -216,8 +213,7 @@ def test_a_password_is_in_nothing_that_others_can_read(
     ):
         with RunningDaemon(tmp_path, broker.url, **given) as daemon:
             process = Path("/proc", str(daemon.process.pid))
-            with urllib.request.urlopen(f"http://{daemon.address}/healthz", timeout=5) as page:
-                seen = [page.read().decode(), daemon.metrics()]
+            seen = [daemon.health(), daemon.metrics()]
             seen.append((process / "cmdline").read_text())
             # Its environment is the user's own; a file is better still.
             assert stat.S_IMODE((process / "environ").stat().st_mode) & 0o077 == 0
@@ -247,8 +243,7 @@ def retained(broker: Mosquitto, secrets: Path) -> str:
     viewer.on_message = on_message
     viewer.subscribe([("#", 1), ("$SYS/#", 1)])
     wait_until(lambda: any("/status" in line for line in list(heard)))
-    viewer.disconnect()
-    viewer.loop_stop()
+    client.leave(viewer)
     assert any("ecg-monitor/test/status" in line for line in heard)
     return "\n".join(heard)
 
@@ -316,7 +311,7 @@ def test_metrics_are_served_on_the_loopback_address_alone_unless_set_otherwise(
         port = int(daemon.address.rpartition(":")[2])
         for other in others:
             assert not listens(other, port)
-        assert daemon.healthy()
+        wait_until(daemon.healthy)
     everywhere = RunningDaemon(tmp_path, broker.url, METRICS__HOST="0.0.0.0")  # noqa: S104
     everywhere.start()
     try:

@@ -18,13 +18,13 @@ from tests.daemon.test_rhythm import BEGUN, CALM, RATE, STORIES, chunks
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import Ward
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 STANDSTILL = STORIES["standstill"][2]
 
 
 def get(daemon: RunningDaemon, path: str) -> Any:
-    with urllib.request.urlopen(f"http://{daemon.address}{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{daemon.address}{path}", timeout=WITHIN) as answer:
         return json.load(answer)
 
 
@@ -37,7 +37,9 @@ def strip_of(daemon: RunningDaemon, alarm: str) -> dict[str, Any] | None:
     return found
 
 
-def until_the_alarm(ward: Ward, payloads: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+def until_the_alarm(
+    ward: Ward, segment: RunningDaemon, payloads: list[bytes]
+) -> tuple[dict[str, Any], list[bytes]]:
     """Send chunks until a standstill is told of; return its alert, and the chunks that are left."""
 
     def told() -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def until_the_alarm(ward: Ward, payloads: list[bytes]) -> tuple[dict[str, Any], 
     while not told():
         for _ in range(2):
             ward.publish("ecg/bed-1/samples", left.pop(0))
-        ward.flush()
+        segment.wait_until("ecg_monitor_chunks_received_total", len(payloads) - len(left))
         try:
             ward.wait(told, 0.3)
         except pytest.fail.Exception:
@@ -64,7 +66,7 @@ def test_the_signal_around_an_alarm_is_kept_with_it(tmp_path: Path) -> None:
         RunningDaemon(tmp_path, broker.url, command="segment") as segment,
         Ward(broker.port) as ward,
     ):
-        alert, left = until_the_alarm(ward, sent)
+        alert, left = until_the_alarm(ward, segment, sent)
         # Killed before the ten seconds after it are over, it goes on with its journal.
         for payload in left[:4]:
             ward.publish("ecg/bed-1/samples", payload)
@@ -172,4 +174,4 @@ def test_strips_that_are_none_or_of_no_alarm_are_counted_and_not_kept(tmp_path: 
         daemon.wait_until(rejected % "shape", 3)
         daemon.wait_until(rejected % "json", 3)
         assert strip_of(daemon, "0" * 32) is None
-        assert daemon.healthy()
+        wait_until(daemon.healthy)

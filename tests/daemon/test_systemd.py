@@ -10,12 +10,13 @@ import pytest
 from monitor.daemon import systemd
 from tests.harness.brokers import Mosquitto
 from tests.harness.daemons import RunningDaemon
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
 def manager() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.settimeout(2)
+        listening.settimeout(WITHIN)
         yield listening
 
 
@@ -82,6 +83,7 @@ def test_a_daemon_whose_loop_hangs_is_not_alive(manager: socket.socket, tmp_path
         RunningDaemon(tmp_path, broker.url, {"NOTIFY_SOCKET": path}) as daemon,
     ):
         daemon.process.send_signal(signal.SIGSTOP)
+        manager.settimeout(2)
         with pytest.raises(TimeoutError):
             for _ in range(100):
                 manager.recv(100)

@@ -21,7 +21,7 @@ from monitor.configuration import load
 from monitor.errors import ConfigurationError
 from monitor.mqtt import client
 from monitor.settings import MqttSettings
-from tests.harness.brokers import Mosquitto, program
+from tests.harness.brokers import Mosquitto, end, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.shipped import DOCKER, as_user, login, make_passwords, password, shipped
 from tests.harness.signals import heart
@@ -440,8 +440,7 @@ def test_everybody_publishes_and_reads_what_the_shipped_rights_say_and_nothing_e
         each.subscribe("the/end", qos=1)
         assert answered[user].acquire(timeout=WITHIN)
     for each in clients.values():
-        each.disconnect()
-        each.loop_stop()
+        client.leave(each)
     assert granted == MAY_PUBLISH
     for user in USERS:
         assert own(user) == MAY_READ[user], user
@@ -461,22 +460,24 @@ def test_a_simulated_device_and_the_daemon_do_their_work_with_their_rights_alone
         }
         script = str(DOCKER / "simulated_device.py")
         own = subprocess.Popen([sys.executable, script, "bed-1"], env=environment)
-        stranger = subprocess.run(
-            [sys.executable, script, "bed-2"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        daemon.wait_until("ecg_monitor_beats_scored_total", 5)
-        own.terminate()
-        own.wait()
+        try:
+            stranger = subprocess.run(
+                [sys.executable, script, "bed-2"],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=WITHIN,
+            )
+            daemon.wait_until("ecg_monitor_beats_scored_total", 5)
+        finally:
+            end(own)
         assert stranger.returncode
         assert "refused a message on ecg/bed-2/beats: not authorized" in stranger.stderr
+        daemon.wait_until("ecg_monitor_devices", 1)
         assert daemon.value("ecg_monitor_devices") == 1
         assert daemon.value("ecg_monitor_publishes_refused_total") == 0
-        assert daemon.healthy()
+        wait_until(daemon.healthy)
 
 
 @pytest.mark.parametrize("user", ["segmenter", "monitor"])
@@ -490,13 +491,12 @@ def test_segment_does_its_work_with_a_login_of_its_own_or_the_monitor_s(
         for second in range(20):
             chunk = signal[250 * second : 250 * (second + 1)].tolist()
             text = json.dumps({"samples": chunk, "rate": 250, "seq": 250 * second})
-            device.publish("ecg/bed-1/samples", text, qos=1).wait_for_publish(10)
-        device.disconnect()
-        device.loop_stop()
+            device.publish("ecg/bed-1/samples", text, qos=1).wait_for_publish(WITHIN)
+        client.leave(device)
         daemon.wait_until("ecg_monitor_beats_cut_total", 10)
         daemon.wait_until("ecg_monitor_chunks_received_total", 20)
         assert daemon.value("ecg_monitor_publishes_refused_total") == 0
-        assert daemon.healthy()
+        wait_until(daemon.healthy)
 
 
 def test_what_waits_for_the_monitor_is_bounded_far_above_the_default(
@@ -508,9 +508,8 @@ def test_what_waits_for_the_monitor_is_bounded_far_above_the_default(
             pass
         device = client.join(as_user(broker, secrets, "bed-1"), "device")
         last = [device.publish("ecg/bed-1/beats", bytes(560), qos=1) for _ in range(3000)][-1]
-        last.wait_for_publish(30)
-        device.disconnect()
-        device.loop_stop()
+        last.wait_for_publish(WITHIN)
+        client.leave(device)
         broker.stop()  # and through a restart of the broker
         broker.start()
         with RunningDaemon(tmp_path, broker.url, **login(secrets, "monitor")) as daemon:

@@ -15,6 +15,7 @@ from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.signals import heart
+from tests.harness.waiting import WITHIN
 
 RATE = 250
 NIGHT = 1_795_300_000.0
@@ -87,4 +88,4 @@ def day(file: Path, now: float) -> None:
         beats=[Mark(p, p / RATE, "V" if i == 3 else "N") for i, p in enumerate(there)],
     )
     writer.keep_strip(alarm.id, "bed-7", messages.encode(strip))
-    writer.close(10)
+    writer.close(WITHIN)

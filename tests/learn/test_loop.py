@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from monitor.configuration import load
 from monitor.detector.model_file import Detector, shipped
 from monitor.ecg.segmenter import CutBeat, Segmenter
 from monitor.metrics import LearnMetrics
+from monitor.mqtt import client
 from tests.harness.brokers import ANYBODY, Mosquitto
 from tests.harness.daemons import RunningDaemon
 from tests.harness.signals import heart
@@ -52,7 +54,7 @@ class Bed:
         self._client = Client(CallbackAPIVersion.VERSION2, "bed")
         self._client.on_message = self._on_message
         self._client.on_publish = lambda *_: self._acknowledged.release()
-        self._client.on_connect = lambda client, *_: client.subscribe(
+        self._client.on_connect = lambda mqtt, *_: mqtt.subscribe(
             [("ecg/+/learning", 1), ("ecg-monitor/+/status", 1)]
         )
         self._client.reconnect_delay_set(1, 1)
@@ -101,8 +103,7 @@ class Bed:
         wait_until(ready, said=lambda: self.reports[-5:])
 
     def close(self) -> None:
-        self._client.loop_stop()
-        self._client.disconnect()
+        client.leave(self._client)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def learner(folder: Path, broker: Mosquitto, **settings: str) -> RunningDaemon:
 
 def collected(folder: Path) -> list[int]:
     """The numbers of the beats in the journal."""
-    with sqlite3.connect(folder / "learn.db") as database:
+    with closing(sqlite3.connect(folder / "learn.db")) as database:
         return [seq for (seq,) in database.execute("SELECT seq FROM beats ORDER BY number")]
 
 
@@ -189,7 +190,7 @@ def test_a_patient_is_learnt_tried_and_brought_back(
         assert not (tmp_path / "models" / "versions" / "a").exists()
         assert running.value('ecg_monitor_learn_fits_total{outcome="fitted"}') == 2
         assert running.stop() == 0
-    assert bed.statuses[-1] == "stopped"
+    bed.wait_for(lambda: bed.statuses[-1] == "stopped")
 
 
 def test_nothing_is_lost_to_kills_at_any_stage(tmp_path: Path, broker: Mosquitto, bed: Bed) -> None:
@@ -216,6 +217,7 @@ def test_nothing_is_lost_to_kills_at_any_stage(tmp_path: Path, broker: Mosquitto
         bed.wait_for(lambda: bed.said("a")["beats"] == 99)
         bed.send("a", BEATS[99:], 99)
         bed.wait("a", "fitting")
+        wait_until(lambda: workers(running))
         (child,) = workers(running)
         kill()
         wait_until(lambda: not Path(f"/proc/{child}").exists())  # it does not outlive the loop
@@ -336,7 +338,10 @@ def test_a_folder_that_is_not_there_ends_it_at_once(
     (tmp_path / "file").touch()
     settings = {"MODEL__FOLDER": str(tmp_path / folder)} if folder else {}
     running = RunningDaemon(tmp_path, broker.url, command="learn", **settings).start()
-    assert running.process.wait(WITHIN) == 78
+    try:
+        assert running.process.wait(WITHIN) == 78
+    finally:
+        running.stop()
     last = running.log.read_text().splitlines()[-1]
     assert last.startswith("error: model.folder")
 
@@ -402,6 +407,6 @@ def test_a_hundred_beds_admitted_at_once_say_where_they_stand(
 
         bed.wait_for(lambda: len(places()) > 90 and places() == list(range(1, len(places()) + 1)))
         assert bed.said("bed-0")["state"] != "waiting"  # who came first is the first
-        assert running.healthy()
+        wait_until(running.healthy)
         assert running.value('ecg_monitor_learn_beats_total{quality="good"}') == 100 * len(BEATS)
         assert running.stop() == 0
