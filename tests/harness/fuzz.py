@@ -34,7 +34,7 @@ from tests.harness.daemons import RunningDaemon
 from tests.harness.devices import as_json
 from tests.harness.faults import OPEN
 from tests.harness.hostile import Generator, Hostile
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 MESSAGES = 1_000_000
 
@@ -45,7 +45,7 @@ and gone: else its delay would be that of the broker's queue, and no daemon's fa
 IN_TIME = 2.0
 """Seconds within which the patient's alarm must come."""
 
-LOST_AFTER = 30.0
+LOST_AFTER = WITHIN
 """Seconds after which an alarm is not waited for any more."""
 
 SETTLE_EVERY = 20
@@ -209,11 +209,15 @@ class Outcome:
     ended: str = ""
 
     @property
-    def failures(self) -> list[str]:
-        """What must not be, in words."""
+    def late(self) -> list[str]:
+        """How many alarms came late, in words; on a busy machine one or the other may."""
         late = sum(delay > IN_TIME for delay in self.delays)
-        said = [f"{late} of {len(self.delays)} alarms took more than {IN_TIME:g} s"] if late else []
-        said += [self.ended] if self.ended else []
+        return [f"{late} of {len(self.delays)} alarms took more than {IN_TIME:g} s"] if late else []
+
+    @property
+    def failures(self) -> list[str]:
+        """What must not be, in words, but for alarms that came late."""
+        said = [self.ended] if self.ended else []
         for command, life in self.lives.items():
             said += [f"{command} exited with code {life.code}"] if life.code else []
             said += [f"{command} logged: {line[:300]!r}" for line in life.bad_lines[-20:]]
@@ -336,8 +340,8 @@ def main() -> None:
         outcome = run(Path(folder or temporary), messages, seed)
     for table in tables(outcome):
         Console().print(table)
-    if outcome.failures:
-        raise SystemExit("\n".join(outcome.failures))
+    if failures := outcome.late + outcome.failures:
+        raise SystemExit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def main() -> None:
     module = importlib.import_module(module_name)
     daemon = getattr(module, class_name)
     file = Path(os.environ["SLOWEST_TURN"])
+    partial = file.with_suffix(".partial")
     wait, turn = module.wait, daemon.turn
     waited = slowest = 0.0
 
@@ -42,7 +43,8 @@ def main() -> None:
         took = time.perf_counter() - begun - waited
         if took > slowest:
             slowest = took
-            file.write_text(str(took))
+            partial.write_text(str(took))
+            partial.replace(file)  # whoever reads it finds it whole
 
     module.wait, daemon.turn = timed_wait, timed_turn  # type: ignore[attr-defined]
     terminal.run(cli.app)

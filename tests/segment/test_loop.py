@@ -106,7 +106,7 @@ def segment(folder: Path, broker: Mosquitto, **settings: str) -> RunningDaemon:
 def all_done(folder: Path) -> bool:
     """Whether the journal has every chunk marked as done."""
     with closing(sqlite3.connect(folder / "journal.db")) as database:
-        return database.execute("SELECT min(done) FROM chunks").fetchone() == (1,)
+        return bool(database.execute("SELECT min(done) FROM chunks").fetchone() == (1,))
 
 
 def expected(signal_: NDArray[np.float64] = SIGNAL) -> list[int]:
