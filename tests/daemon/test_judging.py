@@ -144,7 +144,7 @@ def test_bad_judgements_change_nothing_and_are_told(
         answer = judge(ward, "bed-7", id="0" * 32, verdict=True)
         assert answer["kind"] is None and "no alarm of 'bed-7'" in answer["problem"]
         assert judged(tmp_path) == []
-        assert daemon.healthy()
+        wait_until(daemon.healthy)
         assert daemon.value(FALSE) == daemon.value(TRUE) == 0
         note = "“Gewaschen” – 5×, 'x'; DROP TABLE alerts; --"
         assert judge(ward, "bed-7", **right, note=note)["problem"] is None

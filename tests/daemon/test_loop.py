@@ -103,7 +103,9 @@ def test_an_alarm_is_raised_escalated_and_cleared(
         assert len({a["id"] for a in (raised, escalated, cleared)}) == 3
         ward.wait(lambda: [alarm["state"] for _, alarm in ward.on("alarm")][-1:] == ["ok"])
         alerts = "ecg_monitor_alerts_total"
-        assert daemon.value(f'{alerts}{{event="raised",kind="anomaly",priority="medium"}}') == 1
+        raisings = f'{alerts}{{event="raised",kind="anomaly",priority="medium"}}'
+        daemon.wait_until(raisings, 1)
+        assert daemon.value(raisings) == 1
         high = 'ecg_monitor_alarms{kind="anomaly",priority="high"}'
         wait_until(lambda: daemon.value(high) == 0)
     with Ward(broker.port, "late") as late:  # whoever comes later finds how it stands

@@ -408,5 +408,7 @@ def test_a_hundred_beds_admitted_at_once_say_where_they_stand(
         bed.wait_for(lambda: len(places()) > 90 and places() == list(range(1, len(places()) + 1)))
         assert bed.said("bed-0")["state"] != "waiting"  # who came first is the first
         wait_until(running.healthy)
-        assert running.value('ecg_monitor_learn_beats_total{quality="good"}') == 100 * len(BEATS)
+        good = 'ecg_monitor_learn_beats_total{quality="good"}'
+        running.wait_until(good, 100 * len(BEATS))
+        assert running.value(good) == 100 * len(BEATS)
         assert running.stop() == 0

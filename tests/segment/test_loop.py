@@ -125,6 +125,7 @@ def test_samples_become_beats(tmp_path: Path, broker: Mosquitto, bed: Bed) -> No
         bed.wait(lambda: "test-segment online" in bed.statuses)
         play(bed, "a")
         bed.wait(lambda: bed.beats("a") == expected())
+        running.wait_until("ecg_monitor_chunks_received_total", 60)
         assert running.value("ecg_monitor_chunks_received_total") == 60
         assert running.value("ecg_monitor_beats_cut_total") == len(expected())
         running.wait_until("ecg_monitor_streams", 1)  # set twice a second
