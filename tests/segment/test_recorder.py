@@ -205,14 +205,13 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 def test_the_daemon_records_what_it_cuts(tmp_path: Path, broker: Mosquitto) -> None:
     folder = tmp_path / "records"
-    bed = Bed(broker)
+    bed, known = Bed(broker), expected(SIGNAL[: 40 * RATE])
     try:
         with RunningDaemon(
             tmp_path, broker.url, command="segment", SEGMENT__RECORD=str(folder)
         ) as running:
             play(bed, "a", 0, 40)
             bed.raw("ecg/b/samples", b"nonsense")
-            known = expected(SIGNAL[: 40 * RATE])
             bed.wait(lambda: bed.beats("a") == known)
             assert running.stop() == 0
             assert running.log.read_text().count("not recorded") == 0
