@@ -47,10 +47,10 @@ class MailServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._controller.stop()
-        del self._controller
         # It leaves the connections open that it has when it is stopped.
         with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            self._controller.stop()
+            del self._controller
             gc.collect()
 
 
