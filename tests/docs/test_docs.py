@@ -19,13 +19,13 @@ from typer.main import get_command
 
 from monitor.batch import datasets
 from monitor.cli import app as monitor_app
-from monitor.commands.demo import free_port
 from monitor.detector.model_file import shipped
 from monitor.mqtt import client
 from monitor.settings import AlarmSettings, MqttSettings
 from tests.harness.brokers import ANYBODY, Mosquitto, program
 from tests.harness.daemons import RunningDaemon
 from tests.harness.pages import PAGES, README, TOP, Block, blocks, named
+from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 from train.cli import app as train_app
 

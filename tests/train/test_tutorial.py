@@ -1,5 +1,6 @@
 """The tutorial's detector and the one that ships, on real beats."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from sklearn.model_selection import train_test_split
 
 from monitor.batch import datasets
 from monitor.detector.model_file import Detector, shipped
-from train.detectors import ecg5000, metrics, score_graph, tutorial
+from train import backend
+from train.detectors import ecg5000, ensemble, metrics, score_graph, tutorial
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,16 @@ def test_a_student_reconstructs_as_its_teachers_do_more_than_another_network_doe
         return float(np.mean((ours - theirs) ** 2))
 
     assert difference(student) < 0.7 * difference(one)
+
+
+def test_a_fit_leaves_no_beats_in_memory() -> None:
+    backend.load(0)
+    beats = np.ones((301, 140), np.float32)
+    ensemble.fit(beats, [np.arange(301)], 0, epochs=1, targets=beats[None])
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each).__name__ == "EagerTensor"]
+    assert tensors
+    assert not [each.shape for each in tensors if 301 in each.shape]
 
 
 def test_a_quantile_is_told_only_with_a_beat_above_it() -> None:
