@@ -112,8 +112,8 @@ def test_a_thousand_files_are_opened_when_needed_and_looked_at_cheaply(folder: P
     put(in_use(folder, "bed-0"), "same")
     for i in range(1, 1000):
         os.link(in_use(folder, "bed-0"), in_use(folder, f"bed-{i}"))
-    begun = time.perf_counter()
+    begun = time.process_time()  # the machine may be busy with other work
     detectors = Detectors(ModelSettings(folder=folder))
     assert detectors.for_device("bed-500").name == "same"
     assert len(detectors.refresh_own()) == 1  # the others are not open
-    assert time.perf_counter() - begun < 1.0  # 0.02 s; to open all of them takes two
+    assert time.process_time() - begun < 1.0  # 0.02 s; to open all of them takes two

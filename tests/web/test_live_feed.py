@@ -167,10 +167,10 @@ def test_a_view_of_very_many_devices_is_small_and_soon_made(scene: Scene) -> Non
     for bed in range(1000):
         scene.hear(f"bed-{bed}", bytes([ANOMALOUS]) * (10 if bed == 7 else 4))
     first = scene.look("bed-30000")
-    begun = time.perf_counter()
+    begun = time.process_time()  # the machine may be busy with other work
     for _ in range(100):
         view = scene.look("bed-30000")
-    assert time.perf_counter() - begun < 5  # a hundred walks through all of them take longer
+    assert time.process_time() - begun < 5  # a hundred walks through all of them take longer
     assert (view.known, view.in_alarm) == (many, 1000)
     assert len(view.alarms) == MAX_IN_ALARM
     assert [(a.device, a.priority) for a in view.alarms[:2]] == [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -82,8 +83,6 @@ def opened(
 ) -> Page:
     """The page, with a script run before its own; every complaint of the browser's is kept."""
     page = browser.new_page(viewport=size, **how)
-    page.set_default_timeout(15_000)
-    expect.set_options(timeout=15_000)
     page.add_init_script(
         "window.complaints = [];"
         "addEventListener('securitypolicyviolation', e => complaints.push(e.violatedDirective));"
@@ -109,24 +108,37 @@ def complaints(page: Page) -> list[str]:
 
 
 def test_an_alarm_is_on_the_page_within_a_second(browser: Browser, scene: Scene) -> None:
+    """Most of five are: the machine may stand still for a while."""
+    scene.normal("bed-1")
+    page = opened(browser, scene)
+    page.evaluate(
+        """window.shown = {};
+           new MutationObserver(() => {
+             for (const name of document.querySelectorAll("#alarm-list li .name"))
+               shown[name.textContent] ??= Date.now();
+           }).observe(document.body, { childList: true, subtree: true })"""
+    )
+    delays = []
+    for bed in ("bed-2", "bed-3", "bed-4", "bed-5", "bed-6"):
+        scene.ectopic(bed)
+        expect(page.locator("#alarm-list li", has_text=bed)).to_be_visible()
+        scene.ward.wait(lambda bed=bed: scene.ward.alerts(bed))
+        raised = next(at for at, topic, *_ in scene.ward.seen if topic == f"ecg/{bed}/alerts")
+        wall = time.time() - (time.monotonic() - raised)
+        delays.append(page.evaluate("bed => shown[bed]", bed) / 1000 - wall)
+    assert median(delays) < 1.0
+
+
+def test_an_alarm_is_shown_until_it_is_over(browser: Browser, scene: Scene) -> None:
     scene.normal("bed-1", 10)
     scene.normal("bed-2", 10)
     page = opened(browser, scene)
     expect(page.locator("#device-list li")).to_have_count(2)
     expect(page.locator("#no-alarms")).to_be_visible()
     expect(page.locator("#state")).to_contain_text("no alarm")
-    page.evaluate(
-        """new MutationObserver(() => {
-             if (document.querySelector("#alarm-list li")) window.shown ??= Date.now();
-           }).observe(document.body, { childList: true, subtree: true })"""
-    )
     scene.ectopic("bed-2")
-    scene.ward.wait(scene.ward.alerts)
-    raised = scene.ward.seen[[t.endswith("/alerts") for _, t, _, _ in scene.ward.seen].index(True)]
     card = page.locator("#alarm-list li")
     expect(card).to_have_count(1)
-    wall = time.time() - (time.monotonic() - raised[0])
-    assert page.evaluate("shown") / 1000 - wall < 1.0
     expect(card).to_contain_text("bed-2")
     expect(card).to_contain_text("Anomaly")
     expect(page.locator("#news, #lesser-news").first).to_contain_text("bed-2: Anomaly")
@@ -415,7 +427,7 @@ def test_alarms_of_the_rhythm_are_shown_with_what_they_are_about_after_a_restart
             expect(page.locator("#shelved")).to_contain_text(
                 "no alerts are published, except for the rhythm"
             )
-            assert daemon.value('ecg_monitor_alarms{kind="asystole",priority="high"}') == 1
+            daemon.wait_until('ecg_monitor_alarms{kind="asystole",priority="high"}', 1)
             assert complaints(page) == []
 
 
@@ -430,6 +442,7 @@ def test_an_alarm_is_acknowledged_and_a_device_shelved(browser: Browser, attende
     card = page.locator("#alarm-list li")
     expect(card).to_contain_text("acknowledged by <b>Anna</b>")
     expect(card.get_by_text("Acknowledge", exact=True)).to_be_hidden()
+    attended.ward.wait(lambda: attended.ward.on("alarm")[-1][1]["alarms"][0]["acknowledged"])
     (standing,) = attended.ward.on("alarm")[-1][1]["alarms"]
     assert standing["acknowledged"]["by"] == "<b>Anna</b>"
     page.get_by_label("Shelve for").select_option("60")
@@ -487,6 +500,7 @@ def test_what_is_latched_is_seen_with_a_note_and_kinds_are_shelved(
             page.get_by_role("button", name="Physician called").click()
             expect(page.locator("#done")).to_have_text("bed-1: acknowledged by Anna.")
             expect(card).to_have_count(0)
+            ward.catch_up()
             (cleared,) = ward.alerts()
             assert (cleared["event"], cleared["over_since"]) == ("cleared", over)
             assert ward.on("alarm")[-1][1]["shelved"]["kinds"] == ["asystole", "tachycardia"]
@@ -497,17 +511,24 @@ def test_a_lost_connection_is_told_once_and_a_note_stays_with_the_alarm(
     browser: Browser, tmp_path: Path
 ) -> None:
     simulator = Simulator(7)
-    own = {"METRICS__TOKEN": TOKEN, "ALARM__SILENT_AFTER": "6", "ALARM__SILENT_TOGETHER": "2"}
+    own = {"METRICS__TOKEN": TOKEN, "ALARM__SILENT_AFTER": "6", "ALARM__SILENT_TOGETHER": "8"}
     with Mosquitto(tmp_path) as broker, RunningDaemon(tmp_path, broker.url, **own) as daemon:
         with Ward(broker.port) as ward:
             scene = Scene(broker, daemon, ward)
             page = opened(browser, scene, hash_="#device=bed-1")
             named(page, "Anna")
-            beds = [f"bed-{i}" for i in range(6)]
-            ward.send(in_turn([as_json(bed, simulator.normal(2)) for bed in beds]))
+            beds, sent = [f"bed-{i}" for i in range(6)], 0
+
+            def send() -> None:
+                nonlocal sent
+                ward.send(in_turn([as_json(bed, simulator.normal(2), sent) for bed in beds]))
+                sent += 2
+
+            send()
             lost = page.locator("#connection")
-            expect(lost).to_contain_text("Connection lost, 6 devices of 6: not heard since")
-            expect(lost).to_contain_text("bed-4, and 1 more. Each is reported as silent if it")
+            text = "Connection lost, 6 devices of 6: not heard since .*"
+            text += "bed-4, and 1 more. Each is reported as silent if it"
+            expect(lost).to_contain_text(re.compile(text))
             cards = page.locator("#alarm-list li")
             expect(cards).to_have_count(6)  # it lasts
             expect(lost).to_contain_text("Each is reported as silent.")
@@ -517,9 +538,13 @@ def test_a_lost_connection_is_told_once_and_a_note_stays_with_the_alarm(
             seen = re.compile("acknowledged by Anna, .*: <i>access point</i>")
             expect(cards.filter(has_text="bed-1")).to_contain_text(seen)
             expect(page.locator("#past li").filter(has_text="bed-1")).to_contain_text(seen)
-            ward.send(in_turn([as_json(bed, simulator.normal(2), first=2) for bed in beds]))
-            expect(lost).to_be_hidden()
-            expect(cards).to_have_count(0)
+
+            def all_are_heard() -> bool:  # again and again, lest they fall silent anew
+                send()
+                page.wait_for_timeout(500)
+                return lost.is_hidden() and cards.count() == 0
+
+            ward.wait(all_are_heard)
             assert complaints(page) == []
 
 
@@ -657,12 +682,12 @@ def test_what_somebody_has_seen_to_is_quiet_and_below_the_rest(
     expect(cards.first).to_contain_text("bed-1")
     loud = cards.first.evaluate("e => getComputedStyle(e).backgroundColor")
     page.get_by_role("button", name="Acknowledge: bed-1").click()
-    expect(cards.last).to_contain_text(re.compile(r"bed-1.*acknowledged by Anna, \d\d:\d\d"))
+    expect(cards.last).to_contain_text(re.compile(r"bed-1.*acknowledged by Anna, .*\d\d:\d\d"))
     state = page.locator("#state")
     expect(state).to_have_text("3 of 3 devices in alarm, 2 not acknowledged")
     named(page, "Bert")
     page.get_by_role("button", name="Shelve", exact=True).click()
-    expect(cards.last).to_contain_text(re.compile(r"bed-3.*shelved by Bert until \d\d:\d\d"))
+    expect(cards.last).to_contain_text(re.compile(r"bed-3.*shelved by Bert until .*\d\d:\d\d"))
     expect(state).to_have_text("2 of 3 devices in alarm, 1 not acknowledged, 1 shelved")
     expect(page).to_have_title("🟡 (2) ECG monitor")
     assert [text.split()[0] for text in cards.locator("a").all_inner_texts()] == [
@@ -721,6 +746,7 @@ def test_an_alarm_is_judged_on_its_card_and_again_in_the_history(
     page.get_by_role("button", name="True alarm").click()
     expect(row).to_contain_text("judged true by Ben")
     expect(row).not_to_contain_text("washed")
+    attended.ward.catch_up()
     first, last = [answer for _, answer in attended.ward.on("alarm/judged")]
     assert (first["by"], first["verdict"], first["note"]) == ("Anna", False, "<i>washed</i>")
     assert (last["by"], last["verdict"], last["note"]) == ("Ben", True, "")
@@ -798,5 +824,5 @@ def test_silence_is_counted_from_the_last_beat(browser: Browser, tmp_path: Path)
                 told = re.search(r"no beat, for (\d+) s", card.inner_text())
                 assert told
                 assert int(told[1]) >= 5
-                said = re.compile(r"No beat since \d\d:\d\d:\d\d \(\d+ s\)")
+                said = re.compile(r"No beat since .*\d\d:\d\d:\d\d \(\d+ s\)")
                 expect(page.locator("#no-beats")).to_contain_text(said)

@@ -27,6 +27,7 @@ from monitor.web import server as web
 from monitor.web.live_feed import LiveFeed
 from monitor.web.routes import FILES, actions, health_and_metrics, routes
 from monitor.web.server import MAX_BODY, TEXT, THREADS, Answer, Request, Route, Site, serve
+from tests.harness.waiting import WITHIN
 
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
 
@@ -63,7 +64,7 @@ class Server:
     def ask(
         self, path: str, method: str = "GET", body: bytes | None = None, /, **headers: str
     ) -> tuple[int, str, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=WITHIN)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -258,7 +259,7 @@ def test_hosts_are_checked_whatever_the_address(bound: str) -> None:
 def test_both_families_are_served(bound: str) -> None:
     server = Server(lambda: None, bound)
     for host in ("127.0.0.1", "::1"):
-        connection = http.client.HTTPConnection(host, server.port, timeout=5)
+        connection = http.client.HTTPConnection(host, server.port, timeout=WITHIN)
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
         connection.close()
@@ -362,7 +363,7 @@ def test_what_is_sent_behind_a_question_is_no_request_of_its_own(
         f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Length: {len(hidden)}\r\n\r\n"
     )
-    with socket.create_connection((server.host, server.port), timeout=5) as client:
+    with socket.create_connection((server.host, server.port), timeout=WITHIN) as client:
         client.sendall((asked + hidden).encode())
         with client.makefile("rb") as answers:
             said = answers.read()
@@ -379,10 +380,10 @@ def test_a_body_in_chunks_is_read_up_to_the_same_length(attended: Server) -> Non
 
 def test_slow_clients_keep_nobody_from_an_answer(server: Server) -> None:
     """Forty clients, more than there are workers, are in the middle of their requests."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with ExitStack() as slow:
         clients = [
-            slow.enter_context(socket.create_connection((server.host, server.port), timeout=5))
+            slow.enter_context(socket.create_connection((server.host, server.port), timeout=WITHIN))
             for _ in range(5 * THREADS)
         ]
         for sent in b"GET /":
@@ -390,7 +391,7 @@ def test_slow_clients_keep_nobody_from_an_answer(server: Server) -> None:
                 client.sendall(bytes([sent]))
             for path in ("/healthz", "/metrics"):
                 assert server.ask(path)[0] == 200
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
 
 
 def test_the_token_is_no_part_of_an_address(attended: Server) -> None:
