@@ -14,6 +14,7 @@ from monitor.history.writer import HistoryWriter, JudgedAlarm
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def test_a_judgement_can_be_revised_and_the_last_one_counts(tmp_path: Path, lost
     escalated = alert(1, "escalated", NIGHT + 10, priority="high")
     keep(kept, alert(1, "raised", NIGHT), escalated, alert(2, "raised", NIGHT, device="bed-8"))
     judged = JudgedAlarm(f"{1:032x}", "bed-7", "anomaly")
-    assert kept.judge(said(1, True, "five in a row", after=20)).result(5) == judged
+    assert kept.judge(said(1, True, "five in a row", after=20)).result(WITHIN) == judged
     by_escalation = Judgement(escalated.id, None, False, "washed", "Ben", NIGHT + 30)
-    assert kept.judge(by_escalation).result(5) == judged
-    kept.close(5)
+    assert kept.judge(by_escalation).result(WITHIN) == judged
+    kept.close(WITHIN)
     (first,) = query.alarms(file, judged=True)
     assert first.judgements == [
         query.JudgedAs(True, "five in a row", "Anna", rfc3339(NIGHT + 20)),
@@ -53,11 +54,11 @@ def test_an_alarm_that_is_not_there_or_another_device_s_is_not_judged(
     file = tmp_path / "history.db"
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
-    assert kept.judge(said(2, True)).result(5) is None
-    assert kept.judge(said(1, True, device="bed-8")).result(5) is None
+    assert kept.judge(said(2, True)).result(WITHIN) is None
+    assert kept.judge(said(1, True, device="bed-8")).result(WITHIN) is None
     given_up = kept.judge(said(1, True))
     assert given_up.cancel()
-    kept.close(5)
+    kept.close(WITHIN)
     assert not list(query.alarms(file, judged=True))
     nothing = HistoryWriter(HistorySettings(days=0), tmp_path / "other.db", lost)
     with pytest.raises(Failure, match="no history is kept"):
@@ -72,7 +73,7 @@ def test_a_judgement_waits_for_a_disk_that_is_full(
     file = tmp_path / "history.db"
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
-    assert kept.judge(said(1, True)).result(5) is not None
+    assert kept.judge(said(1, True)).result(WITHIN) is not None
     with sqlite3.connect(file) as other:
         other.execute(
             "CREATE TRIGGER full BEFORE INSERT ON judgements BEGIN SELECT RAISE(ABORT, 'full'); END"
@@ -83,8 +84,8 @@ def test_a_judgement_waits_for_a_disk_that_is_full(
     with other:
         other.execute("DROP TRIGGER full")
     other.close()
-    assert stored.result(10) is not None
-    kept.close(5)
+    assert stored.result(WITHIN) is not None
+    kept.close(WITHIN)
     (alarm,) = query.alarms(file)
     assert [each.verdict for each in alarm.judgements] == [True, False]
 
@@ -103,7 +104,7 @@ def test_judgements_go_with_their_alarms_and_do_not_push_them_out(
         kept.judge(said(3, bool(i % 2), "\N{OLD ITALIC LETTER A}" * 1000))
         while kept._waiting.qsize() > 400:
             time.sleep(0.001)
-    kept.close(20)
+    kept.close(WITHIN)
     third, second, first = query.alarms(file)
     assert len(third.judgements) == store.SUPERSEDED_PER_MEGABYTE
     assert third.judged is not None and third.judged.verdict is True
@@ -112,7 +113,7 @@ def test_judgements_go_with_their_alarms_and_do_not_push_them_out(
         database.execute("UPDATE alerts SET kept = kept - 3 * 86400 WHERE alarm LIKE '%1'")
     again = HistoryWriter(HistorySettings(file=file, days=2), file, lost)
     keep(again, alert(4, "raised", NIGHT))
-    again.close(5)
+    again.close(WITHIN)
     left = database.execute("SELECT DISTINCT alarm FROM judgements ORDER BY alarm").fetchall()
     database.close()
     assert [int(alarm, 16) for (alarm,) in left] == [2, 3]

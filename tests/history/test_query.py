@@ -34,7 +34,7 @@ def test_an_alarm_is_read_from_its_raising_to_its_clearing(tmp_path: Path, lost:
     keep(kept, alert(2, "raised", NIGHT + 200, device="bed-8", beat=None, score=None))
     keep(kept, alert(3, "raised", NIGHT + 300), shelved_by="Ben")
     kept.note(Action("shelved", "bed-7", "Ben", NIGHT + 290, until=NIGHT + 900))
-    kept.close(5)
+    kept.close(WITHIN)
 
     third, second, first = query.alarms(file)
     assert first == query.PastAlarm(
@@ -83,7 +83,7 @@ def test_what_is_open_goes_on_where_people_were_alerted_of_it(
     kept.note(Action("unshelved", "bed-8", "the clock", NIGHT + 300))
     kept.note(Action("unshelved", "bed-9", "the clock", NIGHT + 600))
     kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 320, f"{2:032x}"))
-    kept.close(5)
+    kept.close(WITHIN)
     devices = {each.device: each.alarms for each in query.open_alarms(file)}
     seen = messages.Acknowledged("Anna", rfc3339(NIGHT + 320))
     assert devices == {
@@ -111,7 +111,7 @@ def test_an_alarm_that_the_broker_has_forgotten_ends_at_the_restart(
         kept.end_others(standing)
         clock[0] += 10
         keep(kept, *alerts)
-        kept.close(5)
+        kept.close(WITHIN)
         return [(alarm.cleared, alarm.lost) for alarm in query.alarms(file)][::-1]
 
     raised = [alert(number, "raised", NIGHT) for number in (1, 2, 3, 4)]
@@ -141,19 +141,19 @@ def test_an_alarm_that_goes_to_another_monitor_ends_here_until_it_comes_back(
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, raised, escalated)
     kept.move([raised.id], "ward-1")
-    kept.close(5)
+    kept.close(WITHIN)
     (moved,) = query.alarms(file)
     assert (moved.moved_to, moved.lost) == ("ward-1", False)
     assert moved.cleared is not None and not query.open_alarms(file)
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, raised)
-    kept.close(5)
+    kept.close(WITHIN)
     (back,) = query.alarms(file)
     assert (back.moved_to, back.cleared) == (None, None)
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     kept.move([raised.id], "ward-2")
     kept.end_others([])
-    kept.close(5)
+    kept.close(WITHIN)
     (again,) = query.alarms(file)
     assert (again.moved_to, again.lost) == ("ward-2", False)
 
@@ -166,8 +166,8 @@ def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter
     kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 105, raised.id))
     kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT + 120, raised.id))
     keep(kept, alert(1, "cleared", NIGHT + 130, priority="high"))
-    kept.judge(Judgement(raised.id, None, True, "", "Anna", NIGHT + 140)).result(5)
-    kept.judge(Judgement(raised.id, None, False, "", "Anna", NIGHT + 150)).result(5)
+    kept.judge(Judgement(raised.id, None, True, "", "Anna", NIGHT + 140)).result(WITHIN)
+    kept.judge(Judgement(raised.id, None, False, "", "Anna", NIGHT + 150)).result(WITHIN)
     # Shelved until 400: the second alarm is over before, the third escalates before and is told
     # then, the fourth is of another device and is still shelved.
     keep(kept, alert(2, "raised", NIGHT + 200), shelved_by="Ben")
@@ -177,7 +177,7 @@ def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter
     kept.note(Action("unshelved", "bed-7", "the clock", NIGHT + 400))
     keep(kept, alert(4, "raised", NIGHT + 400, device="bed-8"), shelved_by="Ben")
     keep(kept, alert(5, "cleared", NIGHT + 500))  # what came before it was trimmed
-    kept.close(5)
+    kept.close(WITHIN)
 
     first, second, third, fourth = query.episodes(file)
     assert first == Episode(
@@ -196,7 +196,7 @@ def test_an_episode_tells_when_people_were_alerted(tmp_path: Path, lost: Counter
 
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     kept.end_others([f"{4:032x}"])
-    kept.close(5)
+    kept.close(WITHIN)
     ends = [each.cleared for each in query.episodes(file)]
     assert ends[:2] == [NIGHT + 130, NIGHT + 300] and ends[3] is None
     assert ends[2] == pytest.approx(time.time(), abs=60)

@@ -17,6 +17,7 @@ from monitor.segment.journal import Journal
 from monitor.settings import HistorySettings
 from monitor.times import rfc3339
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_only_its_owner_may_read_it(tmp_path: Path, lost: Counter) -> None:
     file = tmp_path / "folder" / "history.db"
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT))
-    kept.close(5)
+    kept.close(WITHIN)
     for path in (file.parent, *file.parent.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
@@ -106,7 +107,7 @@ def test_a_file_without_a_version_is_migrated_in_place(tmp_path: Path, lost: Cou
 
     writer = HistoryWriter(HistorySettings(file=old), old, lost)
     keep(writer, alert(1, "cleared", NIGHT + 80))
-    writer.close(5)
+    writer.close(WITHIN)
     (first,) = query.alarms(old, alarm=raised[0].id)
     assert (first.cleared, first.lost) == (rfc3339(NIGHT + 80), False)
 
@@ -120,13 +121,13 @@ def test_a_file_from_before_judgements_takes_them_once_it_is_migrated(
         before.setattr(store, "_MIGRATIONS", store._MIGRATIONS[:1])
         writer = HistoryWriter(HistorySettings(file=file), file, lost)
         keep(writer, alert(1, "raised", NIGHT))
-        writer.close(5)
+        writer.close(WITHIN)
     with pytest.raises(Failure, match="version 1, but"):
         list(query.alarms(file))
     writer = HistoryWriter(HistorySettings(file=file), file, lost)
     judgement = store.Judgement(f"{1:032x}", "bed-7", False, "washed", "Anna", NIGHT + 5)
-    stored = writer.judge(judgement).result(5)
-    writer.close(5)
+    stored = writer.judge(judgement).result(WITHIN)
+    writer.close(WITHIN)
     store.open_to_write(new).close()
     assert schema(file) == schema(new)
     assert stored is not None and stored.kind == "anomaly"

@@ -15,6 +15,7 @@ from monitor.history import query, store
 from monitor.history.writer import MAX_STRIPS, HistoryWriter
 from monitor.settings import HistorySettings
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 MINUTE = NIGHT // 60 * 60
 
@@ -48,7 +49,7 @@ def test_the_parts_of_a_minute_are_added_up(tmp_path: Path, lost: Counter) -> No
     kept.keep_minutes([("bed-7", Minute(MINUTE + 60, 5, None, None, None, 0, 0, 5))])
     kept.keep_minutes([("bed-7", Minute(MINUTE + 60, 5, 60.0, 61.0, 62.0, 0, 0, 0))])
     kept.keep_minutes([("bed-8", Minute(MINUTE, 7, None, None, None, 0, 0, 0))])
-    kept.close(5)
+    kept.close(WITHIN)
     assert query.minutes(file, "bed-7", 0) == [
         Minute(MINUTE, 40, 40.0, 65.0, 90.0, 2, 2, 4),
         Minute(MINUTE + 60, 10, 60.0, 61.0, 62.0, 0, 0, 5),
@@ -65,7 +66,7 @@ def test_minutes_have_a_share_of_their_own(tmp_path: Path, lost: Counter) -> Non
         for i in range(some)
     )
     keep(kept, alert(1, "raised", NIGHT))
-    kept.close(5)
+    kept.close(WITHIN)
     assert file.stat().st_size / some < 130  # bytes each, the index included
     trim(file, megabytes=1)
     assert count(file, "minutes") == store.MINUTES_PER_MEGABYTE
@@ -86,7 +87,7 @@ def test_a_strip_is_of_an_alarm_of_its_device_and_the_first_counts(
     kept.keep_strip("f" * 32, "bed-7", b'"of no alarm"')
     kept.keep_strip(raised.id, "bed-7", b'"the first"')
     kept.keep_strip(raised.id, "bed-7", b'"again"')
-    kept.close(5)
+    kept.close(WITHIN)
     found = query.strip(file, raised.id)
     assert found is not None and json.loads(found) == "the first"
     assert query.strip(file, "f" * 32) is None
@@ -100,7 +101,7 @@ def test_strips_are_bounded_and_go_with_their_alarms(tmp_path: Path, lost: Count
     keep(kept, *alarms)
     for each in alarms:
         kept.keep_strip(each.id, "bed-7", os.urandom(50_000))  # which nothing compresses
-    kept.close(10)
+    kept.close(WITHIN)
     assert count(file, "strips") == 20
     trim(file, megabytes=1)
     with closing(sqlite3.connect(file)) as database:
@@ -123,4 +124,4 @@ def test_strips_that_wait_are_bounded(tmp_path: Path, lost: Counter) -> None:
             kept.keep_strip("0" * 32, "bed-7", b"{}")
         other.execute("ROLLBACK")
     assert lost._value.get() == 5
-    kept.close(5)
+    kept.close(WITHIN)

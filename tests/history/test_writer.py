@@ -14,6 +14,7 @@ from monitor.history.store import Action
 from monitor.history.writer import HistoryWriter
 from monitor.settings import HistorySettings
 from tests.harness.histories import NIGHT, alert, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_file_that_is_locked_is_no_reason_not_to_start(tmp_path: Path, lost: C
         keep(kept, alert(1, "raised", NIGHT))
         other.rollback()
     time.sleep(2 * writer.GATHER_TIME)
-    kept.close(5)
+    kept.close(WITHIN)
     assert len(list(query.alarms(file))) == 1
 
 
@@ -59,12 +60,12 @@ def test_a_clock_that_steps_ahead_costs_no_history(
 ) -> None:
     file, clock = tmp_path / "history.db", time.time
     kept = HistoryWriter(HistorySettings(), file, lost)
-    kept.note(Action("admitted", "bed-7", "Anna", NIGHT)).result(5)
+    kept.note(Action("admitted", "bed-7", "Anna", NIGHT)).result(WITHIN)
     monkeypatch.setattr(writer, "TRIM_INTERVAL", 0.0)
     monkeypatch.setattr(time, "time", lambda: clock() + 36500 * 86400.0)
     kept._trim_at = 0.0
-    kept.note(Action("discharged", "bed-7", "Anna", NIGHT)).result(5)
-    kept.close(5)  # once that has been trimmed
+    kept.note(Action("discharged", "bed-7", "Anna", NIGHT)).result(WITHIN)
+    kept.close(WITHIN)  # once that has been trimmed
     assert [each.action for each in query.care(file)] == ["admitted", "discharged"]
 
 
@@ -88,7 +89,7 @@ def test_the_oldest_goes_where_it_is_too_much(
         keep(kept, alert(number, "raised", NIGHT))
         while kept._waiting.qsize() > 400:
             time.sleep(0.001)
-    kept.close(20)
+    kept.close(WITHIN)
     numbers = [int(alarm.id, 16) for alarm in query.alarms(file)]
     assert numbers == list(range(2999, min(numbers) - 1, -1))
     assert 100 < len(numbers) < 1500
@@ -107,7 +108,7 @@ def test_actions_do_not_push_alerts_out(
         kept.note(Action("shelved", "bed-7", "Anna" * 25, NIGHT + number))
         while kept._waiting.qsize() > 400:
             time.sleep(0.001)
-    kept.close(20)
+    kept.close(WITHIN)
     assert len(list(query.alarms(file))) == 1
     times = [action.time - NIGHT for action in query.care(file)]
     assert times[-1] == 9999 and len(times) == store.ACTIONS_PER_MEGABYTE
@@ -118,14 +119,14 @@ def test_what_is_too_old_goes(tmp_path: Path, lost: Counter) -> None:
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
     keep(kept, alert(1, "raised", NIGHT), alert(2, "raised", NIGHT))
     kept.note(Action("shelved", "bed-7", "Ben", NIGHT, until=NIGHT + 60))
-    kept.close(5)
+    kept.close(WITHIN)
     with sqlite3.connect(file) as database:
         database.execute("UPDATE alerts SET kept = kept - 3 * 86400 WHERE alarm LIKE '%1'")
         database.execute("UPDATE actions SET kept = kept - 3 * 86400")
     database.close()
     again = HistoryWriter(HistorySettings(file=file, days=2), file, lost)
     keep(again, alert(3, "raised", NIGHT))
-    again.close(5)
+    again.close(WITHIN)
     assert [int(alarm.id, 16) for alarm in query.alarms(file)] == [3, 2]
     assert not query.care(file)
 
@@ -140,11 +141,11 @@ def test_what_cannot_be_written_is_counted_and_nobody_waits(
     begun = time.perf_counter()
     for number in range(3 * writer.MAX_WAITING):
         kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT, str(number)))
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - begun < WITHIN
     assert lost._value.get() >= 2 * writer.MAX_WAITING - writer.MAX_BATCH
     begun = time.perf_counter()
-    kept.close(5)
-    assert time.perf_counter() - begun < 5
+    kept.close(3 * WITHIN)
+    assert time.perf_counter() - begun < WITHIN
     assert capsys.readouterr().out.count("reason=") == 1
 
 
@@ -154,13 +155,14 @@ def test_what_could_not_be_written_is_written_later(
     monkeypatch.setattr(writer, "RETRY_INTERVAL", 0.05)
     file = tmp_path / "history.db"
     kept = HistoryWriter(HistorySettings(file=file), file, lost)
-    file.rename(tmp_path / "away")
+    file.unlink()
     file.mkdir()
     keep(kept, alert(1, "raised", NIGHT))
-    time.sleep(0.2)
-    file.rmdir()
-    (tmp_path / "away").rename(file)
-    time.sleep(0.5)
-    kept.close(5)
+    stored = kept.note(Action("acknowledged", "bed-7", "Anna", NIGHT, f"{1:032x}"))
+    with pytest.raises(TimeoutError):
+        stored.result(0.5)
+    file.rmdir()  # and not back in one step, between which a new file may be written
+    assert stored.result(WITHIN) is None
+    kept.close(WITHIN)
     assert len(list(query.alarms(file))) == 1
     assert lost._value.get() == 0

@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
     journal.tell("duty", [alarm("b"), alarm("c")], [], 5.0)
     journal.tell("duty", [], [alarm("b")], 6.0)
     journal.close()
-    again = Journal(file)
-    assert again.waiting() == {"b": 2.0, "c": 3.0}
-    assert again.told("nurse") == [alarm("b"), alarm("a")]
-    assert again.told("duty") == [alarm("c")]
+    with closing(Journal(file)) as again:
+        assert again.waiting() == {"b": 2.0, "c": 3.0}
+        assert again.told("nurse") == [alarm("b"), alarm("a")]
+        assert again.told("duty") == [alarm("c")]
     assert file.stat().st_mode & 0o077 == 0
 
 
@@ -32,10 +33,10 @@ def test_the_oldest_are_forgotten_unless_they_still_want_somebody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_REMEMBERED", 3)
-    journal = Journal(tmp_path / "notify.db")
-    journal.wait({"a": 1.0})
-    for alert in "abcdef":
-        journal.tell("nurse", [alarm(alert)], [], 5.0)
-        journal.tell("doctor", [alarm("x")], [], 5.0)
-    assert [each.alert for each in journal.told("nurse")] == ["a", "d", "e", "f"]
-    assert journal.told("doctor") == [alarm("x")]
+    with closing(Journal(tmp_path / "notify.db")) as journal:
+        journal.wait({"a": 1.0})
+        for alert in "abcdef":
+            journal.tell("nurse", [alarm(alert)], [], 5.0)
+            journal.tell("doctor", [alarm("x")], [], 5.0)
+        assert [each.alert for each in journal.told("nurse")] == ["a", "d", "e", "f"]
+        assert journal.told("doctor") == [alarm("x")]

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from monitor.notify.journal import Journal
 from monitor.notify.notifier import Notifier
 from monitor.settings import NotifySettings, Settings
 from tests.harness.receivers import Alertmanager, MailServer, Webhook
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import WITHIN, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,9 @@ class Calls:
         return self.value(name, {"outcome": outcome}) or 0.0
 
     def wait(self, outcome: str, count: float) -> None:
-        wait_until(lambda: self.count(outcome) == count, said=lambda: self.count(outcome))
+        """Wait until so many calls had an outcome; of those that fail, more may come at once."""
+        wait_until(lambda: self.count(outcome) >= count, said=lambda: self.count(outcome))
+        assert self.count(outcome) == count or outcome == "failed"
 
     @property
     def undelivered(self) -> float:
@@ -63,7 +65,7 @@ def calling(folder: Path, **people: dict[str, Any]) -> Iterator[Calls]:
     try:
         yield calls
     finally:
-        calls.notifier.close(10)
+        calls.notifier.close(WITHIN)
 
 
 def test_a_mail_says_what_is_the_matter_and_nothing_in_it_is_taken_for_html(tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def test_a_webhook_that_hangs_or_fails_delays_nobody_else(
 ) -> None:
     monkeypatch.setattr(line, "TIME_LIMIT", 1.0)
     monkeypatch.setattr(line, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(line, "LONGEST_PAUSE", 1.0)
     with Webhook(hanging=True) as hangs, Webhook(500) as fails, Webhook() as works:
         people = {"hangs": hangs, "fails": fails, "works": works}
         urls = {name: {"url": each.url} for name, each in people.items()}
@@ -133,7 +136,7 @@ def test_a_webhook_that_hangs_or_fails_delays_nobody_else(
             wait_until(lambda: works.received)
             calls.wait("delivered", 1)
             wait_until(lambda: len(hangs.received) > 1 and len(fails.received) > 1)
-            assert calls.undelivered == 2
+            wait_until(lambda: calls.undelivered == 2)
             assert calls.notifier.trouble() == "Cannot be called: hangs, fails"
             # An alarm that comes meanwhile goes to who can be called, at once.
             calls.notifier.update("bed-8", (asystole("2", "bed-8"),))
@@ -143,7 +146,9 @@ def test_a_webhook_that_hangs_or_fails_delays_nobody_else(
             wait_until(lambda: calls.notifier.trouble() is None and calls.undelivered == 0)
             calls.wait("delivered", 6)
             assert calls.count("missed") == 0
-            assert len(works.received) == 2
+            # On a machine that stands still for a second, a call that works takes too long, too.
+            said = " ".join(each["message"] for each in works.received)
+            assert "bed-7" in said and "bed-8" in said
     said = str([each for each in logs if each["event"] != "called"])
     assert "it takes longer than" in said
     assert "error=500" in said
@@ -164,16 +169,16 @@ def test_what_cannot_be_delivered_before_it_ends_is_counted_as_missed(tmp_path: 
 
 def test_the_next_is_called_where_nobody_has_acknowledged(tmp_path: Path) -> None:
     with Webhook() as nurse, Webhook() as doctor:
-        later: dict[str, Any] = {"url": doctor.url, "after": 1.5}
+        later: dict[str, Any] = {"url": doctor.url, "after": 100}
         with calling(tmp_path, nurse={"url": nurse.url}, doctor=later) as calls:
-            begun = time.monotonic()
             calls.notifier.update("bed-7", (asystole(),))
             calls.notifier.update("bed-8", (asystole("2", "bed-8"),))
             calls.notifier.begin()
-            wait_until(lambda: nurse.received)
+            calls.wait("delivered", 2)
             calls.notifier.update("bed-8", ())  # somebody has acknowledged it
+            assert not doctor.received
+            calls.notifier._ahead += 101  # seconds later
             wait_until(lambda: doctor.received)
-            assert time.monotonic() - begun >= 1.5
             assert "bed-8" not in doctor.received[0]["message"]
             calls.wait("delivered", 3)
             assert calls.count("missed") == 0
@@ -234,8 +239,8 @@ def test_what_cannot_be_written_down_is_written_later(
             calls.notifier.update("bed-8", (asystole("2", "bed-8"),))
             calls.wait("delivered", 2)
             full.clear()
-            file = Journal(tmp_path / "notify.db")
-            wait_until(lambda: len(file.told("nurse")) == 2)
+            with closing(Journal(tmp_path / "notify.db")) as file:
+                wait_until(lambda: len(file.told("nurse")) == 2)
         assert len([each for each in logs if "cannot be written" in each["event"]]) == 1
         assert len(webhook.received) == 2
 

@@ -18,6 +18,7 @@ from monitor.report.page import page
 from monitor.settings import HistorySettings, Settings
 from monitor.times import rfc3339
 from tests.harness.histories import alert, day, keep, lost_counter
+from tests.harness.waiting import WITHIN
 
 NOW = time.time() // 60 * 60
 
@@ -31,7 +32,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.note(Action("acknowledged", "bed-7", "Anna", NOW - 3500, alarm=f"{1:032x}"))
     writer.note(Action("shelved", "bed-7", "Anna", NOW - 1800, until=NOW - 600))
     writer.note(Action("shelved", "bed-8", "Carl", NOW - 1800, until=NOW - 600))
-    writer.close(10)
+    writer.close(WITHIN)
     return file
 
 
@@ -77,7 +78,7 @@ def test_the_burden_is_that_of_this_device(tmp_path: Path) -> None:
         keep(writer, alert(number, "cleared", NOW - ago + 60, since=raised.since, device=device))
     writer.note(Action("acknowledged", "bed-*", "Anna", NOW - 2925, alarm=f"{1:032x}"))
     writer.judge(Judgement(f"{2:032x}", "bed-*", False, "", "Ben", NOW - 1000))
-    writer.close(10)
+    writer.close(WITHIN)
     content = history.report(file, "bed-*", NOW - 86_400, NOW, Settings())
     own = [each for each in query.episodes(file) if each.device == "bed-*"]
     measured = burden.measure(own, NOW - 86_400, NOW)
