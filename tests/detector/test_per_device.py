@@ -183,6 +183,8 @@ def test_two_devices_with_two_models_are_judged_by_their_own(
         assert (keenly["model"], keenly["threshold"]) == ("keen", 0.5)
         assert keenly["score"] == pytest.approx(0.637, abs=0.01)
         assert (shared_alert["model"], shared_alert["threshold"]) == (shared.name, shared.threshold)
+        daemon.wait_until("ecg_monitor_score_ratio_count", 30)
+        daemon.wait_until("ecg_monitor_beats_anomalous_total", 10)
         assert daemon.value("ecg_monitor_score_ratio_count") == 30
         assert daemon.value("ecg_monitor_beats_anomalous_total") == 10
         below = daemon.value('ecg_monitor_score_ratio_bucket{le="0.25"}')

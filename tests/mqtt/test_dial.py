@@ -12,6 +12,7 @@ from monitor.metrics import Metrics
 from monitor.mqtt.beat_consumer import BeatConsumer
 from monitor.mqtt.dial import CONNECT_TIMEOUT, dial, give_up
 from monitor.settings import MqttSettings
+from tests.harness.ports import free_port
 
 HOST = "127.0.0.1"
 
@@ -54,9 +55,7 @@ def test_a_socket_that_is_made_later(
 
 
 def test_a_socket_that_could_not_be_made() -> None:
-    with socket.create_server((HOST, 0)) as gone:
-        port = gone.getsockname()[1]
-    dialled = dial(HOST, port, None)
+    dialled = dial(HOST, free_port(), None)
     with pytest.raises(ConnectionRefusedError):
         dialled.result(10 * CONNECT_TIMEOUT)
     give_up(dialled)

@@ -178,8 +178,7 @@ def test_a_device_is_announced_when_it_is_first_heard_if_that_is_wanted(
         hub.subscribe("#", qos=1)
         hub.publish("after/what/is/retained", qos=1)
         wait_until(lambda: "after/what/is/retained" in seen)
-        hub.disconnect()
-        hub.loop_stop()
+        client.leave(hub)
     assert (topic("bed-7", "test") in seen) == ("ecg/bed-7/alarm" in seen) == wanted
     if wanted:
         said = json.loads(seen[topic("bed-7", "test")])

@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 
 from monitor.mqtt.packets import PUBLISH, READ_SIZE, Client, PacketSocket, Publish, parse_publish
 from tests.harness.brokers import program
+from tests.harness.waiting import WITHIN
 
 VERSIONS = {True: MQTTProtocolVersion.MQTTv5, False: MQTTProtocolVersion.MQTTv311}
 
@@ -289,7 +290,7 @@ def test_paho_makes_its_socket_where_ours_is_put_in_its_place(mqtt5: bool) -> No
             assert client.socket() is client.packets
             client.loop_write()
             client.packets.flush()
-            peer.settimeout(5)
+            peer.settimeout(WITHIN)
             assert peer.recv(100)[0] == 0x10  # CONNECT
             # What paho waits for reaches it through ours: CONNACK, accepted.
             answered: list[bool] = []
@@ -328,7 +329,7 @@ def test_no_byte_of_a_tls_record_is_left_where_a_poll_does_not_see_it(tmp_path: 
         poll = select.poll()
         poll.register(packets.fileno(), select.POLLIN)
         while packets.pending() < 2 + READ_SIZE:
-            assert poll.poll(5000)
+            assert poll.poll(1000 * WITHIN)
             packets.fill()
         sock.send(b".")
         server.join()
