@@ -400,14 +400,13 @@ def test_what_a_daemon_publishes_is_described(tmp_path: Path) -> None:
                 subscriber.publish(judge, messages.encode(said), qos=1)
             wait_until(lambda: sum(topic.endswith("/judged") for topic, *_ in list(seen)) >= 2)
             daemon.stop()
-        wait_until(lambda: seen[-1][1] == b"stopped")
+        wait_until(lambda: any(text == b"stopped" for _, text, *_ in list(seen)))
         late = client.join(settings.mqtt, "late")
         late.on_message = on_message
         late.subscribe("#", qos=1)
         wait_until(lambda: any(kept and b"stopped" in text for _, text, _, kept in list(seen)))
         for each in (subscriber, late):
-            each.disconnect()
-            each.loop_stop()
+            client.leave(each)
 
     requested = {"beats", *(each.rpartition("/")[2] for each in operator_requests.TOPICS)}
     kept = {topic for topic, _, _, retained in seen if retained}

@@ -124,6 +124,5 @@ def test_an_esp32_is_heard(tmp_path: Path, block: Block) -> None:
     with Mosquitto(tmp_path) as broker:
         for _ in beats_received(tmp_path, broker):
             device = client.join(MqttSettings(broker=broker.url), "device")
-            device.publish(topic, bytes.fromhex(payload), int(qos)).wait_for_publish(5)
-            device.disconnect()
-            device.loop_stop()
+            device.publish(topic, bytes.fromhex(payload), int(qos)).wait_for_publish(20)
+            client.leave(device)
