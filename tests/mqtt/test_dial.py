@@ -28,7 +28,8 @@ def assert_hung_up(listening: socket.socket) -> None:
     line, _ = listening.accept()
     with line:
         line.settimeout(10 * CONNECT_TIMEOUT)
-        assert line.recv(1) == b""
+        while line.recv(1000):  # where it was fast, it has said who it is already
+            pass
 
 
 def test_a_socket_that_is_made_already(listening: socket.socket) -> None:
