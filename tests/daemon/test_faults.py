@@ -81,19 +81,11 @@ def test_what_is_cut_from_raw_samples_is_what_an_uninterrupted_run_cuts(
     assert (outcome.lost, outcome.repeated) == (0, 0)
 
 
-def test_from_raw_samples_to_the_alert_no_beat_is_scored_twice(
-    tmp_path: Path, hearts: Hearts
+@pytest.mark.parametrize("scenario", [faults.chain_segment_killed, faults.chain_monitor_killed])
+def test_from_raw_samples_to_the_alert_a_killed_daemon_loses_no_beat(
+    tmp_path: Path, hearts: Hearts, scenario: Callable[[Path, Hearts], faults.Outcome]
 ) -> None:
-    outcome = faults.chain_segment_killed(tmp_path, hearts)
-    print(outcome)
-    assert (outcome.lost, outcome.repeated) == (0, 0)
-    assert outcome.raised == outcome.devices
-
-
-def test_from_raw_samples_to_the_alert_no_beat_is_lost_to_a_monitor_that_is_killed(
-    tmp_path: Path, hearts: Hearts
-) -> None:
-    outcome = faults.chain_monitor_killed(tmp_path, hearts)
+    outcome = scenario(tmp_path, hearts)
     print(outcome)
     assert outcome.lost == 0
     assert outcome.raised == outcome.devices

@@ -317,7 +317,11 @@ def raw_rebooted(folder: Path, _hearts: Hearts) -> Outcome:
 
 
 def chain_segment_killed(folder: Path, _hearts: Hearts) -> Outcome:
-    """From raw samples to the alert: segment is killed, and no beat is scored twice."""
+    """From raw samples to the alert: segment is killed, and no beat is lost.
+
+    A beat that it published in the instant before, and had not written down as published, comes
+    again and is scored again; each alarm is raised once for all that.
+    """
     with Mosquitto(folder, OPEN) as broker:
         return chain(folder, broker, "segment")
 
