@@ -1,9 +1,11 @@
 """Trains the image examples by their sources' plain code and by ours, and holds them side by side.
 
-    python -m tests.bench.train [NAME]... [--data DIR] [--epochs N] [--ours-epochs N]
+    python -m tests.bench.train [NAME]... [--data DIR] [--epochs N] [--ours-epochs N] [--seeds N]
 
 Seconds are those of `fit`, tracing included. With `--ours-epochs` ours is trained for another
-number of epochs: with the fewest that reach the plain code's loss, the ratio is at equal loss.
+number of epochs: with the fewest that reach the plain code's loss, the ratio is at equal loss. A
+loss depends on the seed, too: with `--seeds` both are trained with the seeds 0 to N - 1, and the
+table gives medians of seconds and ratios, and means and standard deviations of losses.
 `denoise` and `vae` are bound by their convolutions: the arithmetic of their training is held
 against the fastest convolution measured on this machine.
 """
@@ -11,6 +13,7 @@ against the fastest convolution measured on this machine.
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,15 +147,15 @@ PLAIN = {
 }
 
 
-def ours(name: str, data: Path | None, epochs: int | None) -> dict[str, Any]:
+def ours(name: str, data: Path | None, epochs: int | None, seed: int) -> dict[str, Any]:
     """Run `ecg-train NAME` and give its report; without `epochs`, as long as its recipe says."""
     from train.images import autoencoders, vae
 
     with tempfile.TemporaryDirectory() as folder:
         if name == "vae":
-            vae.main(data, Path(folder), epochs, 0, "tuned")
+            vae.main(data, Path(folder), epochs, seed, "tuned")
         else:
-            autoencoders.main(name, data, Path(folder), epochs, 0, "tuned")
+            autoencoders.main(name, data, Path(folder), epochs, seed, "tuned")
         report: dict[str, Any] = json.loads(Path(folder, "report.json").read_text())
     return report
 
@@ -199,11 +202,34 @@ def convolution_peak(dtype: str) -> float:
     return best
 
 
+@dataclass(frozen=True)
+class Run:
+    """Both trainings of an example with one seed: seconds and last losses, and our report."""
+
+    plain_seconds: float
+    plain_loss: float
+    report: dict[str, Any]
+    loss: float
+
+
+def run(name: str, data: Path | None, count: int, epochs: int | None, seed: int) -> Run:
+    """Train an example by the source's plain code for `count` epochs, and then by ours."""
+    images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
+    backend.load(seed)
+    start = time.perf_counter()
+    history = PLAIN[name](images, count)
+    seconds = time.perf_counter() - start
+    report = ours(name, data, epochs, seed)
+    loss = "loss" if name == "vae" else "val_loss"
+    return Run(seconds, history[loss][-1], report, report["history"][loss][-1])
+
+
 def main(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     data: Path | None = None,
     epochs: int | None = None,
     ours_epochs: int | None = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Print a table of both trainings of each example, in seconds and in losses."""
     table = Table(
@@ -213,31 +239,35 @@ def main(
     )
     backend.load()
     for name in names or EPOCHS:
-        images = datasets.images(image_examples.EXAMPLES[name].dataset, data)
         count = epochs or EPOCHS[name]
-        backend.load(seed=0)
-        start = time.perf_counter()
-        history = PLAIN[name](images, count)
-        seconds = time.perf_counter() - start
-        report = ours(name, data, ours_epochs or epochs)
-        loss = "loss" if name == "vae" else "val_loss"
+        runs = [run(name, data, count, ours_epochs or epochs, seed) for seed in range(seeds)]
+        report = runs[0].report
+        plain = float(np.median([each.plain_seconds for each in runs]))
+        seconds = float(np.median([each.report["seconds"] for each in runs]))
+        ratios = [each.plain_seconds / each.report["seconds"] for each in runs]
         row = [
             *(name, f"{count}, {report['training']['epochs']}"),
-            *(f"{seconds:.1f}", f"{report['seconds']:.1f}"),
-            f"{seconds / report['seconds']:.2f}",
-            *(f"{history[loss][-1]:.5g}", f"{report['history'][loss][-1]:.5g}"),
+            *(f"{plain:.1f}", f"{seconds:.1f}"),
+            f"{np.median(ratios):.2f}",
+            *(_losses([each.plain_loss for each in runs]), _losses([each.loss for each in runs])),
         ]
         if name in ("denoise", "vae"):
             rows = report["dataset"]["rows"]["train"]
             work = operations(name) * rows / 1e9  # an epoch's
             dtype = "bfloat16" if "bfloat16" in report["training"]["dtype"] else "float32"
             peak = convolution_peak(dtype) / 1e9
-            speed = work * report["training"]["epochs"] / report["seconds"]
-            row += [f"{work * count / seconds:.0f}", f"{speed:.0f}", f"{peak:.0f} {dtype}"]
+            speed = work * report["training"]["epochs"] / seconds
+            row += [f"{work * count / plain:.0f}", f"{speed:.0f}", f"{peak:.0f} {dtype}"]
             row += [f"{speed / peak:.2f}"]
         table.add_row(*row)
         Console(stderr=True).print(" ".join(row), style="dim")
-    Console(width=120).print(table)
+    Console(width=140).print(table)
+
+
+def _losses(losses: list[float]) -> str:
+    """Return their mean, and their spread if there are several."""
+    spread = f" ± {np.std(losses):.2g}" if len(losses) > 1 else ""
+    return f"{np.mean(losses):.5g}{spread}"
 
 
 if __name__ == "__main__":
