@@ -2,10 +2,15 @@
 
 `make profile` prints it. The daemon runs in this process, flooded by a publisher in another one;
 a clock of the processor's time stands at each station, so what else the machine does counts little.
+
+    python -m tests.bench.profile [RATE]...
+
+With rates, in beats a second, it shows what a beat costs that comes alone, as most do in a ward.
 """
 
 import functools
 import multiprocessing
+import sys
 import tempfile
 import threading
 import time
@@ -14,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +40,9 @@ from tests.harness.faults import OPEN
 
 BEATS = 120_000
 """Published for each column, after a tenth as many that warm up."""
+
+SECONDS = 5.0
+"""For which beats are published at a rate."""
 
 STATIONS = {
     "receive": "wait, read, take PUBLISH packets apart",
@@ -93,12 +102,24 @@ class Stopwatch:
             setattr(owner, name, work)
 
 
-def _publish(port: int, packets: list[bytes]) -> None:
-    BeatPublisher(port).send(packets, 1)
+def _publish(port: int, packets: list[bytes], rate: float) -> None:
+    publisher = BeatPublisher(port)
+    if rate == np.inf:
+        publisher.send(packets, 1)
+        return
+    begun = time.monotonic()
+    for number, packet in enumerate(packets):
+        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        publisher.send([packet], 1)
 
 
-def profile(folder: Path, packets: list[bytes], beats: int) -> dict[str, float]:
-    """Return microseconds of the processor a beat, by station; each packet has `beats` of them."""
+def profile(
+    folder: Path, packets: list[bytes], beats: int, rate: float = np.inf
+) -> dict[str, float]:
+    """Return microseconds of the processor a beat, by station.
+
+    Each packet has `beats` of them, and `rate` packets are published a second.
+    """
     with Mosquitto(folder, OPEN) as broker:
         settings = Settings.model_validate(
             {
@@ -110,14 +131,14 @@ def profile(folder: Path, packets: list[bytes], beats: int) -> dict[str, float]:
         metrics = Metrics(CollectorRegistry())
         daemon, watch = Daemon(settings, Detectors(settings.model), metrics), Stopwatch()
         try:
-            return _timed(daemon, watch, broker.port, packets, beats)
+            return _timed(daemon, watch, broker.port, packets, beats, rate)
         finally:
             watch.stop()
             daemon.shutdown()
 
 
 def _timed(
-    daemon: Daemon, watch: Stopwatch, port: int, packets: list[bytes], beats: int
+    daemon: Daemon, watch: Stopwatch, port: int, packets: list[bytes], beats: int, rate: float
 ) -> dict[str, float]:
     watch.around(daemon, "turn", "the rest")
     for station in ("receive", "publish", "acknowledge"):
@@ -135,7 +156,7 @@ def _timed(
 
     def run(some: list[bytes]) -> None:
         target = received() + beats * len(some)
-        publisher = multiprocessing.Process(target=_publish, args=(port, some))
+        publisher = multiprocessing.Process(target=_publish, args=(port, some, rate))
         publisher.start()
         while received() < target or publisher.is_alive():
             daemon.turn()
@@ -162,8 +183,22 @@ def measure(folder: Path, hearts: Hearts) -> Table:
             own = folder / f"{each}-{form}"
             own.mkdir()
             columns[f"{each}, {form}"] = profile(own, packets, each)
-    title = "Microseconds of the processor a beat, by beats a message (QoS 1, MQTT 5)"
-    table = Table("", *columns, "what it is", title=title)
+    return _table("Microseconds of the processor a beat, by beats a message", columns)
+
+
+def measure_alone(folder: Path, hearts: Hearts, rates: list[float]) -> Table:
+    """Return the table: one float32 beat a message, at so many a second."""
+    columns: dict[str, dict[str, float]] = {}
+    for rate in rates:
+        own = folder / f"{rate:g}"
+        own.mkdir()
+        packets = stream(hearts, round(SECONDS * rate), 100, 1, 1)
+        columns[f"{rate:,g}/s"] = profile(own, packets, 1, rate)
+    return _table("Microseconds of the processor a beat, by beats a second", columns)
+
+
+def _table(title: str, columns: dict[str, dict[str, float]]) -> Table:
+    table = Table("", *columns, "what it is", title=f"{title} (QoS 1, MQTT 5)")
     for row in next(iter(columns.values())):
         figures = (f"{column[row]:.2f}" for column in columns.values())
         table.add_row(row, *figures, STATIONS.get(row, ""))
@@ -172,8 +207,12 @@ def measure(folder: Path, hearts: Hearts) -> Table:
 
 def main() -> None:
     """Print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        Console(width=120).print(measure(Path(folder), Hearts(datasets.ecg())))
+    rates = [float(word) for word in sys.argv[1:]]
+    hearts = Hearts(datasets.ecg())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        table = measure_alone(folder, hearts, rates) if rates else measure(folder, hearts)
+        Console(width=120).print(table)
 
 
 if __name__ == "__main__":
