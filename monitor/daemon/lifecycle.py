@@ -119,7 +119,9 @@ class Lifecycle:
         if self._consumer.protocol != self._sender.protocol:
             self._speak_alike()
         self._consumer.name_active(now)
-        if any(each.suspended for each in self._connections):
+        if self._watcher is not None and all(each.connected for each in self._connections):
+            self._leave()
+        elif self._watcher is not None or any(each.suspended for each in self._connections):
             self._ask(now)
 
     def _speak_alike(self) -> None:
@@ -163,6 +165,7 @@ class Lifecycle:
             if watcher.other not in (None, active):
                 active = watcher.other
                 log.info("another is active", instance=active)
+        self._speak_as(watcher)
         self._leave()
         self._waits = False
         metrics.standby.set(0)
@@ -170,7 +173,11 @@ class Lifecycle:
             log.warning("taking over", client_id=self._consumer.client_id, active_before=active)
 
     def _ask(self, now: float) -> None:
-        """Find out, a connection being lost, whether another program has taken the session."""
+        """Find out, a connection being lost, whether another program has taken the session.
+
+        The answer is heeded until the connections stand again: whoever took it may name itself
+        only now, and the broker may take its time to let us in.
+        """
         if self._watcher is None:
             self._watcher = self._watch(quiet=True)
         try:
@@ -183,20 +190,26 @@ class Lifecycle:
             for each in self._connections:  # at once: what waits to be published is not ours now
                 each.abandon()
         elif taken is not None:
-            for each in self._connections:
-                each.resume()
-            self._leave()
+            if any(each.suspended for each in self._connections):
+                self._speak_as(self._watcher)
+                for each in self._connections:
+                    each.resume()
+            if not self._watcher.granted:
+                self._leave()
 
     def _watch(self, quiet: bool) -> Watcher:
         watcher = Watcher(self._consumer.settings, self._consumer.client_id, quiet)
         watcher.speak(self._consumer.protocol)
         return watcher
 
+    def _speak_as(self, watcher: Watcher) -> None:
+        """Let both connections speak the version that the watcher has found."""
+        for each in self._connections:
+            each.speak(watcher.protocol)
+
     def _leave(self) -> None:
         """Hang up on the watcher."""
         if self._watcher is not None:
-            for each in self._connections:
-                each.speak(self._watcher.protocol)
             self._watcher.disconnect()
             self._watcher.write()
             self._watcher.abandon()
