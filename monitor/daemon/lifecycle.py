@@ -150,7 +150,7 @@ class Lifecycle:
 
     def _stand_by(self) -> None:
         """Wait until the session is free, connected and silent."""
-        watcher = self._watcher = self._watch(quiet=False)
+        watcher = self._watcher = self._watch(claims=True)
         self._waits, metrics = True, self._consumer.metrics
         metrics.standby.set(1)
         systemd.tell(systemd.READY)
@@ -179,7 +179,7 @@ class Lifecycle:
         only now, and the broker may take its time to let us in.
         """
         if self._watcher is None:
-            self._watcher = self._watch(quiet=True)
+            self._watcher = self._watch(claims=False)
         try:
             self._watcher.turn(now)
             taken = self._watcher.answer(now)
@@ -197,8 +197,8 @@ class Lifecycle:
             if not self._watcher.granted:
                 self._leave()
 
-    def _watch(self, quiet: bool) -> Watcher:
-        watcher = Watcher(self._consumer.settings, self._consumer.client_id, quiet)
+    def _watch(self, claims: bool) -> Watcher:
+        watcher = Watcher(self._consumer.settings, self._consumer.client_id, claims)
         watcher.speak(self._consumer.protocol)
         return watcher
 

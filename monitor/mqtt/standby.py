@@ -61,10 +61,17 @@ class Watcher(Connection):
         granted: whether the broker has granted the subscriptions.
     """
 
-    def __init__(self, mqtt: MqttSettings, program: str, quiet: bool) -> None:
-        """Watch the program of a client ID; `quiet`: without a word in the log."""
+    def __init__(self, mqtt: MqttSettings, program: str, claims: bool) -> None:
+        """Watch the program of a client ID.
+
+        Args:
+            mqtt: the settings of our connections.
+            program: its client ID.
+            claims: whether to take the session when it is free. Else this only asks, and says
+                nothing in the log.
+        """
         super().__init__(mqtt, unique_id(mqtt, "standby"), keep_session=False)
-        self._quiet = quiet
+        self._claims, self._quiet = claims, not claims
         self.other: str | None = None
         self.granted = self._refused = False
         self._topic, self._status = active_topic(program), f"ecg-monitor/{program}/status"
@@ -81,7 +88,7 @@ class Watcher(Connection):
         """
         self.maintain()
         self.read()
-        if self.granted and self._claimed_at is None and self._is_free(now):
+        if self._claims and self.granted and self._claimed_at is None and self._is_free(now):
             self._claim(now)
         if self._claimed_at is not None and now - self._claimed_at > ECHO_TIMEOUT:
             self._claimed_at, self._active_at = None, now

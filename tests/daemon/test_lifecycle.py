@@ -77,7 +77,8 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 def test_whoever_took_the_session_is_heard_until_the_broker_lets_us_in(daemon: Daemon) -> None:
     asked = daemon.lose()
     asked.deliver(ACTIVE, INSTANCE.encode(), retain=True)  # as long as the other names itself not
-    daemon.turn(20)
+    daemon.turn(80)
+    assert not any(each.topic == ACTIVE for each in asked.publishes)  # it asks, and claims nothing
     assert not daemon.consumer.suspended and not daemon.line("test").accepted  # it calls, and waits
     asked.deliver(ACTIVE, b"another")
     daemon.turn(20)
