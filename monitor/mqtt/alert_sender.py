@@ -18,6 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from monitor.alarms.messages import smaller
 from monitor.errors import ConfigurationError
 from monitor.metrics import ConnectionMetrics
+from monitor.mqtt.client import qos_of_states
 from monitor.mqtt.connection import Connection, wait
 from monitor.mqtt.other_monitors import OtherMonitors
 from monitor.mqtt.outbox import Outbox, Publication, Waiting
@@ -235,7 +236,7 @@ class AlertSender(Connection):
 
     def _ask_for_what_is_left(self) -> None:
         if self._left and self._client is not None and self._accepted:
-            self._client.subscribe([(topic, 1) for topic in self._left])
+            self._client.subscribe([(topic, qos_of_states(self._client)) for topic in self._left])
             self._left = ()
 
     # -- what subclasses of Connection fill in
@@ -250,9 +251,7 @@ class AlertSender(Connection):
         self, client: PahoClient, _flags: ConnectFlags, properties: Properties | None
     ) -> None:
         # Whether the broker grants this is not checked: alerts go out without requests, too.
-        # NATS, which speaks 3.1.1 alone, makes a consumer for each filter at QoS 1, and while one
-        # of its nodes has just died hears nothing else from us for 5 s each.
-        heard = [(topic, 1 if self.protocol == "5" else 0) for topic in self._filters]
+        heard = [(topic, qos_of_states(client)) for topic in self._filters]
         heard += [(topic, 0) for topic in sorted(self._watched)]
         if heard:
             client.subscribe(heard)

@@ -41,6 +41,15 @@ def in_turn(mqtt: MqttSettings) -> list[tuple[str, int]]:
     return random.sample(mqtt.addresses, len(mqtt.addresses))
 
 
+def qos_of_states(client: Client) -> int:
+    """Return at which QoS states and requests are asked for.
+
+    NATS, which speaks 3.1.1 alone, makes a consumer for each filter at QoS 1. After one of its
+    nodes has died that takes up to 5 s each, in which it hears nothing else over the connection.
+    """
+    return 1 if client.protocol == MQTTProtocolVersion.MQTTv5 else 0
+
+
 def make(
     kind: type[AnyClient], mqtt: MqttSettings, client_id: str, protocol: Protocol, keep: bool
 ) -> AnyClient:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from paho.mqtt.client import Client
 
 from monitor.alarms.messages import RetainedAlarm, encode
+from monitor.mqtt.client import qos_of_states
 from monitor.mqtt.retained import read_alarm
 from monitor.topics import DEVICE, topic_of
 
@@ -74,7 +75,8 @@ class OtherMonitors:
         client = self._client
         if self.present and not self._listening and client is not None and now >= self._retry_at:
             self._listening = True
-            self._subscription = client.subscribe(topic_of(self._output, "+", "alarm"), 1)[1] or 0
+            topic = topic_of(self._output, "+", "alarm")
+            self._subscription = client.subscribe(topic, qos_of_states(client))[1] or 0
 
     def on_subscribed(self, mid: int, refused: bool, now: float) -> None:
         """The broker has answered a subscription; if ours was refused, it is tried again."""

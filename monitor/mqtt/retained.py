@@ -5,8 +5,11 @@ probe, and another that is not retained is sent behind them, the mark, which a b
 order cannot deliver before them. Where the mark comes alone, the broker gives no retained messages
 to filters with wildcards, or has dropped some, and what was read is not all there is.
 
-All of it is at QoS 1. Of 3,000 alarms at QoS 0 mosquitto dropped 281 somewhere in the middle, its
-queue being full (`max_queued_messages`); at QoS 1 it drops the last ones, among them the probe.
+With MQTT 5 all of it is at QoS 1. Of 3,000 alarms at QoS 0 mosquitto dropped 281 somewhere in the
+middle, its queue being full (`max_queued_messages`); at QoS 1 it drops the last ones, among them
+the probe. NATS, which speaks 3.1.1 alone, drops none, but makes a consumer for each filter at QoS
+1, which takes up to 5 s and may fail after one of its nodes has died. So with 3.1.1 the broker is
+asked at QoS 0, and at 1 where they are many.
 """
 
 import secrets
@@ -15,6 +18,7 @@ import structlog
 from paho.mqtt.client import Client
 
 from monitor.alarms.messages import RetainedAlarm, decode_alarm
+from monitor.mqtt.client import qos_of_states
 from monitor.topics import topic_of
 
 log = structlog.get_logger()
@@ -29,6 +33,10 @@ PROBE_WITHIN = 2.0
 TIMEOUT = 15.0
 """Seconds without another retained message after which the rest is not waited for."""
 
+MANY = 50
+"""Alarms above which a broker may have dropped some at QoS 0: half of the shortest queue that
+mosquitto ever had unless set."""
+
 NO_PROBE = (
     "the broker gives no retained messages to filters with wildcards, or its queue is too short "
     "for them"
@@ -36,8 +44,9 @@ NO_PROBE = (
 """What is said where the mark came and the probe did not."""
 
 SUBSCRIPTIONS = 3
-"""Times that it is asked for them before a refusal without a reason counts: NATS refuses, 5 s after
-it was asked, while its nodes elect a leader."""
+"""Times that it is asked for them before a refusal without a reason counts, or with MQTT 3.1.1 that
+the probe is missing: while its nodes elect a leader, NATS refuses 5 s after it was asked, or grants
+the subscription and gives nothing retained."""
 
 NO_REASON = "unspecified error"
 """What a refusal says in MQTT 3.1.1."""
@@ -90,7 +99,8 @@ class RetainedAlarms:
         self._probe, self._mark = f"retained {nonce}".encode(), f"last {nonce}".encode()
         self._probe_mid = self._mark_mid = self._subscription = 0
         self._probed, self._marked_at = False, None if retains else now
-        self._refusals = 0  # of the subscription
+        self._qos = qos_of_states(client)
+        self._asked = self._taken = 0  # how often, and how many have come since
         self._heard_at = now  # a retained message, or from the broker at all
         self._client = client
         if not retains:
@@ -110,11 +120,14 @@ class RetainedAlarms:
         if refusal is not None:
             self.problem = f"the broker refused a publish to {self._own} ({refusal})"
         if mid == self._probe_mid:
-            self._heard_at = now
-            self._subscribe(client)
+            self._subscribe(client, now)
 
-    def _subscribe(self, client: Client) -> None:
-        self._subscription = client.subscribe([(each, 1) for each in self._filters])[1] or 0
+    def _subscribe(self, client: Client, now: float) -> None:
+        self._asked += 1
+        self._probed, self._marked_at, self._taken = False, None, 0
+        self._heard_at = now
+        filters = [(each, self._qos) for each in self._filters]
+        self._subscription = client.subscribe(filters)[1] or 0
 
     def on_subscribed(self, mid: int, refusals: list[str | None], now: float) -> None:
         """The broker has answered a subscription; `refusals` has a reason for each filter."""
@@ -124,10 +137,8 @@ class RetainedAlarms:
         for topic, refusal in zip(self._filters, refusals, strict=False):
             if refusal is not None:
                 self.problem = f"the broker refused the subscription to {topic} ({refusal})"
-                self._refusals += 1
-                if refusal == NO_REASON and self._refusals < SUBSCRIPTIONS:
-                    self._heard_at = now
-                    self._subscribe(client)
+                if refusal == NO_REASON and self._asked < SUBSCRIPTIONS:
+                    self._subscribe(client, now)
                 else:
                     self._finish(self.problem)
                 return
@@ -148,6 +159,7 @@ class RetainedAlarms:
             return True  # ours, as everybody hears it
         if retain:  # those of another monitor may never cease
             self._heard_at = now
+            self._taken += 1
         name = topic.decode(errors="replace")
         if not payload:
             self._alarms.pop(name, None)
@@ -161,11 +173,17 @@ class RetainedAlarms:
             return
         quiet = now - self._heard_at
         if self._marked_at is not None and self._probed:
-            if quiet >= QUIET:
+            if quiet >= QUIET and not self._qos and self._taken > MANY:
+                self._qos = 1
+                self._subscribe(self._client, now)
+            elif quiet >= QUIET:
                 self.complete = True
                 self._finish("")
         elif self._marked_at is not None and min(quiet, now - self._marked_at) >= PROBE_WITHIN:
-            self._finish(NO_PROBE)
+            if self._qos or self._asked >= SUBSCRIPTIONS:
+                self._finish(NO_PROBE)
+            else:
+                self._subscribe(self._client, now)
         elif quiet >= TIMEOUT + LINGER:
             self._finish(self.problem)
         elif quiet >= TIMEOUT:

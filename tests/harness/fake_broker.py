@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import pytest
 
-from monitor.mqtt import alert_sender, beat_consumer, connection
+from monitor.mqtt import alert_sender, beat_consumer, connection, standby
 from monitor.settings import Protocol
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE = 1, 2, 3, 4, 8, 9, 10
 PINGREQ, DISCONNECT = 12, 14
-NOT_AUTHORIZED = 0x87
+UNSPECIFIED, NOT_AUTHORIZED = 0x80, 0x87
 
 
 class Packet(NamedTuple):
@@ -49,6 +49,7 @@ class Line:
         unassured: those at QoS 0.
         acknowledged: the packet identifiers of the client's PUBACKs, in order.
         filters: what it subscribed to.
+        asked_qos: the QoS of each filter of its last SUBSCRIBE.
         will_retained: whether its last will is to be retained.
         accepted: whether its CONNECT was answered.
         lost: whether `cut` was called.
@@ -65,6 +66,7 @@ class Line:
         self.unassured: list[Published] = []
         self.acknowledged: list[int] = []
         self.filters: list[str] = []
+        self.asked_qos: list[int] = []
         self.subscribes: list[int] = []
         self.pings = 0
         self.disconnected = False
@@ -116,13 +118,18 @@ class Line:
             self.acknowledged.append(struct.unpack_from("!H", body)[0])
         elif kind in (SUBSCRIBE, UNSUBSCRIBE):
             at = 2 + (1 + body[2] if self._mqtt5 else 0)
-            filters = []
+            filters: list[str] = []
+            asked_qos: list[int] = []
             while at < len(body):
                 length = struct.unpack_from("!H", body, at)[0]
                 filters.append(body[at + 2 : at + 2 + length].decode())
-                at += 2 + length + (kind == SUBSCRIBE)  # with its options
+                at += 2 + length
+                if kind == SUBSCRIBE:
+                    asked_qos.append(body[at] & 3)
+                    at += 1
             if kind == SUBSCRIBE:
                 self.filters += filters
+                self.asked_qos = asked_qos
                 self.subscribes.append(struct.unpack_from("!H", body)[0])
             else:
                 self.filters = [each for each in self.filters if each not in filters]
@@ -229,7 +236,7 @@ class FakeBroker:
         self._protocol = protocol
         self._ends: list[socket.socket] = []
         patch.setattr(connection, "dial", lambda *_: self._dial())
-        for module in (connection, alert_sender, beat_consumer):
+        for module in (connection, alert_sender, beat_consumer, standby):
             patch.setattr(module, "time", self.clock)
         patch.setattr(connection, "random", SimpleNamespace(uniform=lambda _low, high: high))
 

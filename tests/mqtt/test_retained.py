@@ -11,14 +11,15 @@ from monitor.mqtt.alert_sender import READING, AlertSender
 from monitor.mqtt.connection import MAX_FLAPPING_DELAY, wait
 from monitor.mqtt.retained import (
     LINGER,
+    MANY,
     PROBE_WITHIN,
     QUIET,
     SUBSCRIPTIONS,
     TIMEOUT,
     RetainedAlarms,
 )
-from monitor.settings import MqttSettings
-from tests.harness.fake_broker import NOT_AUTHORIZED, FakeBroker, Line
+from monitor.settings import MqttSettings, Protocol
+from tests.harness.fake_broker import NOT_AUTHORIZED, UNSPECIFIED, FakeBroker, Line
 
 TIME = "2026-11-21T12:00:00.000Z"
 MARK = "ecg-monitor/test/mark"
@@ -43,17 +44,14 @@ def payload(changes: int, device: str = "bed-7") -> bytes:
     )
 
 
-UNSPECIFIED = 0x80
-
-
 class Reading:
     """A sender that reads alarms back, and the broker's end of its line."""
 
-    def __init__(self, broker: FakeBroker) -> None:
+    def __init__(self, broker: FakeBroker, protocol: Protocol = "5") -> None:
         self.broker = broker
         self.alarms = RetainedAlarms("ecg/{device}", "test")
         metrics = Metrics(CollectorRegistry())
-        settings = MqttSettings(client_id="test")
+        settings = MqttSettings(client_id="test", protocol=protocol)
         self.sender = AlertSender(settings, [], metrics, retained=self.alarms)
         self.mid = 0
 
@@ -109,6 +107,13 @@ class Reading:
 def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
     broker = FakeBroker(monkeypatch)
     yield Reading(broker)
+    broker.close()
+
+
+@pytest.fixture
+def in_3_1_1(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
+    broker = FakeBroker(monkeypatch, "3.1.1")
+    yield Reading(broker, "3.1.1")
     broker.close()
 
 
@@ -304,6 +309,57 @@ def test_a_cluster_without_a_leader_is_asked_again(reading: Reading) -> None:
     reading.line.grant(UNSPECIFIED)
     reading.turn()
     assert reading.alarms.finished and not reading.alarms.complete
+
+
+@pytest.mark.parametrize(("alarms", "asked"), [(0, [0]), (MANY, [0]), (MANY + 1, [0, 1])])
+def test_of_a_broker_in_3_1_1_few_alarms_are_asked_for_at_qos_0(
+    in_3_1_1: Reading, alarms: int, asked: list[int]
+) -> None:
+    in_3_1_1.connect()
+    probe = in_3_1_1.subscribe()
+    for turn, qos in enumerate(asked):
+        assert not in_3_1_1.alarms.over
+        assert in_3_1_1.line.filters == FILTERS * (turn + 1)
+        assert in_3_1_1.line.asked_qos == [qos] * len(FILTERS)
+        for i in range(alarms):
+            in_3_1_1.deliver(f"ecg/bed-{i}/alarm", payload(i, f"bed-{i}"))
+        in_3_1_1.deliver(MARK, probe)
+        in_3_1_1.grant()
+        in_3_1_1.turn(QUIET)
+        in_3_1_1.turn()
+    assert in_3_1_1.alarms.complete
+    assert len(in_3_1_1.devices()) == alarms
+
+
+def test_a_cluster_that_gives_nothing_retained_without_a_leader_is_asked_again(
+    in_3_1_1: Reading,
+) -> None:
+    in_3_1_1.connect()
+    probe = in_3_1_1.subscribe()
+    for asked in range(2, SUBSCRIPTIONS + 1):
+        in_3_1_1.grant()
+        in_3_1_1.turn(PROBE_WITHIN)
+        in_3_1_1.turn()
+        assert not in_3_1_1.alarms.over
+        assert in_3_1_1.line.filters == FILTERS * asked
+    in_3_1_1.deliver("ecg/bed-7/alarm", payload(1))
+    in_3_1_1.deliver(MARK, probe)
+    in_3_1_1.grant()
+    in_3_1_1.turn(QUIET)
+    assert in_3_1_1.alarms.complete
+    assert in_3_1_1.devices() == {"bed-7": 1}
+
+
+def test_who_never_gives_anything_retained_is_not_asked_for_ever(in_3_1_1: Reading) -> None:
+    in_3_1_1.connect()
+    in_3_1_1.subscribe()
+    for _ in range(SUBSCRIPTIONS):
+        assert not in_3_1_1.alarms.over
+        in_3_1_1.grant()
+        in_3_1_1.turn(PROBE_WITHIN)
+        in_3_1_1.turn()
+    assert in_3_1_1.alarms.finished and not in_3_1_1.alarms.complete
+    assert "wildcards" in in_3_1_1.alarms.problem
 
 
 @pytest.mark.parametrize("since", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
