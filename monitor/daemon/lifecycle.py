@@ -98,6 +98,7 @@ class Lifecycle:
             program.turn()
         if self._successor is not None:
             self._step_down(program)
+        self._leave()
         systemd.tell(systemd.STOPPING)
         program.shutdown()
 
@@ -119,10 +120,15 @@ class Lifecycle:
         if self._consumer.protocol != self._sender.protocol:
             self._speak_alike()
         self._consumer.name_active(now)
-        if self._watcher is not None and all(each.connected for each in self._connections):
+        if self._watcher is not None and self._stands():
             self._leave()
         elif self._watcher is not None or any(each.suspended for each in self._connections):
             self._ask(now)
+
+    def _stands(self) -> bool:
+        """Whether the session is ours, its filters are granted, and both connections stand."""
+        granted = self._consumer.connected and self._consumer.trouble is None
+        return granted and self._sender.connected
 
     def _speak_alike(self) -> None:
         """Let both connections speak the version that the broker knows."""
@@ -166,8 +172,7 @@ class Lifecycle:
                 active = watcher.other
                 log.info("another is active", instance=active)
         self._speak_as(watcher)
-        self._leave()
-        self._waits = False
+        self._waits, self._consumer.named = False, watcher.named
         metrics.standby.set(0)
         if not self._stop:
             log.warning("taking over", client_id=self._consumer.client_id, active_before=active)
@@ -175,8 +180,9 @@ class Lifecycle:
     def _ask(self, now: float) -> None:
         """Find out, a connection being lost, whether another program has taken the session.
 
-        The answer is heeded until the connections stand again: whoever took it may name itself
-        only now, and the broker may take its time to let us in.
+        The answer is heeded until the connections stand again, as after a takeover until they
+        stand: whoever took it may name itself only now, and the broker may take its time to let us
+        in. Until then we say here that we are active, so that no standby takes us for gone.
         """
         if self._watcher is None:
             self._watcher = self._watch(claims=False)
@@ -194,6 +200,8 @@ class Lifecycle:
                 self._speak_as(self._watcher)
                 for each in self._connections:
                     each.resume()
+            self._consumer.named = self._watcher.named
+            self._watcher.name_active(now)
             if not self._watcher.granted:
                 self._leave()
 

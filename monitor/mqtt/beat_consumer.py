@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from monitor.metrics import ConnectionMetrics
 from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, Packet, parse_publish
-from monitor.mqtt.standby import INSTANCE, active_topic
+from monitor.mqtt.standby import INSTANCE, NAMED_EVERY, active_topic
 from monitor.settings import MqttSettings
 from monitor.topics import disjoint, filters_of, matcher
 
@@ -39,8 +39,12 @@ MAX_STRAYS, MAX_LEVELS = 8, 8
 """Most messages that no filter asks for, of a connection, after which filters are unsubscribed
 from, and most levels that their topics may have: an UNSUBSCRIBE has up to 767 filters then."""
 
-NAMED_EVERY = 1.0
-"""Seconds between two messages that say who is active; a standby waits for five."""
+SUBSCRIPTIONS = 3
+"""Times that it is subscribed before a refusal without a reason ends a program that never had its
+beats: NATS refuses, 5 s after it was asked, while its nodes elect a leader."""
+
+NO_REASON = "unspecified error"
+"""What a refusal says in MQTT 3.1.1."""
 
 
 class Message(msgspec.Struct, eq=False, gc=False):
@@ -69,6 +73,7 @@ class BeatConsumer(Connection):
 
     Attributes:
         new_session: set when the broker had no session of ours any more.
+        named: whether the broker retains that this process is active.
         refused: why the broker refused filters that `follow` was given.
     """
 
@@ -85,7 +90,7 @@ class BeatConsumer(Connection):
         """Subscribe to filters, which `setting` names; `mqtt.client_id` unless another is given."""
         super().__init__(mqtt, client_id or mqtt.client_id, keep_session=True)
         self._setting = setting
-        self.new_session = False
+        self.new_session = self.named = False
         self.refused: dict[str, str] = {}
         self._filters, self._qos, self._metrics = filters, qos, metrics
         self._subscriptions = disjoint(filters)
@@ -105,6 +110,7 @@ class BeatConsumer(Connection):
         self._redeliverable: dict[int, Message] = {}
         self._next_name = 0.0
         self._retains = True
+        self._refusals = 0  # without a reason, of a program that never had its beats
 
     def collect(self, limit: int) -> list[Message]:
         """Read about `limit` bytes at most, and return the messages."""
@@ -169,12 +175,16 @@ class BeatConsumer(Connection):
     def name_active(self, now: float) -> None:
         """Say once a second that this process holds the session, at QoS 0.
 
-        Over this connection, which is the session's: whoever lost it cannot say so any more.
+        Over this connection, which is the session's: whoever lost it cannot say so any more. The
+        first time it is retained, for who asks later; not each time, for NATS hears nothing else
+        over a connection while what it shall retain cannot be stored, for 5 s.
         """
         client = self._client
         if client is not None and self._accepted and now >= self._next_name:
             self._next_name = now + NAMED_EVERY
-            client.publish(active_topic(self.client_id), INSTANCE.encode(), 0, self._retains)
+            retain = self._retains and not self.named
+            client.publish(active_topic(self.client_id), INSTANCE.encode(), 0, retain)
+            self.named = True
 
     def measure(self) -> None:
         """Set the gauges of how far behind the daemon is."""
@@ -259,6 +269,11 @@ class BeatConsumer(Connection):
                 if filters is not self._subscriptions:
                     self.refused[topic] = problem
                     continue
+                if not self._worked and str(reason).lower() == NO_REASON:
+                    self._refusals += 1
+                    if self._refusals < SUBSCRIPTIONS:
+                        self._drop(problem)
+                        return
                 self._refuse(f"{self._setting} = {topic!r}: {self._where}: {problem}")
                 return
             if reason.value < self._qos:

@@ -4,7 +4,8 @@ The lease is the broker's own rule, one connection to a client ID: whoever conne
 has the session, and the one before is cut off. Nothing is agreed on beside it; the rest is only
 about when to connect:
 
-- Whoever holds the session says so once a second on `ecg-monitor/<client ID>/active`, retained.
+- Whoever holds the session says so once a second on `ecg-monitor/<client ID>/active`, at first
+  retained. So does whoever has just taken it, or lost it to nobody, until the broker lets it in.
 - A standby takes the session when the active one's last will says that it is gone, or when it has
   said nothing for `SILENT_AFTER` seconds: it stands still, or its network is cut, or it went down
   together with the broker's node, which then publishes no will. The standby names itself on that
@@ -32,6 +33,13 @@ from monitor.settings import MqttSettings
 SILENT_AFTER = 5.0
 """Seconds without a word of the active one after which it does not count as alive: as long as its
 loop may stand still (`daemon.lifecycle.STALL_TIMEOUT`)."""
+
+NAMED_EVERY = 1.0
+"""Seconds between two messages that say who is active."""
+
+INSIST = 30.0
+"""Seconds for which who is not let in says that it is active, at most: as long as nodes of a
+cluster that have lost their leader may need, on a busy machine. Then a standby may try."""
 
 CONFIRM = (0.1, 0.3)
 """Seconds, at random between these, that a last will must stand before the session is taken: of
@@ -77,6 +85,7 @@ class Watcher(Connection):
         self._topic, self._status = active_topic(program), f"ecg-monitor/{program}/status"
         self._granted_at = self._active_at = 0.0
         self._own_at: float | None = None  # when our own name came
+        self._next_name = self._named_since = 0.0
         self._gone_at: float | None = None  # since when its last will stands, as we may act on it
         self._claimed_at: float | None = None
 
@@ -88,9 +97,10 @@ class Watcher(Connection):
         """
         self.maintain()
         self.read()
-        if self._claims and self.granted and self._claimed_at is None and self._is_free(now):
-            self._claim(now)
-        if self._claimed_at is not None and now - self._claimed_at > ECHO_TIMEOUT:
+        if self._claimed_at is None:
+            if self._claims and self.granted and self._is_free(now):
+                self._claim(now)
+        elif self._own_at is None and now - self._claimed_at > ECHO_TIMEOUT:
             self._claimed_at, self._active_at = None, now
             self.trouble = (
                 f"{self._where}: our own message on {self._topic} does not come back; to stand by, "
@@ -100,7 +110,28 @@ class Watcher(Connection):
 
     def succeeds(self) -> bool:
         """Return whether the session is ours to take: our name is the last that was given."""
-        return self._claimed_at is not None and self._own_at is not None
+        if self._claimed_at is None or self._own_at is None:
+            return False
+        self._claims = False  # from now on it only listens
+        return True
+
+    @property
+    def named(self) -> bool:
+        """Whether the broker retains, as far as it is known, that this process is active."""
+        return self._own_at is not None
+
+    def name_active(self, now: float) -> None:
+        """Say once a second that this process is active, although the session's connection cannot.
+
+        So a standby leaves us the session, which a broker may take its time to give to anybody.
+        """
+        client = self._client
+        if client is None or not self.granted or self.other is not None or now < self._next_name:
+            return
+        self._named_since = self._named_since or now
+        if now - self._named_since < INSIST:
+            self._next_name = now + NAMED_EVERY
+            client.publish(self._topic, INSTANCE.encode(), 0, not self.named)
 
     def answer(self, now: float) -> bool | None:
         """Return whether another one is active; None while it is not known.

@@ -9,10 +9,10 @@ from monitor.errors import ConfigurationError
 from monitor.metrics import Metrics
 from monitor.mqtt import alert_sender, beat_consumer
 from monitor.mqtt.alert_sender import RETRY_DELAY, AlertSender
-from monitor.mqtt.beat_consumer import BeatConsumer
+from monitor.mqtt.beat_consumer import SUBSCRIPTIONS, BeatConsumer
 from monitor.mqtt.connection import CONNACK_TIMEOUT, KEEPALIVE, MAX_FLAPPING_DELAY, wait
 from monitor.settings import MqttSettings
-from tests.harness.fake_broker import NOT_AUTHORIZED, FakeBroker, Line
+from tests.harness.fake_broker import NOT_AUTHORIZED, UNSPECIFIED, FakeBroker, Line
 
 BAD_CREDENTIALS, SERVER_UNAVAILABLE, UNSUPPORTED_VERSION = 0x86, 0x88, 0x84
 SETTINGS = MqttSettings(client_id="test", receive_maximum=3)
@@ -146,6 +146,32 @@ def test_a_subscription_that_was_never_granted_ends_the_program(
     consumer.collect(1 << 16)
     with pytest.raises(ConfigurationError, match=r"input\.topic = 'ecg/\+/beats'.*not authorized"):
         consumer.maintain()
+
+
+def test_a_subscription_that_is_refused_without_a_reason_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, metrics: Metrics
+) -> None:
+    broker = FakeBroker(monkeypatch, "3.1.1")
+    settings = MqttSettings(client_id="test", protocol="3.1.1")
+    consumer = BeatConsumer(settings, ["ecg/+/beats"], 1, metrics)
+    try:
+        for asked in range(1, SUBSCRIPTIONS + 1):
+            broker.clock.now += MAX_FLAPPING_DELAY
+            turn(consumer)
+            line = broker.line()
+            line.read()
+            line.accept()
+            turn(consumer)
+            line.read()
+            line.grant(UNSPECIFIED)
+            wait((consumer,), 0)
+            consumer.collect(1 << 16)
+            assert len(broker.lines) == asked
+            assert "the broker refused the subscription" in (consumer.trouble or "")
+        with pytest.raises(ConfigurationError, match=r"input\.topic = 'ecg/\+/beats'"):
+            consumer.maintain()
+    finally:
+        broker.close()
 
 
 # -- beats
