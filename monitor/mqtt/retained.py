@@ -33,9 +33,9 @@ PROBE_WITHIN = 2.0
 TIMEOUT = 15.0
 """Seconds without another retained message after which the rest is not waited for."""
 
-MANY = 50
-"""Alarms above which a broker may have dropped some at QoS 0: half of the shortest queue that
-mosquitto ever had unless set."""
+MANY = 500
+"""Alarms above which a broker may have dropped some at QoS 0: half of mosquitto's queue, unless
+set."""
 
 NO_PROBE = (
     "the broker gives no retained messages to filters with wildcards, or its queue is too short "
@@ -46,7 +46,7 @@ NO_PROBE = (
 SUBSCRIPTIONS = 3
 """Times that it is asked for them before a refusal without a reason counts, or with MQTT 3.1.1 that
 the probe is missing: while its nodes elect a leader, NATS refuses 5 s after it was asked, or grants
-the subscription and gives nothing retained."""
+the subscription and gives nothing retained; nor may it know yet what it has just retained."""
 
 NO_REASON = "unspecified error"
 """What a refusal says in MQTT 3.1.1."""
@@ -179,8 +179,11 @@ class RetainedAlarms:
             elif quiet >= QUIET:
                 self.complete = True
                 self._finish("")
-        elif self._marked_at is not None and min(quiet, now - self._marked_at) >= PROBE_WITHIN:
-            if self._qos or self._asked >= SUBSCRIPTIONS:
+        elif self._marked_at is not None:
+            last = self._qos == 1 or self._asked >= SUBSCRIPTIONS
+            if min(quiet, now - self._marked_at) < (PROBE_WITHIN if last else QUIET):
+                return
+            if last:
                 self._finish(NO_PROBE)
             else:
                 self._subscribe(self._client, now)
