@@ -355,11 +355,11 @@ def _ids(ward: Ward, event: str) -> int:
 
 def _settle(ward: Ward, sent: int) -> None:
     """Wait until all is scored and what was raised is cleared, or nothing has come for longer than
-    NATS takes to send it again."""
+    the nodes may take to elect a leader and to send it again."""
     while sum(len(set(of)) for of in ward.scored().values()) < sent or (
         _ids(ward, "cleared") < _ids(ward, "raised")
     ):
-        if time.monotonic() - ward.seen[-1][0] > 3 * ACK_WAIT:
+        if time.monotonic() - ward.seen[-1][0] > LEADERLESS + ACK_WAIT:
             return
         time.sleep(0.5)  # each look counts all that came
     ward.catch_up()
