@@ -19,6 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from monitor.metrics import ConnectionMetrics
+from monitor.mqtt.client import NO_REASON, SUBSCRIPTIONS
 from monitor.mqtt.connection import Connection
 from monitor.mqtt.packets import Client, Packet, parse_publish
 from monitor.mqtt.standby import INSTANCE, NAMED_EVERY, active_topic
@@ -38,13 +39,6 @@ PACKET_IDENTIFIERS = 65536
 MAX_STRAYS, MAX_LEVELS = 8, 8
 """Most messages that no filter asks for, of a connection, after which filters are unsubscribed
 from, and most levels that their topics may have: an UNSUBSCRIBE has up to 767 filters then."""
-
-SUBSCRIPTIONS = 3
-"""Times that it is subscribed before a refusal without a reason ends a program that never had its
-beats: NATS refuses, 5 s after it was asked, while its nodes elect a leader."""
-
-NO_REASON = "unspecified error"
-"""What a refusal says in MQTT 3.1.1."""
 
 
 class Message(msgspec.Struct, eq=False, gc=False):

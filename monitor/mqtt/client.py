@@ -26,6 +26,13 @@ LOGIN_REFUSED = {
 }
 UNKNOWN_VERSION = "Unsupported protocol version"
 
+NO_REASON = "unspecified error"
+"""What the refusal of a subscription says in MQTT 3.1.1."""
+
+SUBSCRIPTIONS = 3
+"""Times that a broker is asked before a refusal without a reason counts: while its nodes elect a
+leader, NATS refuses 5 s after it was asked."""
+
 CONNACK_TIMEOUT = 5.0
 """Seconds that a broker may take to answer."""
 

@@ -18,7 +18,7 @@ import structlog
 from paho.mqtt.client import Client
 
 from monitor.alarms.messages import RetainedAlarm, decode_alarm
-from monitor.mqtt.client import qos_of_states
+from monitor.mqtt.client import NO_REASON, SUBSCRIPTIONS, qos_of_states
 from monitor.topics import topic_of
 
 log = structlog.get_logger()
@@ -42,14 +42,6 @@ NO_PROBE = (
     "for them"
 )
 """What is said where the mark came and the probe did not."""
-
-SUBSCRIPTIONS = 3
-"""Times that it is asked for them before a refusal without a reason counts, or with MQTT 3.1.1 that
-the probe is missing: while its nodes elect a leader, NATS refuses 5 s after it was asked, or grants
-the subscription and gives nothing retained; nor may it know yet what it has just retained."""
-
-NO_REASON = "unspecified error"
-"""What a refusal says in MQTT 3.1.1."""
 
 LINGER = 60.0
 """Seconds, from then on, for which what comes late is still taken."""
@@ -180,6 +172,7 @@ class RetainedAlarms:
                 self.complete = True
                 self._finish("")
         elif self._marked_at is not None:
+            # NATS may not know yet what it has just retained, and gives nothing without a leader.
             last = self._qos == 1 or self._asked >= SUBSCRIPTIONS
             if min(quiet, now - self._marked_at) < (PROBE_WITHIN if last else QUIET):
                 return

@@ -9,7 +9,8 @@ from monitor.errors import ConfigurationError
 from monitor.metrics import Metrics
 from monitor.mqtt import alert_sender, beat_consumer
 from monitor.mqtt.alert_sender import RETRY_DELAY, AlertSender
-from monitor.mqtt.beat_consumer import SUBSCRIPTIONS, BeatConsumer
+from monitor.mqtt.beat_consumer import BeatConsumer
+from monitor.mqtt.client import SUBSCRIPTIONS
 from monitor.mqtt.connection import CONNACK_TIMEOUT, KEEPALIVE, MAX_FLAPPING_DELAY, wait
 from monitor.settings import MqttSettings
 from tests.harness.fake_broker import NOT_AUTHORIZED, UNSPECIFIED, FakeBroker, Line
@@ -131,9 +132,8 @@ def test_a_broker_that_does_not_answer_is_left(broker: FakeBroker, consumer: Bea
     assert "it does not answer" in (consumer.trouble or "")
 
 
-def test_a_subscription_that_was_never_granted_ends_the_program(
-    broker: FakeBroker, consumer: BeatConsumer
-) -> None:
+def refuse(broker: FakeBroker, consumer: BeatConsumer, reason: int) -> None:
+    """Accept the connection and refuse the subscription."""
     turn(consumer)
     line = broker.line()
     line.read()
@@ -141,9 +141,15 @@ def test_a_subscription_that_was_never_granted_ends_the_program(
     turn(consumer)
     line.read()
     assert line.filters == ["ecg/+/beats"]
-    line.grant(NOT_AUTHORIZED)
+    line.grant(reason)
     wait((consumer,), 0)
     consumer.collect(1 << 16)
+
+
+def test_a_subscription_that_was_never_granted_ends_the_program(
+    broker: FakeBroker, consumer: BeatConsumer
+) -> None:
+    refuse(broker, consumer, NOT_AUTHORIZED)
     with pytest.raises(ConfigurationError, match=r"input\.topic = 'ecg/\+/beats'.*not authorized"):
         consumer.maintain()
 
@@ -157,15 +163,7 @@ def test_a_subscription_that_is_refused_without_a_reason_is_asked_for_again(
     try:
         for asked in range(1, SUBSCRIPTIONS + 1):
             broker.clock.now += MAX_FLAPPING_DELAY
-            turn(consumer)
-            line = broker.line()
-            line.read()
-            line.accept()
-            turn(consumer)
-            line.read()
-            line.grant(UNSPECIFIED)
-            wait((consumer,), 0)
-            consumer.collect(1 << 16)
+            refuse(broker, consumer, UNSPECIFIED)
             assert len(broker.lines) == asked
             assert "the broker refused the subscription" in (consumer.trouble or "")
         with pytest.raises(ConfigurationError, match=r"input\.topic = 'ecg/\+/beats'"):

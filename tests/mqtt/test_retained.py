@@ -8,13 +8,13 @@ from prometheus_client import CollectorRegistry
 from monitor.alarms import messages
 from monitor.metrics import Metrics
 from monitor.mqtt.alert_sender import READING, AlertSender
+from monitor.mqtt.client import SUBSCRIPTIONS
 from monitor.mqtt.connection import MAX_FLAPPING_DELAY, wait
 from monitor.mqtt.retained import (
     LINGER,
     MANY,
     PROBE_WITHIN,
     QUIET,
-    SUBSCRIPTIONS,
     TIMEOUT,
     RetainedAlarms,
 )
