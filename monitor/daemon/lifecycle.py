@@ -120,7 +120,7 @@ class Lifecycle:
         if self._consumer.protocol != self._sender.protocol:
             self._speak_alike()
         self._consumer.name_active(now)
-        if self._watcher is not None and self._stands():
+        if self._stands():
             self._leave()
         elif self._watcher is not None or any(each.suspended for each in self._connections):
             self._ask(now)
@@ -171,6 +171,7 @@ class Lifecycle:
             if watcher.other not in (None, active):
                 active = watcher.other
                 log.info("another is active", instance=active)
+        watcher.claims = False  # from now on it only listens
         self._speak_as(watcher)
         self._waits, self._consumer.named = False, watcher.named
         metrics.standby.set(0)
@@ -216,7 +217,7 @@ class Lifecycle:
             each.speak(watcher.protocol)
 
     def _leave(self) -> None:
-        """Hang up on the watcher."""
+        """Hang up on the watcher, if there is one."""
         if self._watcher is not None:
             self._watcher.disconnect()
             self._watcher.write()

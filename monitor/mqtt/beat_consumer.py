@@ -259,11 +259,12 @@ class BeatConsumer(Connection):
         filters = self._asked.pop(mid, [])
         for topic, reason in zip(filters, reasons, strict=False):
             if reason.is_failure:
-                problem = f"the broker refused the subscription ({str(reason).lower()})"
+                said = str(reason).lower()
+                problem = f"the broker refused the subscription ({said})"
                 if filters is not self._subscriptions:
                     self.refused[topic] = problem
                     continue
-                if not self._worked and str(reason).lower() == NO_REASON:
+                if not self._worked and said == NO_REASON:
                     self._refusals += 1
                     if self._refusals < SUBSCRIPTIONS:
                         self._drop(problem)

@@ -67,6 +67,7 @@ class Watcher(Connection):
     Attributes:
         other: the name of another process that was active last; None if none is known.
         granted: whether the broker has granted the subscriptions.
+        claims: whether it takes the session when that is free.
     """
 
     def __init__(self, mqtt: MqttSettings, program: str, claims: bool) -> None:
@@ -79,7 +80,7 @@ class Watcher(Connection):
                 nothing in the log.
         """
         super().__init__(mqtt, unique_id(mqtt, "standby"), keep_session=False)
-        self._claims, self._quiet = claims, not claims
+        self.claims, self._quiet = claims, not claims
         self.other: str | None = None
         self.granted = self._refused = False
         self._topic, self._status = active_topic(program), f"ecg-monitor/{program}/status"
@@ -98,7 +99,7 @@ class Watcher(Connection):
         self.maintain()
         self.read()
         if self._claimed_at is None:
-            if self._claims and self.granted and self._is_free(now):
+            if self.claims and self.granted and self._is_free(now):
                 self._claim(now)
         elif self._own_at is None and now - self._claimed_at > ECHO_TIMEOUT:
             self._claimed_at, self._active_at = None, now
@@ -110,10 +111,7 @@ class Watcher(Connection):
 
     def succeeds(self) -> bool:
         """Return whether the session is ours to take: our name is the last that was given."""
-        if self._claimed_at is None or self._own_at is None:
-            return False
-        self._claims = False  # from now on it only listens
-        return True
+        return self._claimed_at is not None and self._own_at is not None
 
     @property
     def named(self) -> bool:
